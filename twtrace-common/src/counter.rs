@@ -1,0 +1,48 @@
+//! Exact totals, kept per CPU in the kernel: right even when events are lost.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Index of a total in the per-CPU counter map.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Counter { $($(#[$doc])* $name,)* }
+
+        impl Counter {
+            /// All counters in index order.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+            /// How many counters there are.
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+        }
+    };
+}
+
+counters! {
+    /// Sockets that `tcp_time_wait()` was called for and that match the filter.
+    Entered,
+    /// Those of them that entered as FIN_WAIT2 mini-sockets.
+    EnteredFinWait2,
+    /// Those of them for which no TIME_WAIT socket could be allocated.
+    Overflow,
+    /// Sockets found in TIME_WAIT (or FIN_WAIT2 mini) when the session began.
+    Present,
+    /// Ends of sockets that entered under our eyes or were present.
+    Ended,
+    /// Ends of sockets that were beyond the cap, or that nobody had seen before.
+    EndedUntracked,
+    /// Entry events the full buffer had no room for.
+    LostEntered,
+    /// Presence events the full buffer had no room for.
+    LostPresent,
+    /// End events the full buffer had no room for.
+    LostEnded,
+    /// Sockets beyond the cap of the live map: counted, but their lifetime is unknown.
+    Untracked,
+    /// An address was allocated again although its end was never seen.
+    MissedEnd,
+    /// Entries that were announced but never seen armed: a hook was missed.
+    MissedArm,
+    /// Reads of kernel memory that failed.
+    ReadFailed,
+    /// Refusals that found no room in the refusal map.
+    RefusalsDropped,
+}

@@ -1,0 +1,139 @@
+//! Where the running kernel keeps each field the programs read.
+//!
+//! rustc emits no CO-RE relocations, so nothing here is compiled in: userspace resolves every
+//! field from the running kernel's BTF and hands the result over before the programs load.
+
+/// Position of one structure member in the running kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Field {
+    /// Bytes from the start of the owner to the (first byte of the) member.
+    pub offset: u32,
+    /// Size of the member in bytes: 1, 2, 4, 8, or more for arrays and structures. 0 means that
+    /// this kernel has no such member. For a bit-field it is the size of the byte read: 1.
+    pub size: u16,
+    /// For a bit-field, its lowest bit within the byte at `offset`; 0 otherwise.
+    pub bit: u8,
+    /// For a bit-field, its width in bits; 0 for an ordinary member.
+    pub bits: u8,
+}
+
+impl Field {
+    /// Whether the running kernel has this member.
+    pub const fn exists(&self) -> bool {
+        self.size != 0
+    }
+}
+
+/// How the kernel's sources name a field, and whether twtrace can do without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldSource {
+    /// Name of the structure, as in BTF.
+    pub owner: &'static str,
+    /// Member path from `owner`, dots between nested members.
+    pub path: &'static str,
+    /// Whether a kernel without the field is refused.
+    pub required: bool,
+}
+
+macro_rules! layout {
+    ($($(#[$doc:meta])* $name:ident: $owner:literal . $path:literal, $required:literal;)*) => {
+        /// Every kernel field the programs read, resolved.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[repr(C)]
+        pub struct Layout {
+            $($(#[$doc])* pub $name: Field,)*
+        }
+
+        impl Layout {
+            /// Builds a layout by asking `resolve` for each field, in declaration order.
+            ///
+            /// # Errors
+            /// The first error of `resolve`.
+            pub fn try_from_fn<E>(
+                mut resolve: impl FnMut(&FieldSource) -> Result<Field, E>,
+            ) -> Result<Self, E> {
+                Ok(Self {
+                    $($name: resolve(&FieldSource {
+                        owner: $owner,
+                        path: $path,
+                        required: $required,
+                    })?,)*
+                })
+            }
+        }
+    };
+}
+
+layout! {
+    /// IPv4 address of the other end.
+    skc_daddr: "sock_common"."skc_daddr", true;
+    /// IPv4 address of this end.
+    skc_rcv_saddr: "sock_common"."skc_rcv_saddr", true;
+    /// IPv6 address of the other end; absent when the kernel has no IPv6.
+    skc_v6_daddr: "sock_common"."skc_v6_daddr", false;
+    /// IPv6 address of this end; absent when the kernel has no IPv6.
+    skc_v6_rcv_saddr: "sock_common"."skc_v6_rcv_saddr", false;
+    /// Port of the other end, network byte order.
+    skc_dport: "sock_common"."skc_dport", true;
+    /// Port of this end, host byte order.
+    skc_num: "sock_common"."skc_num", true;
+    /// `AF_INET` or `AF_INET6`.
+    skc_family: "sock_common"."skc_family", true;
+    /// TCP state.
+    skc_state: "sock_common"."skc_state", true;
+    /// Interface the socket is bound to, 0 for none.
+    skc_bound_dev_if: "sock_common"."skc_bound_dev_if", true;
+    /// Network namespace.
+    skc_net: "sock_common"."skc_net.net", true;
+    /// Back link of the hash chain: null once the socket was unhashed.
+    skc_pprev: "sock_common"."skc_node.pprev", true;
+    /// Owner's uid, in the kernel's initial user namespace.
+    sk_uid: "sock"."sk_uid.val", true;
+    /// Pending error; non-zero after a reset or an abort.
+    sk_err: "sock"."sk_err", true;
+    /// IP protocol; a bit-field on kernels before 5.6.
+    sk_protocol: "sock"."sk_protocol", true;
+    /// Control group data, a pointer or (before 5.15) a tagged word; absent without cgroups.
+    sk_cgrp_data: "sock"."sk_cgrp_data", false;
+    /// kernfs node of a control group.
+    cgroup_kn: "cgroup"."kn", false;
+    /// Identifier of a kernfs node: the inode number of the control group's directory.
+    kernfs_id: "kernfs_node"."id", false;
+    /// Port of this end, network byte order; still there when `skc_num` was cleared.
+    inet_sport: "inet_sock"."inet_sport", true;
+    /// Retransmission timeout, jiffies.
+    icsk_rto: "inet_connection_sock"."icsk_rto", true;
+    /// Bind bucket of the local port.
+    icsk_bind_hash: "inet_connection_sock"."icsk_bind_hash", true;
+    /// -1 in a bucket that `connect()` made by choosing an ephemeral port.
+    tb_fastreuse: "inet_bind_bucket"."fastreuse", true;
+    /// When the last timestamp of the peer was recorded, seconds; 0 for never.
+    ts_recent_stamp: "tcp_sock"."rx_opt.ts_recent_stamp", true;
+    /// Whether the timestamps option was negotiated (bit-field).
+    tstamp_ok: "tcp_sock"."rx_opt.tstamp_ok", true;
+    /// What the mini-socket stands for: `TCP_TIME_WAIT` or `TCP_FIN_WAIT2`.
+    tw_substate: "inet_timewait_sock"."tw_substate", true;
+    /// Port of this end, network byte order.
+    tw_sport: "inet_timewait_sock"."tw_sport", true;
+    /// Bind bucket of the local port, until unhashed.
+    tw_tb: "inet_timewait_sock"."tw_tb", true;
+    /// The timer that ends the socket; kernels before 4.1 have none per socket.
+    tw_timer: "inet_timewait_sock"."tw_timer", true;
+    /// Copy of `ts_recent_stamp`, decides whether `connect()` may take the port over.
+    tw_ts_recent_stamp: "tcp_timewait_sock"."tw_ts_recent_stamp", true;
+    /// Callback of a timer.
+    timer_function: "timer_list"."function", true;
+    /// When a timer is due, jiffies.
+    timer_expires: "timer_list"."expires", true;
+    /// Inode number of the network namespace.
+    net_inum: "net"."ns.inum", true;
+    /// `net.ipv4.tcp_tw_reuse`; global before 4.10.
+    tcp_tw_reuse: "net"."ipv4.sysctl_tcp_tw_reuse", false;
+    /// `net.ipv4.tcp_timestamps`; global before 4.13.
+    tcp_timestamps: "net"."ipv4.sysctl_tcp_timestamps", false;
+    /// `net.ipv4.tcp_tw_recycle`; removed in 4.12.
+    tcp_tw_recycle: "net"."ipv4.tcp_death_row.sysctl_tw_recycle", false;
+    /// `net.ipv4.ip_local_port_range`: two ints, or one packed 32-bit word from 6.8 on.
+    ip_local_ports: "net"."ipv4.ip_local_ports.range", true;
+}

@@ -1,0 +1,32 @@
+//! What both sides of the kernel boundary compile: records, settings and counters of twtrace.
+//!
+//! This crate is `no_std`, has no dependencies and no features, so that the kernel programs and
+//! the userspace program cannot disagree about a byte.
+#![no_std]
+
+mod config;
+mod counter;
+mod event;
+mod layout;
+mod live;
+
+pub use config::{CallerRange, CidrFilter, Config, Filter, MAX_CALLERS, MAX_CIDRS};
+pub use counter::Counter;
+pub use event::{
+    Decode, EndReason, Ended, Entered, Flow, Header, Kind, RefusalKey, RefusalReason, Refusals,
+    ended_flags, entered_flags,
+};
+pub use layout::{Field, FieldSource, Layout};
+pub use live::Live;
+
+/// Version of the wire records; raised whenever a byte of [`Entered`] or [`Ended`] changes meaning.
+pub const ABI: u32 = 1;
+
+/// `TCP_TIME_WAIT`, include/net/tcp_states.h; unchanged since Linux 2.6.
+pub const TCP_TIME_WAIT: u8 = 6;
+/// `TCP_FIN_WAIT2`, include/net/tcp_states.h; unchanged since Linux 2.6.
+pub const TCP_FIN_WAIT2: u8 = 5;
+/// `AF_INET`, include/linux/socket.h.
+pub const AF_INET: u16 = 2;
+/// `AF_INET6`, include/linux/socket.h.
+pub const AF_INET6: u16 = 10;

@@ -1,0 +1,80 @@
+//! Sockets that were in TIME_WAIT before the programs were: an iterator over all TCP sockets.
+//!
+//! It walks the network namespace of the task that opens it, sees FIN_WAIT2 mini-sockets and
+//! TIME_WAIT sockets alike, and starts to follow those that are not followed yet. It also writes
+//! the address of each to its reader, who finds out by it which ends were missed.
+
+use aya_ebpf::{EbpfContext, helpers::bpf_seq_write};
+use core::ffi::c_void;
+use twtrace_common::{Counter, Kind, TCP_TIME_WAIT};
+
+use crate::{
+    emit, enter,
+    maps::{self, LIVE, config, count},
+    read, timers,
+};
+
+/// `struct bpf_iter__tcp`, net/ipv4/tcp_ipv4.c: its layout is part of the BPF interface.
+#[repr(C)]
+struct TcpIterator {
+    meta: *const IteratorMeta,
+    socket: *const c_void,
+}
+
+/// `struct bpf_iter_meta`, include/linux/bpf.h.
+#[repr(C)]
+struct IteratorMeta {
+    seq: *mut c_void,
+}
+
+/// A context of the iterator, so that diagnostics can be logged.
+struct IteratorContext(*mut c_void);
+
+impl EbpfContext for IteratorContext {
+    fn as_ptr(&self) -> *mut c_void {
+        self.0
+    }
+}
+
+/// Called for each TCP socket of the namespace, and once more with none.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub fn iter_tcp(raw: *mut c_void) -> i32 {
+    let ctx = raw.cast::<TcpIterator>();
+    // SAFETY: the kernel passes a valid context; its two members are pointers to read.
+    let (socket, seq) = unsafe { ((*ctx).socket, (*(*ctx).meta).seq) };
+    if socket.is_null() {
+        return 0;
+    }
+    on_socket(&IteratorContext(raw), socket as u64, seq);
+    0
+}
+
+/// Starts to follow a timewait socket, unless it is followed already.
+#[inline(always)]
+fn on_socket(ctx: &IteratorContext, tw: u64, seq: *mut c_void) {
+    if read::field(tw, config!(layout.skc_state)) != u64::from(TCP_TIME_WAIT) {
+        return;
+    }
+    // SAFETY: the address lives on the stack during the call.
+    unsafe { bpf_seq_write(seq.cast(), (&raw const tw).cast(), size_of::<u64>() as u32) };
+    // SAFETY: the value is not read through the reference.
+    if unsafe { LIVE.get(&tw) }.is_some() {
+        return;
+    }
+    let Some(cpu) = maps::iterator_cpu() else { return };
+    read::common(cpu, tw);
+    let state = read::field(tw, config!(layout.tw_substate)) as u8;
+    if !enter::begin(cpu, Kind::Present, state) {
+        return;
+    }
+    let timer = tw.wrapping_add(u64::from(config!(layout.tw_timer.offset)));
+    cpu.entered.armed = timers::jiffies_left(timer);
+    cpu.entered.ts_recent_stamp = read::signed(tw, config!(layout.tw_ts_recent_stamp));
+    if enter::autobound(read::field(tw, config!(layout.tw_tb))) {
+        cpu.entered.header.flags |= twtrace_common::entered_flags::AUTOBOUND;
+    }
+    enter::track(ctx, cpu, tw);
+    count(Counter::Present);
+    emit::send(&cpu.entered, Counter::LostPresent);
+}

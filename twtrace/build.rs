@@ -1,0 +1,56 @@
+//! Compiles the kernel programs and leaves them in `OUT_DIR` under their binaries' names.
+
+use std::{
+    env,
+    error::Error,
+    path::{Path, PathBuf},
+};
+
+use aya_build::{Package, Toolchain};
+
+#[path = "build/toolchain.rs"]
+#[allow(dead_code, reason = "xtask uses the rest")]
+mod toolchain;
+
+use toolchain::Route;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let choice = toolchain::choose().map_err(|missing| {
+        // Cargo prints the error in Debug form only; a warning keeps its line breaks.
+        missing.to_string().lines().for_each(|line| println!("cargo::warning={line}"));
+        "the kernel programs cannot be compiled; see the warnings"
+    })?;
+    println!("cargo::rustc-env=TWTRACE_BPF_TOOLCHAIN={choice}");
+    for program in &choice.programs {
+        println!("cargo::rerun-if-changed={}", program.display());
+    }
+
+    let workspace = workspace()?;
+    // aya-build watches the programs' own directory; this is the other one they include.
+    for shared in ["twtrace-common", "Cargo.toml", "Cargo.lock"] {
+        println!("cargo::rerun-if-changed={}", workspace.join(shared).display());
+    }
+
+    // aya-build prints all that the inner cargo says as warnings; leave what is one.
+    // SAFETY: this process has no other thread yet.
+    unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
+    if choice.route == Route::Debian {
+        // A crate's name, not 1: aya-ebpf may use its one unstable feature, and aya-build
+        // does not ask for -Z build-std, which needs the source of `core`.
+        // SAFETY: this process has no other thread yet.
+        unsafe { env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf") };
+    }
+    let root = workspace.join("twtrace-ebpf");
+    let root_dir = root.to_str().ok_or("the workspace's path is not UTF-8")?;
+    let package = Package { name: "twtrace-ebpf", root_dir, ..Package::default() };
+    aya_build::build_ebpf([package], Toolchain::Custom(choice.route.rustup_name())).inspect_err(
+        |_| println!("cargo::warning=the kernel programs were built with: {choice}"),
+    )?;
+    Ok(())
+}
+
+fn workspace() -> Result<PathBuf, Box<dyn Error>> {
+    let manifest_dir = env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?;
+    let parent = Path::new(&manifest_dir).parent();
+    Ok(parent.ok_or("the package has no parent directory")?.to_owned())
+}

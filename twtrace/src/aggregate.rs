@@ -1,0 +1,348 @@
+//! Folds events into rows and live sockets; the one owner of both.
+//!
+//! # Conservation
+//! With `entered` and `present` as the kernel programs counted them, at every moment
+//!
+//! > present + entered = live + all ends + overflow + lost
+//!
+//! where `lost` are the entries whose event was lost and whose end has not been seen either. The
+//! identity is checked by [`Aggregate::conservation`], in every test and, in debug builds, with
+//! every summary.
+
+use twtrace_common::{Ended, Entered, RefusalKey, TCP_FIN_WAIT2, TCP_TIME_WAIT};
+use twtrace_common::{ended_flags, entered_flags};
+
+use crate::{
+    event::{Event, Role},
+    path::{self, Block, Outcome},
+    peer::{Group, GroupBy, PeerTable, Prefixes, Refused},
+    track::{EndResult, EnterResult, LiveSockets, Tracked},
+    units::Hz,
+};
+
+/// How events are grouped and how much is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// What rows stand for.
+    pub group_by: GroupBy,
+    /// Prefix lengths of the subnet grouping.
+    pub prefixes: Prefixes,
+    /// Most rows beside `other`.
+    pub max_peers: usize,
+    /// Most sockets followed at once.
+    pub max_live: usize,
+    /// Tick rate of the kernel the events come from.
+    pub hz: Hz,
+    /// Whether that kernel has `tcp_tw_recycle`.
+    pub recycle_exists: bool,
+    /// Whether ends are reported at all; without, nothing is known of what lives.
+    pub follow_ends: bool,
+}
+
+/// What the two sides of the conservation identity came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conservation {
+    /// present + entered, of the events seen.
+    pub came: u64,
+    /// live + ends + overflow.
+    pub went_or_lives: u64,
+}
+
+impl Conservation {
+    /// Whether nothing appeared or vanished.
+    pub fn holds(self) -> bool {
+        self.came == self.went_or_lives
+    }
+}
+
+/// Events folded into rows.
+#[derive(Debug)]
+pub struct Aggregate {
+    settings: Settings,
+    table: PeerTable,
+    live: LiveSockets,
+    /// Sockets that are counted as live but not followed, by the cap.
+    unfollowed: u64,
+    /// Ends healed: sockets whose end was lost and that are counted as unknown.
+    healed: u64,
+    /// Ends of sockets that nobody saw enter and that were not there at the start, in namespaces
+    /// that could not be read then.
+    unseen_ends: u64,
+    /// Records that said what another had said before.
+    duplicates: u64,
+    /// Ends before this moment of sockets not followed belong to before the session.
+    ready_ns: u64,
+}
+
+impl Aggregate {
+    /// An empty aggregate.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            table: PeerTable::with_capacity(settings.max_peers),
+            live: LiveSockets::with_capacity(settings.max_live),
+            settings,
+            unfollowed: 0,
+            healed: 0,
+            unseen_ends: 0,
+            duplicates: 0,
+            ready_ns: 0,
+        }
+    }
+
+    /// Tells when the sockets present at the start had all been read, `CLOCK_MONOTONIC`
+    /// nanoseconds. Unfollowed sockets that ended before were never counted.
+    pub fn set_ready(&mut self, mono_ns: u64) {
+        self.ready_ns = mono_ns;
+    }
+
+    /// Folds one event in.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Entered(entered) | Event::Present(entered) => {
+                self.enter(entered, event.role(), matches!(event, Event::Present(_)));
+            }
+            Event::Ended(ended) => self.end(ended, event.role()),
+        }
+    }
+
+    fn enter(&mut self, entered: &Entered, role: Role, present: bool) {
+        let path = path::at_entry(entered, role);
+        let blocked = path.blocked.is_some();
+        let followed = entered.header.flags & entered_flags::FOLLOWED != 0;
+        let overflow = entered.header.flags & entered_flags::OVERFLOW != 0;
+        let untracked = entered.header.flags & entered_flags::UNTRACKED != 0;
+        let mut row = self.row_of_entry(entered, role);
+        if overflow {
+            // No socket came of it: there is nothing to follow.
+        } else if followed && !untracked {
+            let entered_ns = if present { 0 } else { entered.mono_ns };
+            match self.live.enter(
+                entered.tw,
+                Tracked { entered_ns, row, netns: entered.header.netns, blocked },
+            ) {
+                EnterResult::Followed => {}
+                EnterResult::Displaced(before) => self.heal(before),
+                EnterResult::AlreadyEnded { row: ended_in } => {
+                    // The end was booked as that of a lost entry, which turned up after all; the
+                    // row it was booked in stays the socket's, whatever became of the group.
+                    row = ended_in;
+                    let counts = &mut self.table.row(row).counts;
+                    counts.entry_lost = counts.entry_lost.saturating_sub(1);
+                }
+                EnterResult::Duplicate => {
+                    self.duplicates += 1;
+                    return;
+                }
+                EnterResult::Full => self.unfollowed += 1,
+            }
+        } else if self.settings.follow_ends {
+            self.unfollowed += 1;
+        }
+
+        let hz = self.settings.hz;
+        let peer = self.table.row(row);
+        peer.last_ns = peer.last_ns.max(entered.mono_ns);
+        if present {
+            peer.counts.present += 1;
+            return;
+        }
+        let counts = &mut peer.counts;
+        counts.entered += 1;
+        counts.fin_wait2 += u64::from(entered.header.state == TCP_FIN_WAIT2);
+        counts.negotiated += u64::from(entered.header.flags & entered_flags::TSTAMP_OK != 0);
+        counts.with_timestamps += u64::from(entered.ts_recent_stamp != 0);
+        counts.without_timestamps += u64::from(entered.ts_recent_stamp == 0);
+        counts.eligible += u64::from(path.eligible);
+        counts.allowed += u64::from(path.eligible && !blocked);
+        counts.overflow += u64::from(overflow);
+        if let Some(block) = path.blocked {
+            counts.blocked[block as usize] += 1;
+        }
+        if entered.rto != 0 {
+            peer.rto_ms = hz.millis(entered.rto);
+            peer.rto_max_ms = peer.rto_max_ms.max(peer.rto_ms);
+        }
+        if entered.armed != 0 && entered.header.state == TCP_TIME_WAIT {
+            peer.scheduled_ms = hz.millis(entered.armed);
+            peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
+        }
+    }
+
+    fn end(&mut self, ended: &Ended, role: Role) {
+        let outcome = path::at_end(ended, self.settings.recycle_exists, self.settings.hz);
+        let mut blocked = false;
+        let row = if ended.header.flags & ended_flags::UNTRACKED != 0 {
+            if ended.mono_ns < self.ready_ns {
+                return;
+            }
+            if self.unfollowed == 0 {
+                self.unseen_ends += 1;
+                return;
+            }
+            self.unfollowed -= 1;
+            self.row_of_end(ended, role)
+        } else {
+            match self.live.end(ended.tw, ended.entered_ns) {
+                EndResult::Known(socket) => {
+                    blocked = socket.blocked;
+                    socket.row
+                }
+                EndResult::Displaced(before) => {
+                    self.heal(before);
+                    self.orphan(ended, role)
+                }
+                // Beyond our own cap, though the kernel side followed it.
+                EndResult::Orphan if self.unfollowed > 0 => {
+                    self.unfollowed -= 1;
+                    self.row_of_end(ended, role)
+                }
+                EndResult::Orphan => self.orphan(ended, role),
+                EndResult::Duplicate => {
+                    self.duplicates += 1;
+                    return;
+                }
+            }
+        };
+
+        let hz = self.settings.hz;
+        let peer = self.table.row(row);
+        peer.last_ns = peer.last_ns.max(ended.mono_ns);
+        peer.counts.ended[outcome as usize] += 1;
+        peer.counts.rearms += u64::from(ended.rearms);
+        if ended.header.state == TCP_FIN_WAIT2 && !blocked {
+            peer.counts.blocked[Block::FinWait2 as usize] += 1;
+        }
+        if ended.entered_ns != 0 {
+            peer.lifetimes.record(ended.mono_ns.saturating_sub(ended.entered_ns) / 1_000_000);
+        }
+        if ended.last_armed != 0 && ended.header.state == TCP_TIME_WAIT {
+            peer.scheduled_ms = hz.millis(ended.last_armed);
+            peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
+        }
+    }
+
+    /// Books the end of a socket whose entry event was lost: it did enter.
+    fn orphan(&mut self, ended: &Ended, role: Role) -> u32 {
+        let row = self.row_of_end(ended, role);
+        self.table.row(row).counts.entry_lost += 1;
+        self.live.remember_orphan(ended.tw, ended.entered_ns, row);
+        row
+    }
+
+    /// Books a socket that is gone without having been seen to end.
+    fn heal(&mut self, socket: Tracked) {
+        self.healed += 1;
+        self.table.row(socket.row).counts.ended[Outcome::Unknown as usize] += 1;
+    }
+
+    /// Followed sockets that entered before `before_ns` and for which `lives` says no. Ends of
+    /// some may still be on their way: apply those first, then [`Aggregate::heal_vanished`].
+    pub fn vanished(
+        &self,
+        before_ns: u64,
+        lives: impl FnMut(u64, &Tracked) -> bool,
+    ) -> Vec<(u64, Tracked)> {
+        self.live.vanished(before_ns, lives)
+    }
+
+    /// Books those of the vanished sockets whose end has not come in since as ended unseen.
+    /// Answers how many there were.
+    pub fn heal_vanished(&mut self, vanished: &[(u64, Tracked)]) -> u64 {
+        let mut healed = 0;
+        for (tw, socket) in vanished {
+            if self.live.remove(*tw, socket) {
+                self.heal(*socket);
+                healed += 1;
+            }
+        }
+        healed
+    }
+
+    /// Adds refused takeovers of a peer.
+    pub fn refuse(&mut self, key: &RefusalKey, refused: &Refused) {
+        let group = match self.settings.group_by {
+            GroupBy::Peer => Group::peer(key.netns, Role::Client, key.remote, key.remote_port),
+            GroupBy::Addr => Group::Addr { netns: key.netns, address: key.remote },
+            GroupBy::Subnet => Group::subnet(key.netns, key.remote, self.settings.prefixes),
+            GroupBy::Netns => Group::Netns(key.netns),
+            GroupBy::Cgroup | GroupBy::Uid => Group::UnknownOwner,
+        };
+        let row = self.table.slot(group);
+        let counts = &mut self.table.row(row).counts;
+        for (total, more) in counts.refused.by_reason.iter_mut().zip(refused.by_reason) {
+            *total += more;
+        }
+    }
+
+    fn row_of_entry(&mut self, entered: &Entered, role: Role) -> u32 {
+        let owner_known = entered.rto != 0 || entered.cgroup != 0 || entered.uid != 0;
+        let group = match self.settings.group_by {
+            GroupBy::Cgroup if owner_known => Group::Cgroup(entered.cgroup),
+            GroupBy::Uid if owner_known => Group::Uid(entered.uid),
+            _ => self.group_by_address(&Event::Entered(*entered), role),
+        };
+        self.table.slot(group)
+    }
+
+    fn row_of_end(&mut self, ended: &Ended, role: Role) -> u32 {
+        let group = self.group_by_address(&Event::Ended(*ended), role);
+        self.table.slot(group)
+    }
+
+    /// The group of an event whose owner is not known or does not matter.
+    fn group_by_address(&self, event: &Event, role: Role) -> Group {
+        let (netns, flow) = (event.header().netns, event.flow());
+        match self.settings.group_by {
+            GroupBy::Peer => Group::peer(netns, role, flow.remote, flow.remote_port),
+            GroupBy::Addr => Group::Addr { netns, address: flow.remote },
+            GroupBy::Subnet => Group::subnet(netns, flow.remote, self.settings.prefixes),
+            GroupBy::Netns => Group::Netns(netns),
+            GroupBy::Cgroup | GroupBy::Uid => Group::UnknownOwner,
+        }
+    }
+
+    /// The rows.
+    pub fn table(&self) -> &PeerTable {
+        &self.table
+    }
+
+    /// The settings it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Sockets followed now.
+    pub fn followed(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Live sockets that are counted but not followed, by the cap: their lifetimes are sampled.
+    pub const fn unfollowed(&self) -> u64 {
+        self.unfollowed
+    }
+
+    /// Sockets whose end was lost and that are counted as unknown.
+    pub const fn healed(&self) -> u64 {
+        self.healed
+    }
+
+    /// Ends of sockets that were in namespaces nobody could read at the start.
+    pub const fn unseen_ends(&self) -> u64 {
+        self.unseen_ends
+    }
+
+    /// Records that said what another had said before.
+    pub const fn duplicates(&self) -> u64 {
+        self.duplicates
+    }
+
+    /// Both sides of the conservation identity, over the events seen.
+    pub fn conservation(&self) -> Conservation {
+        let sum = self.table.sum().counts;
+        let live = self.live.len() as u64 + self.unfollowed;
+        Conservation {
+            came: sum.present + sum.entered + sum.entry_lost,
+            went_or_lives: live + sum.ended_total() + sum.overflow,
+        }
+    }
+}

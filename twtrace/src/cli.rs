@@ -1,0 +1,250 @@
+//! The command line: what a user may type, and nothing of what it does.
+
+use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::{kernel::Backend, peer::GroupBy, summary::SortKey, view::Format};
+
+/// Explains why TIME_WAIT sockets pile up: which peers, which path, and why the fast one is closed.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "twtrace",
+    version = concat!(env!("CARGO_PKG_VERSION"), " (kernel programs built by ", env!("TWTRACE_BPF_TOOLCHAIN"), ")"),
+    before_help = "Examples:\n  \
+        sudo twtrace watch                          every peer, live, until Ctrl-C\n  \
+        sudo twtrace watch --for 30s -o json        one JSON document after 30 s\n  \
+        sudo twtrace watch -- ab -n 1000 http://…/  while a command runs\n  \
+        sudo twtrace peer 10.2.0.2:8080             all about one peer",
+    after_help = "Exit status: 0 done, 1 failure, 2 usage; with `-- CMD`, that of the command.\n\
+        twtrace only reads: it never changes a setting and never closes a socket."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say more on stderr; twice for what the kernel's verifier said.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// When to use colour; NO_COLOR is honoured.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Watch sockets enter TIME_WAIT and leave it, peer by peer.
+    Watch(WatchArgs),
+    /// Tell all that is known of one peer.
+    Peer(PeerArgs),
+}
+
+/// Which sockets, and how the kernel is watched.
+#[derive(Clone, Debug, Args)]
+pub struct ObserveArgs {
+    /// Stop after this long, such as 30s or 5m.
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// Only this network namespace: a name of `ip netns`, an inode number, or a path.
+    #[arg(long, value_name = "NETNS")]
+    pub netns: Option<String>,
+    /// How to attach to the kernel; auto takes the cheapest way that works.
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub attach: Attach,
+    /// Take the kernel's types from this file instead of /sys/kernel/btf/vmlinux.
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
+    /// Most sockets followed at once; beyond, counts stay right and lifetimes are sampled.
+    #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub max_live: u32,
+    /// Size of the event buffer, rounded up to a power of two.
+    #[arg(long, value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub buffer: u32,
+}
+
+/// How to attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Attach {
+    /// The first of the others that works.
+    Auto,
+    /// BPF trampolines.
+    Fentry,
+    /// kprobes.
+    Kprobe,
+    /// Timer and socket tracepoints.
+    Tracepoint,
+}
+
+impl Attach {
+    /// The only way to try, if the user named one.
+    pub const fn only(self) -> Option<Backend> {
+        match self {
+            Self::Auto => None,
+            Self::Fentry => Some(Backend::Fentry),
+            Self::Kprobe => Some(Backend::Kprobe),
+            Self::Tracepoint => Some(Backend::Tracepoint),
+        }
+    }
+}
+
+/// Arguments of `twtrace watch`.
+#[derive(Clone, Debug, Args)]
+pub struct WatchArgs {
+    /// Which sockets, and how.
+    #[command(flatten)]
+    pub observe: ObserveArgs,
+    /// Only peers in this network or with this address; may be given up to 8 times.
+    #[arg(long, value_name = "CIDR", value_parser = parse_network)]
+    pub peer: Vec<IpNet>,
+    /// Only connections to this port of the peer.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Only connections from this port of this host.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub local_port: Option<u16>,
+    /// Only IPv4 (v4-mapped included).
+    #[arg(short = '4', conflicts_with = "ipv6")]
+    pub ipv4: bool,
+    /// Only IPv6.
+    #[arg(short = '6', id = "ipv6")]
+    pub ipv6: bool,
+    /// Stop after this many entries.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Time between two tables, or two documents of ndjson.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
+    pub interval: Duration,
+    /// What a row stands for.
+    #[arg(long, value_name = "WHAT", default_value = "peer")]
+    pub by: GroupBy,
+    /// Prefix lengths of `--by subnet`, for IPv4 and IPv6.
+    #[arg(long, value_name = "V4,V6", default_value = "24,64", value_parser = parse_prefixes)]
+    pub prefixes: crate::peer::Prefixes,
+    /// Most rows shown; the others are summed up. [default: 20 in tables, else all]
+    #[arg(long, value_name = "N")]
+    pub top: Option<usize>,
+    /// Order of the rows.
+    #[arg(long, value_name = "KEY", default_value = "entered")]
+    pub sort: SortKey,
+    /// Most rows kept; the others are counted together.
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    pub max_peers: usize,
+    /// Entries only, at the lowest cost: what lives and how it ends stays unknown.
+    #[arg(long)]
+    pub no_ends: bool,
+    /// Output format.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Format,
+    /// One line an event instead of sums.
+    #[arg(long)]
+    pub events: bool,
+    /// Watch while this command runs, and stop with it.
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `twtrace peer`.
+#[derive(Clone, Debug, Args)]
+pub struct PeerArgs {
+    /// Address of the peer, and its port if it is the server: 10.2.0.2:8080, [2001:db8::2]:443.
+    #[arg(value_name = "ADDR[:PORT]", value_parser = parse_peer)]
+    pub peer: PeerAddress,
+    /// Which sockets, and how.
+    #[command(flatten)]
+    pub observe: ObserveArgs,
+    /// Output format: table or json.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Format,
+}
+
+/// A peer as a user names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its port, if one was given.
+    pub port: Option<u16>,
+}
+
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address.to_canonical()));
+    }
+    text.parse::<IpNet>()
+        .map(|network| network.trunc())
+        .map_err(|_| "give an address or a network, such as 10.2.0.0/16 or 2001:db8::/32".into())
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < Duration::from_millis(50) {
+        return Err("an interval is at least 50ms".into());
+    }
+    Ok(interval)
+}
+
+fn parse_prefixes(text: &str) -> Result<crate::peer::Prefixes, String> {
+    let parsed = text.split_once(',').and_then(|(v4, v6)| {
+        Some(crate::peer::Prefixes { v4: v4.parse().ok()?, v6: v6.parse().ok()? })
+    });
+    parsed
+        .filter(|prefixes| prefixes.v4 <= 32 && prefixes.v6 <= 128)
+        .ok_or_else(|| "give two prefix lengths, such as 24,64".into())
+}
+
+fn parse_peer(text: &str) -> Result<PeerAddress, String> {
+    if let Ok(socket) = text.parse::<std::net::SocketAddr>() {
+        let ip = socket.ip().to_canonical();
+        return match socket.port() {
+            0 => Err("a port is at least 1".into()),
+            port => Ok(PeerAddress { ip, port: Some(port) }),
+        };
+    }
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>()
+        .map(|ip| PeerAddress { ip: ip.to_canonical(), port: None })
+        .map_err(|_| "give an address, such as 10.2.0.2, 10.2.0.2:8080 or [2001:db8::2]:443".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn peers_are_read_as_people_write_them() {
+        let peer = |text: &str| parse_peer(text).map(|peer| (peer.ip.to_string(), peer.port));
+        assert_eq!(peer("10.2.0.2"), Ok(("10.2.0.2".into(), None)));
+        assert_eq!(peer("10.2.0.2:80"), Ok(("10.2.0.2".into(), Some(80))));
+        assert_eq!(peer("[2001:db8::2]:443"), Ok(("2001:db8::2".into(), Some(443))));
+        assert_eq!(peer("2001:db8::2"), Ok(("2001:db8::2".into(), None)));
+        assert_eq!(peer("::ffff:10.2.0.2"), Ok(("10.2.0.2".into(), None)));
+        assert!(peer("10.2.0.2:0").is_err());
+        assert!(peer("server").is_err());
+    }
+
+    #[test]
+    fn networks_are_truncated_and_single_addresses_taken_whole() {
+        assert_eq!(parse_network("10.2.3.4/16").map(|n| n.to_string()), Ok("10.2.0.0/16".into()));
+        assert_eq!(parse_network("10.2.3.4").map(|n| n.to_string()), Ok("10.2.3.4/32".into()));
+        assert!(parse_network("10.2.3.4/33").is_err());
+    }
+}

@@ -1,0 +1,52 @@
+//! Names of control groups.
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+/// Deepest directory looked into.
+const MAX_DEPTH: usize = 16;
+
+/// Paths of the control groups below `root` (`/sys/fs/cgroup`), by identifier, relative to it.
+///
+/// A group's identifier is its directory's inode number: `kernfs_node.id`, include/linux/kernfs.h
+/// (64-bit kernels since 5.5).
+pub fn names(root: &Path) -> HashMap<u64, String> {
+    let mut names = HashMap::new();
+    let mut pending: Vec<(PathBuf, usize)> = vec![(root.to_owned(), 0)];
+    while let Some((directory, depth)) = pending.pop() {
+        if let Ok(metadata) = fs::metadata(&directory) {
+            let relative = directory.strip_prefix(root).unwrap_or(&directory);
+            names.insert(metadata.ino(), format!("/{}", relative.display()));
+        }
+        if depth == MAX_DEPTH {
+            continue;
+        }
+        let entries = fs::read_dir(&directory).into_iter().flatten().filter_map(Result::ok);
+        pending.extend(
+            entries
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| (entry.path(), depth + 1)),
+        );
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_named_by_their_path_below_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        let service = root.path().join("system.slice/nginx.service");
+        fs::create_dir_all(&service).unwrap();
+        let names = names(root.path());
+        let inode = fs::metadata(&service).unwrap().ino();
+        assert_eq!(names[&inode], "/system.slice/nginx.service");
+        assert_eq!(names.len(), 3);
+    }
+}

@@ -1,0 +1,3 @@
+//! Facts of the host that the kernel programs do not send.
+
+pub mod cgroup;

@@ -1,0 +1,95 @@
+//! Which kernel functions are hooked, and by which programs.
+
+/// A kernel function, and the programs for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Hook {
+    /// The kernel's function.
+    pub function: &'static str,
+    /// fentry and kprobe program for its entry.
+    pub entry: Option<(&'static str, &'static str)>,
+    /// fexit and kretprobe program for its return.
+    pub exit: Option<(&'static str, &'static str)>,
+    /// kprobe program needed before a kretprobe one, because a kretprobe has no arguments.
+    pub kprobe_entry: Option<&'static str>,
+    /// Whether a kernel without the function is still fine.
+    pub optional: bool,
+}
+
+const NONE: Hook =
+    Hook { function: "", entry: None, exit: None, kprobe_entry: None, optional: false };
+
+/// The entry alone: `--no-ends`.
+pub const ENTRY: Hook = Hook {
+    function: "tcp_time_wait",
+    entry: Some(("fentry_tcp_time_wait", "kprobe_tcp_time_wait")),
+    ..NONE
+};
+
+/// All hooks, in the order they are attached: ends before beginnings, so that nothing begins
+/// whose end would be missed. They are detached in the opposite order.
+pub const ALL: &[Hook] = &[
+    Hook {
+        function: "tcp_twsk_destructor",
+        entry: Some(("fentry_twsk_destructor", "kprobe_twsk_destructor")),
+        ..NONE
+    },
+    Hook {
+        function: "tw_timer_handler",
+        entry: Some(("fentry_tw_timer_handler", "kprobe_tw_timer_handler")),
+        ..NONE
+    },
+    Hook {
+        function: "inet_twsk_purge",
+        entry: Some(("fentry_twsk_purge", "kprobe_twsk_purge")),
+        exit: Some(("fexit_twsk_purge", "kretprobe_twsk_purge")),
+        ..NONE
+    },
+    Hook {
+        function: "tcp_abort",
+        entry: Some(("fentry_tcp_abort", "kprobe_tcp_abort")),
+        optional: true,
+        ..NONE
+    },
+    Hook {
+        function: "tcp_twsk_unique",
+        exit: Some(("fexit_twsk_unique", "kretprobe_twsk_unique")),
+        kprobe_entry: Some("kprobe_twsk_unique"),
+        ..NONE
+    },
+    Hook {
+        function: "tcp_timewait_state_process",
+        entry: Some(("fentry_state_process", "kprobe_state_process")),
+        exit: Some(("fexit_state_process", "kretprobe_state_process")),
+        ..NONE
+    },
+    Hook {
+        function: "__inet_twsk_schedule",
+        entry: Some(("fentry_twsk_schedule", "kprobe_twsk_schedule")),
+        ..NONE
+    },
+    Hook {
+        // Linux 6.11 on.
+        function: "inet_twsk_hashdance_schedule",
+        entry: Some(("fentry_hashdance_schedule", "kprobe_hashdance_schedule")),
+        optional: true,
+        ..NONE
+    },
+    Hook {
+        function: "inet_twsk_alloc",
+        exit: Some(("fexit_twsk_alloc", "kretprobe_twsk_alloc")),
+        ..NONE
+    },
+    ENTRY,
+];
+
+/// Tracepoints of the last-resort backend and their programs, in the order they are attached.
+pub const TRACEPOINTS: &[(&str, &str)] = &[
+    ("timer_cancel", "tracepoint_timer_cancel"),
+    ("timer_expire_entry", "tracepoint_timer_expire"),
+    ("inet_sock_set_state", "tracepoint_set_state"),
+    ("timer_start", "tracepoint_timer_start"),
+];
+
+/// Those of them that `--no-ends` needs.
+pub const ENTRY_TRACEPOINTS: &[(&str, &str)] =
+    &[("inet_sock_set_state", "tracepoint_set_state"), ("timer_start", "tracepoint_timer_start")];

@@ -1,0 +1,100 @@
+//! What can be known to be missing before anything is tried, so that the message names it.
+
+use std::{fs, path::Path};
+
+use super::KernelError;
+
+/// Where securityfs shows the lockdown mode.
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+/// CAP_SYS_ADMIN, include/uapi/linux/capability.h.
+const CAP_SYS_ADMIN: u32 = 21;
+/// CAP_PERFMON.
+const CAP_PERFMON: u32 = 38;
+/// CAP_BPF.
+const CAP_BPF: u32 = 39;
+
+/// Checks privileges and lockdown.
+///
+/// # Errors
+/// [`KernelError::Privilege`], [`KernelError::Lockdown`]. What cannot be found out is no error:
+/// loading will tell.
+pub fn check() -> Result<(), KernelError> {
+    if let Ok(status) = fs::read_to_string("/proc/self/status") {
+        let missing = missing_capabilities(&status);
+        if !missing.is_empty() {
+            return Err(KernelError::Privilege { missing: missing.join(" and ") });
+        }
+    }
+    lockdown(Path::new(LOCKDOWN))
+}
+
+/// The capabilities among those needed that a `/proc/PID/status` text does not show as effective.
+fn missing_capabilities(status: &str) -> Vec<&'static str> {
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let Some(effective) = effective else { return Vec::new() };
+    let has = |capability: u32| effective & (1 << capability) != 0;
+    if has(CAP_SYS_ADMIN) {
+        return Vec::new();
+    }
+    [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")]
+        .into_iter()
+        .filter_map(|(capability, name)| (!has(capability)).then_some(name))
+        .collect()
+}
+
+/// Refuses a kernel in confidentiality mode. A file that is missing or unreadable (securityfs is
+/// often not mounted) says nothing.
+fn lockdown(path: &Path) -> Result<(), KernelError> {
+    match fs::read_to_string(path) {
+        Ok(modes) if modes.contains("[confidentiality]") => {
+            Err(KernelError::Lockdown { path: path.to_owned() })
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Lets BPF maps use memory on kernels before 5.11, which charge it to RLIMIT_MEMLOCK. Failure
+/// is no error: newer kernels do not ask, and on older ones the map's own error tells.
+pub fn raise_memlock_limit() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let unlimited = Rlimit { current: None, maximum: None };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        tracing::debug!(%error, "cannot raise RLIMIT_MEMLOCK; fine on Linux 5.11 and later");
+    }
+}
+
+/// `uname -r`.
+pub fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_missing_capabilities_are_named() {
+        let with = |mask: u64| missing_capabilities(&format!("Name:\tx\nCapEff:\t{mask:016x}\n"));
+        assert_eq!(with(0), ["CAP_BPF", "CAP_PERFMON"]);
+        assert_eq!(with(1 << CAP_BPF), ["CAP_PERFMON"]);
+        assert!(with(1 << CAP_BPF | 1 << CAP_PERFMON).is_empty());
+        assert!(with(1 << CAP_SYS_ADMIN).is_empty());
+        assert!(missing_capabilities("Name:\tx\n").is_empty(), "unknown is not missing");
+    }
+
+    #[test]
+    fn only_confidentiality_stops_us_and_an_unreadable_file_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lockdown");
+        assert!(lockdown(&path).is_ok(), "securityfs is not mounted");
+        assert!(lockdown(directory.path()).is_ok(), "unreadable");
+        fs::write(&path, "none [integrity] confidentiality\n").unwrap();
+        assert!(lockdown(&path).is_ok());
+        fs::write(&path, "none integrity [confidentiality]\n").unwrap();
+        let message = lockdown(&path).unwrap_err().to_string();
+        assert!(message.contains("confidentiality"), "{message}");
+    }
+}

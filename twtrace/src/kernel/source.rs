@@ -1,0 +1,172 @@
+//! Reads what the kernel programs send and count.
+
+use std::{collections::HashMap as StdHashMap, os::fd::AsRawFd};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+use twtrace_common::{Counter, Live, RefusalKey, Refusals};
+
+use super::KernelError;
+use crate::{
+    event::{Batch, BatchBuilder},
+    peer::Refused,
+};
+
+/// Most records taken out of the buffer before whoever waits gets a turn.
+const BATCH: usize = 16_384;
+
+/// Key of the refusal map as aya wants it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodKey(RefusalKey);
+// SAFETY: integers only, no padding, which twtrace-common asserts.
+unsafe impl Pod for PodKey {}
+
+/// Value of the refusal map as aya wants it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodRefusals(Refusals);
+// SAFETY: integers only, no padding, which twtrace-common asserts.
+unsafe impl Pod for PodRefusals {}
+
+/// Value of the live map as aya wants it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodLive(Live);
+// SAFETY: repr(C) and integers only; every byte is written by the kernel side.
+unsafe impl Pod for PodLive {}
+
+/// Exact totals of the kernel programs, all CPUs together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    by_counter: [u64; Counter::COUNT as usize],
+}
+
+impl Totals {
+    /// One total.
+    pub fn of(&self, counter: Counter) -> u64 {
+        self.by_counter[counter as usize]
+    }
+
+    /// Totals with one of them set; for sources that are not a kernel.
+    #[must_use]
+    pub fn with(mut self, counter: Counter, value: u64) -> Self {
+        self.by_counter[counter as usize] = value;
+        self
+    }
+
+    /// Events that found no room in the buffer.
+    pub fn lost(&self) -> u64 {
+        self.of(Counter::LostEntered) + self.of(Counter::LostEnded) + self.of(Counter::LostPresent)
+    }
+}
+
+/// What the kernel programs have to say.
+pub struct Source {
+    ring: AsyncFd<RingBuf<MapData>>,
+    counters: PerCpuArray<MapData, u64>,
+    refusals: PerCpuHashMap<MapData, PodKey, PodRefusals>,
+    live: HashMap<MapData, u64, PodLive>,
+    seen_refusals: StdHashMap<RefusalKey, Refusals>,
+    batch: BatchBuilder,
+}
+
+impl Source {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let ring = RingBuf::try_from(take(ebpf, "EVENTS")?);
+        let ring = ring.map_err(|error| KernelError::Object(error.to_string()))?;
+        let object = |error: aya::maps::MapError| KernelError::Object(error.to_string());
+        Ok(Self {
+            ring: watch(ring).map_err(KernelError::Ring)?,
+            counters: PerCpuArray::try_from(take(ebpf, "COUNTERS")?).map_err(object)?,
+            refusals: PerCpuHashMap::try_from(take(ebpf, "REFUSALS")?).map_err(object)?,
+            live: HashMap::try_from(take(ebpf, "LIVE")?).map_err(object)?,
+            seen_refusals: StdHashMap::new(),
+            batch: BatchBuilder::default(),
+        })
+    }
+
+    /// Waits until the kernel side says that much is waiting. Less than that is taken out on the
+    /// caller's own timer.
+    ///
+    /// # Errors
+    /// [`KernelError::Ring`].
+    pub async fn readable(&self) -> Result<(), KernelError> {
+        let mut ready = self.ring.readable().await.map_err(KernelError::Ring)?;
+        ready.clear_ready();
+        Ok(())
+    }
+
+    /// Takes out what is waiting now, up to a bound; `None` when nothing was.
+    pub fn drain(&mut self) -> Option<Batch> {
+        let ring = self.ring.get_mut();
+        while self.batch.len() < BATCH {
+            let Some(record) = ring.next() else { break };
+            self.batch.push(&record);
+        }
+        (!self.batch.is_empty()).then(|| self.batch.take())
+    }
+
+    /// Reads the exact totals.
+    ///
+    /// # Errors
+    /// [`KernelError::Object`].
+    pub fn totals(&self) -> Result<Totals, KernelError> {
+        let mut totals = Totals::default();
+        for counter in Counter::ALL {
+            let per_cpu = self
+                .counters
+                .get(&(*counter as u32), 0)
+                .map_err(|error| KernelError::Object(error.to_string()))?;
+            totals.by_counter[*counter as usize] = per_cpu.iter().sum();
+        }
+        Ok(totals)
+    }
+
+    /// Refusals that came since the last call, by peer.
+    pub fn new_refusals(&mut self) -> Vec<(RefusalKey, Refused)> {
+        let mut changed = Vec::new();
+        for (key, per_cpu) in self.refusals.iter().filter_map(Result::ok) {
+            let mut now = Refusals::default();
+            for cpu in per_cpu.iter() {
+                for (sum, count) in now.by_reason.iter_mut().zip(cpu.0.by_reason) {
+                    *sum += count;
+                }
+            }
+            let before = self.seen_refusals.insert(key.0, now).unwrap_or_default();
+            let refused = Refused::since(&now, &before);
+            if refused.total() > 0 {
+                changed.push((key.0, refused));
+            }
+        }
+        changed
+    }
+
+    /// Whether the kernel side still follows the socket that entered at `entered_ns`.
+    pub fn follows(&self, tw: u64, entered_ns: u64) -> bool {
+        self.live.get(&tw, 0).is_ok_and(|live| live.0.entered_ns == entered_ns)
+    }
+
+    /// Makes the kernel side let go of a socket whose end it missed, unless the address has
+    /// become another socket's.
+    pub fn forget(&mut self, tw: u64, entered_ns: u64) {
+        if self.follows(tw, entered_ns) {
+            // It may have ended just now; then there is nothing left to remove.
+            let _ = self.live.remove(&tw);
+        }
+    }
+}
+
+/// Registers something of aya's that owns a descriptor with the runtime.
+pub(super) fn watch<T: AsRawFd>(owner: T) -> std::io::Result<AsyncFd<T>> {
+    // SAFETY: aya's ring buffers own their descriptor, give the same one as long as they live,
+    // and close it only when the registration is dropped with them.
+    unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) }.map_err(Into::into)
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(name).ok_or(KernelError::Incomplete(name))
+}

@@ -1,0 +1,32 @@
+//! twtrace explains why TIME_WAIT sockets pile up.
+//!
+//! Data flows one way, and a module uses only what stands above it here:
+//!
+//! | layer | modules |
+//! |---|---|
+//! | values | [`units`], [`event`] |
+//! | rules | [`path`] |
+//! | state | [`peer`], [`track`], [`aggregate`] |
+//! | facts of the host | [`host`] |
+//! | the read model | [`summary`] |
+//! | what people and programs read | [`view`] |
+//! | the kernel, the only users of aya | [`kernel`] |
+//! | one run | [`pipeline`], [`session`], [`cli`] |
+//!
+//! A view never reads the kernel, and only `kernel` and the lowest calls of `host` need privileges:
+//! everything else is reached by tests with records made up or recorded.
+#![deny(unsafe_code)]
+
+pub mod aggregate;
+pub mod cli;
+pub mod event;
+pub mod host;
+pub mod kernel;
+pub mod path;
+pub mod peer;
+pub mod pipeline;
+pub mod session;
+pub mod summary;
+pub mod track;
+pub mod units;
+pub mod view;

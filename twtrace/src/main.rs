@@ -1,0 +1,81 @@
+//! twtrace: parse, set up logging, run, and turn the outcome into an exit code.
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::Parser;
+use twtrace::{
+    cli::{Cli, Color, Command},
+    session::{self, SessionError},
+    view::style::Palette,
+};
+
+/// Exit code for a command line that asks for what cannot be.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.verbose);
+    match run(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            let session = error.downcast_ref::<SessionError>();
+            if session.is_some_and(SessionError::is_closed_pipe) {
+                return ExitCode::SUCCESS;
+            }
+            // Nobody to tell if this fails as well.
+            let _ = writeln!(std::io::stderr(), "twtrace: {error:#}");
+            match session {
+                Some(SessionError::Usage(_)) => ExitCode::from(USAGE),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let palette = palette(cli.color);
+    let code = runtime.block_on(async {
+        match &cli.command {
+            Command::Watch(args) => session::watch(args, palette).await,
+            Command::Peer(args) => session::peer(args, palette).await,
+        }
+    })?;
+    Ok(code)
+}
+
+/// Colour on a terminal unless NO_COLOR says otherwise, or as the user wants it.
+fn palette(color: Color) -> Palette {
+    let wanted = match color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
+            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            std::io::stdout().is_terminal() && !no_color
+        }
+    };
+    if wanted { Palette::COLOURED } else { Palette::PLAIN }
+}
+
+/// Warnings, and more on request. The kernel programs' own lines come through here too.
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info,twtrace=debug",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TWTRACE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}

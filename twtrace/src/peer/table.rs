@@ -1,0 +1,229 @@
+//! The rows, capped: a flood of peers costs a bounded amount of memory and no count.
+
+use std::collections::hash_map::Entry;
+
+use rustc_hash::FxHashMap;
+
+use super::{Counts, Group, Lifetimes};
+
+/// Index of the row that takes what found no place.
+pub const OTHER: u32 = 0;
+
+/// Rows looked at for one that can give its place away.
+const EVICTION_PROBES: usize = 16;
+
+/// One row.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// What the row stands for.
+    pub group: Group,
+    /// Its counts.
+    pub counts: Counts,
+    /// Its lifetimes.
+    pub lifetimes: Lifetimes,
+    /// Timeout its last TIME_WAIT socket was armed with, milliseconds; 0 when never seen.
+    pub scheduled_ms: u64,
+    /// The longest such timeout.
+    pub scheduled_max_ms: u64,
+    /// RTO of its last socket, milliseconds; 0 when never seen.
+    pub rto_ms: u64,
+    /// The longest RTO.
+    pub rto_max_ms: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds of its last event.
+    pub last_ns: u64,
+    /// Looked for since the eviction hand last passed.
+    recent: bool,
+}
+
+impl Peer {
+    fn new(group: Group) -> Self {
+        Self {
+            group,
+            counts: Counts::default(),
+            lifetimes: Lifetimes::default(),
+            scheduled_ms: 0,
+            scheduled_max_ms: 0,
+            rto_ms: 0,
+            rto_max_ms: 0,
+            last_ns: 0,
+            recent: true,
+        }
+    }
+
+    /// Whether nothing was ever counted here.
+    pub fn is_empty(&self) -> bool {
+        self.counts == Counts::default()
+    }
+
+    /// Takes another row's counts in.
+    pub fn absorb(&mut self, other: &Self) {
+        self.counts += &other.counts;
+        self.lifetimes.merge(&other.lifetimes);
+        if other.last_ns >= self.last_ns {
+            self.last_ns = other.last_ns;
+            self.scheduled_ms = other.scheduled_ms;
+            self.rto_ms = other.rto_ms;
+        }
+        self.scheduled_max_ms = self.scheduled_max_ms.max(other.scheduled_max_ms);
+        self.rto_max_ms = self.rto_max_ms.max(other.rto_max_ms);
+    }
+}
+
+/// All rows. Row 0 is [`OTHER`].
+#[derive(Debug)]
+pub struct PeerTable {
+    rows: Vec<Peer>,
+    index: FxHashMap<Group, u32>,
+    capacity: usize,
+    hand: usize,
+    evicted: u64,
+    folded: u64,
+}
+
+impl PeerTable {
+    /// A table of at most `capacity` rows beside [`OTHER`].
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
+            rows: vec![Peer::new(Group::Other)],
+            index: FxHashMap::default(),
+            capacity,
+            hand: 1,
+            evicted: 0,
+            folded: 0,
+        }
+    }
+
+    /// The row of a group, made if need be; [`OTHER`] when there is no place left.
+    ///
+    /// A full table lets go of a row with no live socket that was not used of late, and its
+    /// counts move to [`OTHER`].
+    pub fn slot(&mut self, group: Group) -> u32 {
+        if let Some(&row) = self.index.get(&group) {
+            self.rows[row as usize].recent = true;
+            return row;
+        }
+        let row = if self.rows.len() <= self.capacity {
+            self.rows.push(Peer::new(group));
+            u32::try_from(self.rows.len() - 1).unwrap_or(OTHER)
+        } else if let Some(row) = self.evict() {
+            self.rows[row as usize] = Peer::new(group);
+            row
+        } else {
+            self.folded += 1;
+            return OTHER;
+        };
+        if let Entry::Vacant(entry) = self.index.entry(group) {
+            entry.insert(row);
+        }
+        row
+    }
+
+    /// Frees a row by the second-chance rule; `None` if those looked at are live or in use.
+    fn evict(&mut self) -> Option<u32> {
+        for _ in 0..EVICTION_PROBES.min(self.capacity) {
+            let row = self.hand;
+            self.hand = if row >= self.capacity { 1 } else { row + 1 };
+            let peer = &mut self.rows[row];
+            if std::mem::take(&mut peer.recent) || peer.counts.live() > 0 {
+                continue;
+            }
+            let [other, ..] = self.rows.as_mut_slice() else { return None };
+            let mut sum = std::mem::replace(other, Peer::new(Group::Other));
+            sum.absorb(&self.rows[row]);
+            self.rows[OTHER as usize] = sum;
+            self.index.remove(&self.rows[row].group);
+            self.evicted += 1;
+            return u32::try_from(row).ok();
+        }
+        None
+    }
+
+    /// A row.
+    pub fn row(&mut self, row: u32) -> &mut Peer {
+        &mut self.rows[row as usize]
+    }
+
+    /// The row of what found no place.
+    pub fn other(&self) -> &Peer {
+        &self.rows[OTHER as usize]
+    }
+
+    /// All rows but [`OTHER`], in no useful order.
+    pub fn rows(&self) -> &[Peer] {
+        &self.rows[1..]
+    }
+
+    /// The row of a group, if it has one.
+    pub fn get(&self, group: &Group) -> Option<&Peer> {
+        self.index.get(group).map(|&row| &self.rows[row as usize])
+    }
+
+    /// Rows that gave their place away.
+    pub const fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Times something was counted in [`OTHER`] for want of a place.
+    pub const fn folded(&self) -> u64 {
+        self.folded
+    }
+
+    /// Everything together, [`OTHER`] included.
+    pub fn sum(&self) -> Peer {
+        let mut sum = Peer::new(Group::Other);
+        self.rows.iter().for_each(|row| sum.absorb(row));
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::Outcome;
+
+    fn enter(table: &mut PeerTable, uid: u32) -> u32 {
+        let row = table.slot(Group::Uid(uid));
+        table.row(row).counts.entered += 1;
+        row
+    }
+
+    fn end(table: &mut PeerTable, row: u32) {
+        table.row(row).counts.ended[Outcome::TwoMsl as usize] += 1;
+    }
+
+    #[test]
+    fn a_full_table_folds_new_peers_while_the_old_ones_live() {
+        let mut table = PeerTable::with_capacity(2);
+        for uid in [1, 2, 1, 3, 4] {
+            enter(&mut table, uid);
+        }
+        let rows: Vec<_> = table.rows().iter().map(|row| (row.group, row.counts.entered)).collect();
+        assert_eq!(rows, [(Group::Uid(1), 2), (Group::Uid(2), 1)]);
+        assert_eq!(table.other().counts.entered, 2);
+        assert_eq!((table.folded(), table.evicted()), (2, 0));
+        assert_eq!(table.sum().counts.entered, 5, "no count is lost");
+    }
+
+    #[test]
+    fn a_quiet_peer_without_live_sockets_gives_its_place_away() {
+        let mut table = PeerTable::with_capacity(2);
+        let first = enter(&mut table, 1);
+        end(&mut table, first);
+        enter(&mut table, 2);
+        // The first newcomer finds every row recently used; the hand has passed now.
+        assert_eq!(enter(&mut table, 3), OTHER);
+        assert_eq!(enter(&mut table, 3), first);
+        assert_eq!(table.evicted(), 1);
+        assert!(table.get(&Group::Uid(1)).is_none());
+        assert_eq!(table.other().counts.entered, 2, "one folded, one evicted");
+        assert_eq!(table.sum().counts.entered, 4);
+        assert_eq!(table.sum().counts.ended_total(), 1);
+    }
+
+    #[test]
+    fn a_table_without_room_counts_everything_as_other() {
+        let mut table = PeerTable::with_capacity(0);
+        assert_eq!(enter(&mut table, 1), OTHER);
+        assert_eq!(table.other().counts.entered, 1);
+    }
+}

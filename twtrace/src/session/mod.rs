@@ -1,0 +1,45 @@
+//! One-shot runs: a pipeline from attach to the last summary.
+
+mod observe;
+mod peer;
+mod stop;
+mod watch;
+
+use std::io;
+
+pub use peer::peer;
+pub use watch::watch;
+
+use crate::kernel::KernelError;
+
+/// Why a session failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The kernel side.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Writing the output.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    /// The command to trace could not be run.
+    #[error("cannot run {command}: {source}")]
+    Command {
+        /// The command's name.
+        command: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Signals could not be listened for.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] io::Error),
+    /// Two settings that do not go together.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl SessionError {
+    /// Whether the reader of the output went away, which ends a session quietly.
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}

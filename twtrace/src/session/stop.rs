@@ -1,0 +1,91 @@
+//! What ends a session.
+
+use std::{
+    ffi::OsString,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, sleep_until},
+};
+
+use super::SessionError;
+
+/// Whatever may end a session, waited for together.
+pub struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+    deadline: Option<Instant>,
+    child: Option<Child>,
+}
+
+/// What did end it.
+#[derive(Debug)]
+pub enum Stopped {
+    /// A signal, or the time given.
+    Asked,
+    /// The command traced.
+    Command(ExitStatus),
+}
+
+impl Stop {
+    /// Starts the command, if there is one, and the clock.
+    ///
+    /// # Errors
+    /// [`SessionError::Signals`], [`SessionError::Command`].
+    pub fn begin(
+        duration: Option<Duration>,
+        command: &[OsString],
+        output_is_machine: bool,
+    ) -> Result<Self, SessionError> {
+        let listen = |kind| signal(kind).map_err(SessionError::Signals);
+        let interrupt = listen(SignalKind::interrupt())?;
+        let terminate = listen(SignalKind::terminate())?;
+        let child = match command {
+            [] => None,
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).kill_on_drop(false);
+                if output_is_machine {
+                    // Only our documents may reach whoever parses stdout.
+                    command.stdout(Stdio::from(std::io::stderr()));
+                }
+                Some(command.spawn().map_err(|source| SessionError::Command {
+                    command: program.to_string_lossy().into_owned(),
+                    source,
+                })?)
+            }
+        };
+        let deadline = duration.map(|duration| Instant::now() + duration);
+        Ok(Self { interrupt, terminate, deadline, child })
+    }
+
+    /// Waits for the end. May be dropped and called again.
+    pub async fn wait(&mut self) -> Stopped {
+        let deadline = self.deadline;
+        tokio::select! {
+            _ = self.interrupt.recv() => Stopped::Asked,
+            _ = self.terminate.recv() => Stopped::Asked,
+            () = async move {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            } => Stopped::Asked,
+            status = async {
+                match &mut self.child {
+                    Some(child) => child.wait().await,
+                    None => std::future::pending().await,
+                }
+            } => status.map_or(Stopped::Asked, Stopped::Command),
+        }
+    }
+
+    /// Whether a command is being traced.
+    pub fn has_command(&self) -> bool {
+        self.child.is_some()
+    }
+}

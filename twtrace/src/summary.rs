@@ -1,0 +1,268 @@
+//! The read model: what a session knows at one moment. Views see nothing else.
+
+use std::{collections::HashMap, time::Duration};
+
+use twtrace_common::Counter;
+
+use crate::{
+    aggregate::Aggregate,
+    kernel::{Backend, Refusal, Totals},
+    path::Outcome,
+    peer::{Counts, Group, GroupBy, LifetimeSummary, Peer},
+};
+
+/// Upper bounds of the lifetime histogram shown, milliseconds. 4 s is the kernel's own line for a
+/// fast timer, 60 s is 2MSL, and what is above 65 s was armed again.
+pub const LIFETIME_BOUNDS_MS: [u64; 12] =
+    [500, 1_000, 2_000, 4_000, 8_000, 15_000, 30_000, 45_000, 59_000, 65_000, 90_000, 120_000];
+
+/// Order of the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum SortKey {
+    /// Most entries first.
+    #[default]
+    Entered,
+    /// Most live sockets first.
+    Live,
+    /// Most ends on the fast path first.
+    Fast,
+    /// Most ends on the 2MSL path first.
+    TwoMsl,
+    /// Most blocked first.
+    Blocked,
+    /// Most refused takeovers first.
+    Refused,
+    /// Most overflows first.
+    Overflow,
+    /// By name.
+    Peer,
+}
+
+/// How the rows are chosen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RowChoice {
+    /// Most rows; the others are summed up.
+    pub top: Option<usize>,
+    /// Order.
+    pub sort: SortKey,
+}
+
+/// One row.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What it stands for.
+    pub group: Group,
+    /// Its counts.
+    pub counts: Counts,
+    /// Its lifetimes.
+    pub lifetimes: LifetimeSummary,
+    /// Ended sockets by lifetime: up to each of [`LIFETIME_BOUNDS_MS`], and above the last.
+    pub lifetime_buckets: Vec<u64>,
+    /// Timeout its last TIME_WAIT socket was armed with, milliseconds; 0 when not seen.
+    pub scheduled_ms: u64,
+    /// The longest such timeout.
+    pub scheduled_max_ms: u64,
+    /// RTO of its last socket, milliseconds; 0 when not seen.
+    pub rto_ms: u64,
+    /// The longest RTO.
+    pub rto_max_ms: u64,
+}
+
+impl Row {
+    fn of(peer: &Peer) -> Self {
+        Self {
+            group: peer.group,
+            counts: peer.counts,
+            lifetimes: peer.lifetimes.summary(),
+            lifetime_buckets: peer.lifetimes.buckets(&LIFETIME_BOUNDS_MS),
+            scheduled_ms: peer.scheduled_ms,
+            scheduled_max_ms: peer.scheduled_max_ms,
+            rto_ms: peer.rto_ms,
+            rto_max_ms: peer.rto_max_ms,
+        }
+    }
+
+    /// What a kernel that recycles would arm its timer with, milliseconds: 3.5 x the longest RTO.
+    pub const fn recycle_ms(&self) -> u64 {
+        crate::units::recycle_timeout(self.rto_max_ms)
+    }
+
+    /// Whether recycling would be slower than 2MSL, the pitfall of a bad network.
+    pub const fn recycle_over_two_msl(&self) -> bool {
+        self.recycle_ms() > crate::units::TCP_TIMEWAIT_LEN_MS
+    }
+
+    fn rank(&self, key: SortKey) -> u64 {
+        match key {
+            SortKey::Entered => self.counts.entered,
+            SortKey::Live => self.counts.live(),
+            SortKey::Fast => self.counts.fast(),
+            SortKey::TwoMsl => self.counts.outcome(Outcome::TwoMsl),
+            SortKey::Blocked => self.counts.blocked_total(),
+            SortKey::Refused => self.counts.refused.total(),
+            SortKey::Overflow => self.counts.overflow,
+            SortKey::Peer => 0,
+        }
+    }
+}
+
+/// How far the counts can be trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// Events that found no room in the buffer.
+    pub lost: u64,
+    /// Sockets among them that are in no row: their entry was lost and their end not seen yet.
+    pub lost_sockets: u64,
+    /// Program runs the kernel skipped.
+    pub skipped: u64,
+    /// Sockets whose end was not seen; counted as unknown.
+    pub healed: u64,
+    /// Live sockets beyond the cap: counted, their lifetimes are not.
+    pub unfollowed: u64,
+    /// Ends of sockets that were in namespaces nobody could read at the start.
+    pub unseen_ends: u64,
+    /// Entries whose arming was not seen: a hook was missed.
+    pub missed_arms: u64,
+    /// Reads of kernel memory that failed.
+    pub read_failures: u64,
+    /// Refusals counted nowhere, the map being full.
+    pub refusals_dropped: u64,
+    /// Records that could not be decoded.
+    pub undecodable: u64,
+}
+
+/// Everything a view may show.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// How the programs are attached.
+    pub backend: Backend,
+    /// Better ways that did not work, and why.
+    pub refused_backends: Vec<Refusal>,
+    /// Time since the session was ready.
+    pub elapsed: Duration,
+    /// Whether ends are followed; without, whatever is about ends or live sockets is unknown.
+    pub follow_ends: bool,
+    /// What rows stand for.
+    pub group_by: GroupBy,
+    /// All rows together, with the kernel side's exact totals where it keeps them.
+    pub totals: Row,
+    /// The chosen rows, in order.
+    pub rows: Vec<Row>,
+    /// The rest, and how many rows that is; the peers that found no place are one.
+    pub other: Option<(u64, Row)>,
+    /// Rows in all.
+    pub peers: u64,
+    /// Rows that gave their place away.
+    pub peers_evicted: u64,
+    /// How far all this can be trusted.
+    pub trust: Trust,
+    /// Names of network namespaces, by inode number.
+    pub netns_names: HashMap<u32, String>,
+    /// Names of control groups, by identifier.
+    pub cgroup_names: HashMap<u64, String>,
+}
+
+/// What a summary is made from beside the aggregate.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// How the programs are attached.
+    pub backend: Backend,
+    /// Better ways that did not work, and why.
+    pub refused_backends: Vec<Refusal>,
+    /// Time since the session was ready.
+    pub elapsed: Duration,
+    /// The kernel side's exact totals.
+    pub totals: Totals,
+    /// Program runs the kernel skipped.
+    pub skipped: u64,
+    /// Records that could not be decoded.
+    pub undecodable: u64,
+    /// Names of network namespaces, by inode number.
+    pub netns_names: HashMap<u32, String>,
+    /// Names of control groups, by identifier.
+    pub cgroup_names: HashMap<u64, String>,
+}
+
+impl Summary {
+    /// Takes the summary of a moment.
+    pub fn new(aggregate: &Aggregate, choice: RowChoice, context: Context) -> Self {
+        let settings = aggregate.settings();
+        debug_assert!(
+            !settings.follow_ends || aggregate.conservation().holds(),
+            "a socket appeared or vanished: {:?}",
+            aggregate.conservation()
+        );
+        let table = aggregate.table();
+        let mut totals = Row::of(&table.sum());
+        let seen = totals.counts.present + totals.counts.entered + totals.counts.entry_lost;
+        let kernel = &context.totals;
+        totals.counts.entered = kernel.of(Counter::Entered);
+        totals.counts.fin_wait2 = kernel.of(Counter::EnteredFinWait2);
+        totals.counts.overflow = kernel.of(Counter::Overflow);
+        totals.counts.present = kernel.of(Counter::Present);
+        let came = totals.counts.present + totals.counts.entered;
+
+        let mut rows: Vec<Row> = table.rows().iter().map(Row::of).collect();
+        rows.sort_by(|one, two| {
+            let by_rank = two.rank(choice.sort).cmp(&one.rank(choice.sort));
+            by_rank.then_with(|| one.group.cmp(&two.group))
+        });
+        let peers = rows.len() as u64;
+        let kept = choice.top.unwrap_or(rows.len()).min(rows.len());
+        let hidden: Vec<Group> = rows.drain(kept..).map(|row| row.group).collect();
+        let mut other = table.other().clone();
+        for peer in hidden.iter().filter_map(|group| table.get(group)) {
+            other.absorb(peer);
+        }
+        let none = Peer::is_empty(&other);
+        Self {
+            backend: context.backend,
+            refused_backends: context.refused_backends,
+            elapsed: context.elapsed,
+            follow_ends: settings.follow_ends,
+            group_by: settings.group_by,
+            rows,
+            other: (!none).then(|| (hidden.len() as u64, Row::of(&other))),
+            peers,
+            peers_evicted: table.evicted(),
+            trust: Trust {
+                lost: kernel.lost(),
+                lost_sockets: came.saturating_sub(seen),
+                skipped: context.skipped,
+                healed: aggregate.healed(),
+                unfollowed: aggregate.unfollowed(),
+                unseen_ends: aggregate.unseen_ends(),
+                missed_arms: kernel.of(Counter::MissedArm),
+                read_failures: kernel.of(Counter::ReadFailed),
+                refusals_dropped: kernel.of(Counter::RefusalsDropped),
+                undecodable: context.undecodable,
+            },
+            totals,
+            netns_names: context.netns_names,
+            cgroup_names: context.cgroup_names,
+        }
+    }
+
+    /// A row's name for people and programs.
+    pub fn label(&self, group: &Group) -> String {
+        match group {
+            Group::Cgroup(id) => {
+                self.cgroup_names.get(id).cloned().unwrap_or_else(|| group.to_string())
+            }
+            Group::Netns(inum) => match self.netns_names.get(inum) {
+                Some(name) => format!("{name} ({inum})"),
+                None => inum.to_string(),
+            },
+            Group::Uid(uid) => uid.to_string(),
+            _ => group.to_string(),
+        }
+    }
+
+    /// Live sockets of all rows.
+    pub fn live(&self) -> u64 {
+        let gone = self.totals.counts.overflow
+            + self.totals.counts.ended_total()
+            + self.trust.lost_sockets;
+        (self.totals.counts.present + self.totals.counts.entered).saturating_sub(gone)
+    }
+}

@@ -1,0 +1,213 @@
+//! The sockets that are in TIME_WAIT right now, as far as they were seen to enter.
+//!
+//! Identity is the timewait socket's address together with the time of its entry: the slab hands
+//! the same address out again within microseconds.
+
+use rustc_hash::FxHashMap;
+
+/// Ends kept in case their entry arrives late, which happens when two CPUs report one socket.
+const EARLY_ENDS: usize = 1024;
+
+/// A socket being followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracked {
+    /// `CLOCK_MONOTONIC` at entry; 0 for a socket that was there at the start.
+    pub entered_ns: u64,
+    /// Row its counts are in.
+    pub row: u32,
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// Whether a reason other than FIN_WAIT2 blocks its fast path.
+    pub blocked: bool,
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnterResult {
+    /// It is followed from now on.
+    Followed,
+    /// It is followed, and the socket that had the address before ended without being seen to.
+    Displaced(Tracked),
+    /// Its end arrived first; `row` is where that end was counted.
+    AlreadyEnded {
+        /// Row the end was counted in.
+        row: u32,
+    },
+    /// The very same entry was reported before.
+    Duplicate,
+    /// There is no room: it is counted but not followed.
+    Full,
+}
+
+/// What an end belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndResult {
+    /// To a socket that was followed.
+    Known(Tracked),
+    /// To a socket whose entry was not seen; the end is remembered for a while.
+    Orphan,
+    /// To a socket whose entry was not seen, while the one followed at this address had ended
+    /// unseen before.
+    Displaced(Tracked),
+    /// The same end was reported before.
+    Duplicate,
+}
+
+/// The followed sockets, capped.
+#[derive(Debug)]
+pub struct LiveSockets {
+    sockets: FxHashMap<u64, Tracked>,
+    early: FxHashMap<u64, (u64, u32)>,
+    capacity: usize,
+}
+
+impl LiveSockets {
+    /// Room for `capacity` sockets.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { sockets: FxHashMap::default(), early: FxHashMap::default(), capacity }
+    }
+
+    /// The socket at `tw` entered.
+    pub fn enter(&mut self, tw: u64, socket: Tracked) -> EnterResult {
+        if let Some(&(entered_ns, row)) = self.early.get(&tw)
+            && entered_ns == socket.entered_ns
+        {
+            self.early.remove(&tw);
+            return EnterResult::AlreadyEnded { row };
+        }
+        if let Some(before) = self.sockets.get_mut(&tw) {
+            if before.entered_ns == socket.entered_ns {
+                return EnterResult::Duplicate;
+            }
+            return EnterResult::Displaced(std::mem::replace(before, socket));
+        }
+        if self.sockets.len() >= self.capacity {
+            return EnterResult::Full;
+        }
+        self.sockets.insert(tw, socket);
+        EnterResult::Followed
+    }
+
+    /// The socket at `tw` that entered at `entered_ns` ended.
+    pub fn end(&mut self, tw: u64, entered_ns: u64) -> EndResult {
+        match self.sockets.get(&tw).copied() {
+            Some(socket) if socket.entered_ns == entered_ns => {
+                self.sockets.remove(&tw);
+                EndResult::Known(socket)
+            }
+            Some(socket) if socket.entered_ns < entered_ns => {
+                self.sockets.remove(&tw);
+                EndResult::Displaced(socket)
+            }
+            Some(_) => EndResult::Orphan,
+            None if self.early.get(&tw).is_some_and(|early| early.0 == entered_ns) => {
+                EndResult::Duplicate
+            }
+            None => EndResult::Orphan,
+        }
+    }
+
+    /// Remembers that an end was counted in `row` before its entry was seen.
+    pub fn remember_orphan(&mut self, tw: u64, entered_ns: u64, row: u32) {
+        if self.early.len() >= EARLY_ENDS {
+            self.early.clear();
+        }
+        self.early.insert(tw, (entered_ns, row));
+    }
+
+    /// Sockets that entered before `before_ns` and for which `lives` says no.
+    ///
+    /// Ends of some of them may still be on their way: take those in first, then pass the rest to
+    /// [`LiveSockets::remove`].
+    pub fn vanished(
+        &self,
+        before_ns: u64,
+        mut lives: impl FnMut(u64, &Tracked) -> bool,
+    ) -> Vec<(u64, Tracked)> {
+        self.sockets
+            .iter()
+            .filter(|(tw, socket)| socket.entered_ns < before_ns && !lives(**tw, socket))
+            .map(|(tw, socket)| (*tw, *socket))
+            .collect()
+    }
+
+    /// Stops to follow exactly this socket; false if that has happened already.
+    pub fn remove(&mut self, tw: u64, socket: &Tracked) -> bool {
+        let same = self.sockets.get(&tw) == Some(socket);
+        if same {
+            self.sockets.remove(&tw);
+        }
+        same
+    }
+
+    /// Sockets followed now.
+    pub fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Whether none is followed.
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(entered_ns: u64) -> Tracked {
+        Tracked { entered_ns, row: 1, netns: 1, blocked: false }
+    }
+
+    #[test]
+    fn an_address_that_comes_back_is_another_socket() {
+        let mut live = LiveSockets::with_capacity(8);
+        assert_eq!(live.enter(0xa0, socket(1)), EnterResult::Followed);
+        assert_eq!(live.end(0xa0, 1), EndResult::Known(socket(1)));
+        assert_eq!(live.enter(0xa0, socket(2)), EnterResult::Followed);
+        assert_eq!(live.enter(0xa0, socket(3)), EnterResult::Displaced(socket(2)));
+        assert_eq!(live.end(0xa0, 3), EndResult::Known(socket(3)));
+        assert!(live.is_empty());
+    }
+
+    #[test]
+    fn an_end_that_overtakes_its_entry_is_matched_when_the_entry_comes() {
+        let mut live = LiveSockets::with_capacity(8);
+        assert_eq!(live.end(0xa0, 5), EndResult::Orphan);
+        live.remember_orphan(0xa0, 5, 7);
+        assert_eq!(live.end(0xa0, 5), EndResult::Duplicate);
+        assert_eq!(live.enter(0xa0, socket(5)), EnterResult::AlreadyEnded { row: 7 });
+        assert_eq!(live.enter(0xa0, socket(6)), EnterResult::Followed);
+    }
+
+    #[test]
+    fn a_later_end_shows_that_the_earlier_one_was_lost() {
+        let mut live = LiveSockets::with_capacity(8);
+        live.enter(0xa0, socket(1));
+        assert_eq!(live.end(0xa0, 9), EndResult::Displaced(socket(1)));
+        live.enter(0xb0, socket(10));
+        assert_eq!(live.end(0xb0, 4), EndResult::Orphan, "an older socket's late end");
+        assert_eq!(live.len(), 1);
+    }
+
+    #[test]
+    fn only_sockets_older_than_the_snapshot_can_vanish() {
+        let mut live = LiveSockets::with_capacity(8);
+        live.enter(0xa0, socket(1));
+        live.enter(0xb0, socket(2));
+        live.enter(0xc0, socket(9));
+        let vanished = live.vanished(5, |tw, _| tw == 0xb0);
+        assert_eq!(vanished, [(0xa0, socket(1))]);
+        assert!(live.remove(0xa0, &socket(1)));
+        assert!(!live.remove(0xa0, &socket(1)), "its end came in after all");
+        assert_eq!(live.len(), 2);
+    }
+
+    #[test]
+    fn a_full_set_follows_no_more() {
+        let mut live = LiveSockets::with_capacity(1);
+        live.enter(0xa0, socket(1));
+        assert_eq!(live.enter(0xb0, socket(2)), EnterResult::Full);
+        assert_eq!(live.enter(0xa0, socket(1)), EnterResult::Duplicate);
+    }
+}

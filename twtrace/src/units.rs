@@ -1,0 +1,67 @@
+//! Jiffies, and what they are in milliseconds on this host.
+
+/// Ticks a second of the kernel (`CONFIG_HZ`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hz(u32);
+
+impl Hz {
+    /// A tick rate; 0 is taken as 1.
+    pub const fn new(ticks_per_second: u32) -> Self {
+        Self(if ticks_per_second == 0 { 1 } else { ticks_per_second })
+    }
+
+    /// The running kernel's tick rate.
+    ///
+    /// `CLOCK_MONOTONIC_COARSE` advances once a tick, and its resolution is the tick's length:
+    /// `posix_get_coarse_res()`, kernel/time/posix-timers.c (`KTIME_LOW_RES`). `getconf CLK_TCK`
+    /// is USER_HZ, something else.
+    pub fn of_running_kernel() -> Self {
+        let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+        let nanoseconds = u64::try_from(tick.tv_nsec).unwrap_or(0).max(1);
+        Self::new(u32::try_from((1_000_000_000 + nanoseconds / 2) / nanoseconds).unwrap_or(1))
+    }
+
+    /// Ticks a second.
+    pub const fn ticks(self) -> u32 {
+        self.0
+    }
+
+    /// Milliseconds of a number of jiffies, rounded to the nearest.
+    pub fn millis(self, jiffies: u32) -> u64 {
+        (u64::from(jiffies) * 1000 + u64::from(self.0) / 2) / u64::from(self.0)
+    }
+}
+
+/// `TCP_TIMEWAIT_LEN`, include/net/tcp.h: 2MSL on mainline kernels, milliseconds.
+pub const TCP_TIMEWAIT_LEN_MS: u64 = 60_000;
+
+/// The kernel's own arithmetic for a recycled socket's timer, `tcp_time_wait()` up to 4.11:
+/// 3.5 times the retransmission timeout, in the unit of `rto`.
+pub const fn recycle_timeout(rto: u64) -> u64 {
+    (rto << 2) - (rto >> 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jiffies_become_milliseconds_at_every_usual_tick_rate() {
+        assert_eq!(Hz::new(250).millis(15_000), 60_000);
+        assert_eq!(Hz::new(250).millis(51), 204);
+        assert_eq!(Hz::new(100).millis(1), 10);
+        assert_eq!(Hz::new(1000).millis(u32::MAX), 4_294_967_295);
+        assert_eq!(Hz::new(300).millis(1), 3);
+    }
+
+    #[test]
+    fn the_recycle_timeout_is_the_kernels_three_and_a_half_rto() {
+        assert_eq!(recycle_timeout(51), 179, "KERNEL: 204 ms at 250 Hz armed 179 jiffies");
+        assert_eq!(recycle_timeout(52), 182);
+    }
+
+    #[test]
+    fn the_running_kernel_has_a_plausible_tick_rate() {
+        assert!([100, 250, 300, 1000].contains(&Hz::of_running_kernel().ticks()));
+    }
+}

@@ -1,0 +1,175 @@
+//! `twtrace.summary/1`: the summary for programs, documented in docs/schema/.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    path::{Block, Outcome},
+    peer::{Counts, LifetimeSummary, Refused},
+    summary::{Row, Summary},
+};
+
+/// Name and version of the document.
+pub const SCHEMA: &str = "twtrace.summary/1";
+
+/// Writes the summary as one line and a line feed.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_line(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &document(summary))?;
+    writeln!(out)
+}
+
+/// Writes the summary for programs that people look over the shoulder of.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_pretty(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, &document(summary))?;
+    writeln!(out)
+}
+
+/// What is not known is null, never 0.
+struct Known {
+    ends: bool,
+    refusals: bool,
+}
+
+impl Known {
+    fn ends<T: Serialize>(&self, value: T) -> Value {
+        if self.ends { json!(value) } else { Value::Null }
+    }
+
+    fn refusals(&self, refused: &Refused) -> Value {
+        if !self.refusals {
+            return Value::Null;
+        }
+        let pairs = Refused::KEYS.iter().zip(refused.by_reason);
+        pairs.map(|(key, count)| ((*key).to_owned(), json!(count))).collect::<Map<_, _>>().into()
+    }
+}
+
+fn document(summary: &Summary) -> Value {
+    let known = Known {
+        ends: summary.follow_ends,
+        refusals: summary.follow_ends && summary.backend.sees_refusals(),
+    };
+    let mut totals = counts(&summary.totals, &known);
+    totals.insert("live".into(), known.ends(summary.live()));
+    totals.insert("lost".into(), json!(summary.trust.lost));
+    let peers: Vec<Value> = summary.rows.iter().map(|row| peer(summary, row, &known)).collect();
+    let other = summary.other.as_ref().map(|(folded, row)| {
+        let mut other = counts(row, &known);
+        other.insert("peers".into(), json!(folded));
+        other
+    });
+    let trust = &summary.trust;
+    json!({
+        "schema": SCHEMA,
+        "backend": summary.backend.as_str(),
+        "backends_refused": summary.refused_backends.iter().map(|refusal| json!({
+            "backend": refusal.backend.as_str(),
+            "reason": refusal.reason,
+        })).collect::<Vec<_>>(),
+        "blind_spots": summary.backend.blind_spots(),
+        "elapsed_s": (summary.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
+        "by": summary.group_by.as_str(),
+        "totals": totals,
+        "trust": {
+            "lost_sockets": trust.lost_sockets,
+            "skipped": trust.skipped,
+            "healed": known.ends(trust.healed),
+            "unfollowed": known.ends(trust.unfollowed),
+            "unseen_ends": known.ends(trust.unseen_ends),
+            "missed_arms": trust.missed_arms,
+            "read_failures": trust.read_failures,
+            "refusals_dropped": trust.refusals_dropped,
+            "undecodable": trust.undecodable,
+        },
+        "peers": peers,
+        "peers_total": summary.peers,
+        "peers_evicted": summary.peers_evicted,
+        "other": other,
+    })
+}
+
+/// One row, with its name in front.
+fn peer(summary: &Summary, row: &Row, known: &Known) -> Value {
+    let mut peer = Map::new();
+    peer.insert("peer".into(), json!(summary.label(&row.group)));
+    peer.insert("role".into(), json!(row.group.role().map(|role| role.as_str())));
+    peer.insert("netns".into(), json!(row.group.netns()));
+    let name = row.group.netns().and_then(|netns| summary.netns_names.get(&netns));
+    peer.insert("netns_name".into(), json!(name));
+    peer.append(&mut counts(row, known));
+    Value::Object(peer)
+}
+
+/// The counts of a row.
+fn counts(row: &Row, known: &Known) -> Map<String, Value> {
+    let counts: &Counts = &row.counts;
+    let ended = |outcome: Outcome| known.ends(counts.outcome(outcome));
+    let blocked: Map<_, _> = Block::ALL
+        .iter()
+        .map(|block| (block.key().to_owned(), json!(counts.blocked(*block))))
+        .collect();
+    let value = json!({
+        "entered": counts.entered,
+        "fin_wait2": counts.fin_wait2,
+        "present_at_start": known.ends(counts.present),
+        "timestamps": {
+            "with": counts.with_timestamps,
+            "without": counts.without_timestamps,
+            "negotiated": counts.negotiated,
+        },
+        "eligible": counts.eligible,
+        "allowed": counts.allowed,
+        "blocked": blocked,
+        "refused": known.refusals(&counts.refused),
+        "live": known.ends(counts.live()),
+        "fast": known.ends(json!({
+            "total": counts.fast(),
+            "recycled": counts.outcome(Outcome::Recycled),
+            "reused": counts.outcome(Outcome::Reused),
+            "replaced": counts.outcome(Outcome::Replaced),
+        })),
+        "two_msl": ended(Outcome::TwoMsl),
+        "killed": ended(Outcome::Killed),
+        "purged": ended(Outcome::Purged),
+        "fin_wait2_timeout": ended(Outcome::FinWait2Timeout),
+        "unknown": ended(Outcome::Unknown),
+        "overflow": if known.refusals { json!(counts.overflow) } else { Value::Null },
+        "rearmed": known.ends(counts.rearms),
+        "lifetime_ms": known.ends(lifetime(&row.lifetimes)),
+        "scheduled_ms": known.ends(json!({
+            "last": seen(row.scheduled_ms),
+            "max": seen(row.scheduled_max_ms),
+        })),
+        "rto_ms": { "last": seen(row.rto_ms), "max": seen(row.rto_max_ms) },
+        "recycle_ms": seen(row.recycle_ms()),
+        "recycle_over_2msl": row.recycle_over_two_msl(),
+    });
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// A duration, null when it was never seen.
+fn seen(millis: u64) -> Option<u64> {
+    (millis != 0).then_some(millis)
+}
+
+/// A row's lifetimes.
+pub fn lifetime(summary: &LifetimeSummary) -> Value {
+    json!({
+        "count": summary.count,
+        "p50": summary.p50,
+        "p90": summary.p90,
+        "p99": summary.p99,
+        "max": summary.max,
+    })
+}

@@ -1,0 +1,30 @@
+//! What people and programs read. Each renderer writes to any writer, asks no clock and knows no
+//! terminal.
+
+pub mod csv;
+pub mod events;
+pub mod json;
+pub mod peer;
+pub mod style;
+pub mod table;
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON document at the end.
+    Json,
+    /// One JSON document a line: with each interval, or with each event.
+    Ndjson,
+    /// Comma-separated, with a header line.
+    Csv,
+}
+
+impl Format {
+    /// Whether programs read it.
+    pub const fn is_machine(self) -> bool {
+        !matches!(self, Self::Table)
+    }
+}

@@ -1,0 +1,174 @@
+//! All that is known of one peer, for people.
+
+use std::io::{self, Write};
+
+use super::{style::Palette, table::millis};
+use crate::{
+    path::{Block, Outcome},
+    summary::{LIFETIME_BOUNDS_MS, Row, Summary},
+    units::TCP_TIMEWAIT_LEN_MS,
+};
+
+/// Widest bar of the histogram, characters.
+const BAR: u64 = 40;
+
+/// Sentences for refusals, in the order of `RefusalReason`.
+const REFUSED: [&str; 5] = [
+    "the connection had no timestamps",
+    "tcp_tw_reuse is 0",
+    "tcp_tw_reuse is 2 and this is not loopback",
+    "it was still a FIN_WAIT2 mini-socket",
+    "it was younger than the reuse delay (1 s)",
+];
+
+/// Writes each row of the summary in full; there is one for a peer asked for by its port.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::Result<()> {
+    if summary.rows.is_empty() {
+        writeln!(
+            out,
+            "nothing entered TIME_WAIT with this peer in {:.1} s, and nothing was there before",
+            summary.elapsed.as_secs_f64()
+        )?;
+    }
+    for row in &summary.rows {
+        write_row(out, summary, row, palette)?;
+    }
+    Ok(())
+}
+
+fn write_row(
+    out: &mut impl Write,
+    summary: &Summary,
+    row: &Row,
+    palette: Palette,
+) -> io::Result<()> {
+    let counts = &row.counts;
+    let role = row.group.role().map_or("", |role| role.as_str());
+    let netns = row.group.netns().unwrap_or(0);
+    let namespace = match summary.netns_names.get(&netns) {
+        Some(name) => format!("{name} ({netns})"),
+        None => netns.to_string(),
+    };
+    let title = format!("{} (we are the {role}; network namespace {namespace})", row.group);
+    writeln!(out, "{}", palette.heading(title))?;
+    writeln!(out, "  seen through {} for {:.1} s", summary.backend, summary.elapsed.as_secs_f64())?;
+    writeln!(
+        out,
+        "  entered {} ({} as FIN_WAIT2), present at start {}, live now {}",
+        counts.entered,
+        counts.fin_wait2,
+        counts.present,
+        counts.live()
+    )?;
+    writeln!(
+        out,
+        "  timestamps: with {}, without {}; the fast path could take {}, and may take {}",
+        counts.with_timestamps, counts.without_timestamps, counts.eligible, counts.allowed
+    )?;
+    if row.rto_ms != 0 {
+        write!(
+            out,
+            "  RTO {} (longest {}); recycling would wait 3.5 x that, {}",
+            millis(row.rto_ms),
+            millis(row.rto_max_ms),
+            millis(row.recycle_ms())
+        )?;
+        if row.recycle_over_two_msl() {
+            write!(out, ": longer than 2MSL, {}", millis(TCP_TIMEWAIT_LEN_MS))?;
+        }
+        writeln!(out)?;
+    }
+    if row.scheduled_ms != 0 {
+        writeln!(
+            out,
+            "  timer armed with {} (longest {}), armed again {} times",
+            millis(row.scheduled_ms),
+            millis(row.scheduled_max_ms),
+            counts.rearms
+        )?;
+    }
+    write_list(
+        out,
+        "ends",
+        Outcome::ALL.iter().map(|outcome| (counts.outcome(*outcome), sentence(*outcome))),
+    )?;
+    write_list(
+        out,
+        "why the fast path is closed",
+        Block::ALL.iter().map(|block| (counts.blocked(*block), block.sentence())),
+    )?;
+    if summary.backend.sees_refusals() {
+        write_list(
+            out,
+            "takeovers refused to connect()",
+            counts.refused.by_reason.iter().copied().zip(REFUSED),
+        )?;
+        if counts.overflow > 0 {
+            writeln!(out, "  overflow: {} closed without a TIME_WAIT socket", counts.overflow)?;
+        }
+    }
+    write_histogram(out, row)
+}
+
+/// An outcome in words.
+fn sentence(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Recycled => "fast: recycled, the short timer ran out",
+        Outcome::Reused => "fast: reused by an outgoing connect()",
+        Outcome::Replaced => "fast: replaced by a new SYN of the peer",
+        Outcome::TwoMsl => "sat out 2MSL",
+        Outcome::Killed => "killed by a RST or an administrator",
+        Outcome::Purged => "purged with the network namespace",
+        Outcome::FinWait2Timeout => "timed out in FIN_WAIT2: the peer never sent its FIN",
+        Outcome::Unknown => "ended unseen",
+    }
+}
+
+/// Writes the lines whose count is not 0, under a heading if there is one.
+fn write_list<'a>(
+    out: &mut impl Write,
+    heading: &str,
+    lines: impl Iterator<Item = (u64, &'a str)>,
+) -> io::Result<()> {
+    let lines: Vec<_> = lines.filter(|(count, _)| *count > 0).collect();
+    if !lines.is_empty() {
+        writeln!(out, "  {heading}:")?;
+    }
+    for (count, sentence) in lines {
+        writeln!(out, "  {count:>9}  {sentence}")?;
+    }
+    Ok(())
+}
+
+/// Writes the lifetimes as bars, from the first filled bucket to the last.
+fn write_histogram(out: &mut impl Write, row: &Row) -> io::Result<()> {
+    let buckets = &row.lifetime_buckets;
+    let filled = |bucket: &u64| *bucket > 0;
+    let (Some(first), Some(last), Some(highest)) =
+        (buckets.iter().position(filled), buckets.iter().rposition(filled), buckets.iter().max())
+    else {
+        return Ok(());
+    };
+    let lifetimes = &row.lifetimes;
+    writeln!(
+        out,
+        "  lifetimes of {}: half up to {}, 90% up to {}, 99% up to {}, longest {}",
+        lifetimes.count,
+        millis(lifetimes.p50.unwrap_or(0)),
+        millis(lifetimes.p90.unwrap_or(0)),
+        millis(lifetimes.p99.unwrap_or(0)),
+        millis(lifetimes.max.unwrap_or(0))
+    )?;
+    for (index, count) in buckets.iter().enumerate().take(last + 1).skip(first) {
+        let label = match LIFETIME_BOUNDS_MS.get(index) {
+            Some(bound) => format!("up to {}", millis(*bound)),
+            None => "longer".to_owned(),
+        };
+        let length = (count * BAR).div_ceil(*highest) as usize;
+        writeln!(out, "  {label:>14} {count:>9}  {}", "#".repeat(length))?;
+    }
+    Ok(())
+}
