@@ -67,15 +67,14 @@ impl CallerRange {
 pub struct Config {
     /// Where the running kernel keeps its fields.
     pub layout: Layout,
-    /// Arguments of `tcp_timewait_state_process()`: 3, 4 or 5. An fexit program finds the
-    /// returned value behind the arguments.
-    pub state_process_args: u32,
     /// Whether ends are followed (`--no-ends` clears it): 1 or 0.
     pub follow_ends: u32,
     /// Bytes waiting in the ring buffer that are worth waking the reader for.
     pub wakeup_bytes: u32,
     /// Number of `callers` in use.
     pub caller_count: u32,
+    /// Always 0.
+    pub reserved: u32,
     /// Address of `tw_timer_handler`, by which the timer tracepoints know their timers.
     pub tw_timer_handler: u64,
     /// Kernel functions that name the reason of an early end, first match wins.

@@ -73,16 +73,23 @@ pub fn kretprobe_twsk_alloc(ctx: RetProbeContext) -> u32 {
     0
 }
 
+// The returned value follows the arguments, whose number differs between kernels: a program for
+// each, because the verifier wants to see one fixed place.
 #[fexit]
-pub fn fexit_state_process(ctx: FExitContext) -> i32 {
-    // The returned value follows the arguments, whose number differs between kernels. The
-    // verifier knows the setting and never looks at the other arms.
-    let returned: u64 = match maps::config!(state_process_args) {
-        3 => ctx.arg(3),
-        4 => ctx.arg(4),
-        _ => ctx.arg(5),
-    };
-    end::on_state_processed(returned as u32);
+pub fn fexit_state_process_3(ctx: FExitContext) -> i32 {
+    end::on_state_processed(ctx.arg::<u64>(3) as u32);
+    0
+}
+
+#[fexit]
+pub fn fexit_state_process_4(ctx: FExitContext) -> i32 {
+    end::on_state_processed(ctx.arg::<u64>(4) as u32);
+    0
+}
+
+#[fexit]
+pub fn fexit_state_process_5(ctx: FExitContext) -> i32 {
+    end::on_state_processed(ctx.arg::<u64>(5) as u32);
     0
 }
 

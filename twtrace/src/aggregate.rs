@@ -122,10 +122,10 @@ impl Aggregate {
             ) {
                 EnterResult::Followed => {}
                 EnterResult::Displaced(before) => self.heal(before),
-                EnterResult::AlreadyEnded { row: ended_in } => {
-                    // The end was booked as that of a lost entry, which turned up after all; the
-                    // row it was booked in stays the socket's, whatever became of the group.
-                    row = ended_in;
+                EnterResult::AlreadyEnded(group) => {
+                    // The end was booked as that of a lost entry, which turned up after all: it
+                    // belongs in the row where the end is.
+                    row = self.table.row_with_entry_lost(&group);
                     let counts = &mut self.table.row(row).counts;
                     counts.entry_lost = counts.entry_lost.saturating_sub(1);
                 }
@@ -223,9 +223,10 @@ impl Aggregate {
 
     /// Books the end of a socket whose entry event was lost: it did enter.
     fn orphan(&mut self, ended: &Ended, role: Role) -> u32 {
-        let row = self.row_of_end(ended, role);
+        let group = self.group_by_address(&Event::Ended(*ended), role);
+        let row = self.table.slot(group);
         self.table.row(row).counts.entry_lost += 1;
-        self.live.remember_orphan(ended.tw, ended.entered_ns, row);
+        self.live.remember_orphan(ended.tw, ended.entered_ns, group);
         row
     }
 

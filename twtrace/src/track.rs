@@ -5,6 +5,8 @@
 
 use rustc_hash::FxHashMap;
 
+use crate::peer::Group;
+
 /// Ends kept in case their entry arrives late, which happens when two CPUs report one socket.
 const EARLY_ENDS: usize = 1024;
 
@@ -28,11 +30,8 @@ pub enum EnterResult {
     Followed,
     /// It is followed, and the socket that had the address before ended without being seen to.
     Displaced(Tracked),
-    /// Its end arrived first; `row` is where that end was counted.
-    AlreadyEnded {
-        /// Row the end was counted in.
-        row: u32,
-    },
+    /// Its end arrived first, and was counted for this group.
+    AlreadyEnded(Group),
     /// The very same entry was reported before.
     Duplicate,
     /// There is no room: it is counted but not followed.
@@ -57,7 +56,7 @@ pub enum EndResult {
 #[derive(Debug)]
 pub struct LiveSockets {
     sockets: FxHashMap<u64, Tracked>,
-    early: FxHashMap<u64, (u64, u32)>,
+    early: FxHashMap<u64, (u64, Group)>,
     capacity: usize,
 }
 
@@ -69,11 +68,11 @@ impl LiveSockets {
 
     /// The socket at `tw` entered.
     pub fn enter(&mut self, tw: u64, socket: Tracked) -> EnterResult {
-        if let Some(&(entered_ns, row)) = self.early.get(&tw)
+        if let Some(&(entered_ns, group)) = self.early.get(&tw)
             && entered_ns == socket.entered_ns
         {
             self.early.remove(&tw);
-            return EnterResult::AlreadyEnded { row };
+            return EnterResult::AlreadyEnded(group);
         }
         if let Some(before) = self.sockets.get_mut(&tw) {
             if before.entered_ns == socket.entered_ns {
@@ -107,12 +106,12 @@ impl LiveSockets {
         }
     }
 
-    /// Remembers that an end was counted in `row` before its entry was seen.
-    pub fn remember_orphan(&mut self, tw: u64, entered_ns: u64, row: u32) {
+    /// Remembers that an end was counted for `group` before its entry was seen.
+    pub fn remember_orphan(&mut self, tw: u64, entered_ns: u64, group: Group) {
         if self.early.len() >= EARLY_ENDS {
             self.early.clear();
         }
-        self.early.insert(tw, (entered_ns, row));
+        self.early.insert(tw, (entered_ns, group));
     }
 
     /// Sockets that entered before `before_ns` and for which `lives` says no.
@@ -174,9 +173,9 @@ mod tests {
     fn an_end_that_overtakes_its_entry_is_matched_when_the_entry_comes() {
         let mut live = LiveSockets::with_capacity(8);
         assert_eq!(live.end(0xa0, 5), EndResult::Orphan);
-        live.remember_orphan(0xa0, 5, 7);
+        live.remember_orphan(0xa0, 5, Group::Uid(7));
         assert_eq!(live.end(0xa0, 5), EndResult::Duplicate);
-        assert_eq!(live.enter(0xa0, socket(5)), EnterResult::AlreadyEnded { row: 7 });
+        assert_eq!(live.enter(0xa0, socket(5)), EnterResult::AlreadyEnded(Group::Uid(7)));
         assert_eq!(live.enter(0xa0, socket(6)), EnterResult::Followed);
     }
 

@@ -1,29 +1,18 @@
 //! Loads and attaches the kernel programs, trying the ways in order of cost.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{fs, path::PathBuf, time::Instant};
 
 use aya::{
-    Btf, Ebpf, EbpfError, EbpfLoader,
-    maps::MapError,
+    Btf, Ebpf,
     programs::{FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint},
 };
-use twtrace_common::{CallerRange, Config, EndReason, Filter, MAX_CALLERS};
+use twtrace_common::{Config, Filter};
 
 use super::{
     Backend, BtfIndex, Inventory, KernelError, Namespaces, Source,
     hooks::{self, Hook},
-    layout, preflight, source, symbols,
+    object, preflight, source,
 };
-
-/// The kernel programs, compiled by build.rs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/twtrace-ringbuf"));
-
-/// Where the kernel publishes its own types.
-const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// How to attach and what to report.
 #[derive(Clone, Debug)]
@@ -60,13 +49,6 @@ pub struct Tracer {
     attached: Vec<&'static str>,
 }
 
-/// Setting bytes as aya wants them.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct PodConfig(Config);
-// SAFETY: Config is repr(C), integers only, without padding that matters: aya only copies it.
-unsafe impl aya::Pod for PodConfig {}
-
 impl Tracer {
     /// Loads and attaches.
     ///
@@ -76,33 +58,26 @@ impl Tracer {
         let started = Instant::now();
         preflight::check()?;
         preflight::raise_memlock_limit();
-        let config = configure(options)?;
+        let (path, types) = object::read_types(options)?;
+        let config = object::configure(options, &types)
+            .map_err(|source| KernelError::BadBtf { path, source })?;
         tracing::debug!(elapsed = ?started.elapsed(), "offsets resolved");
         let btf =
-            Btf::from_sys_fs().map_err(|_| KernelError::NoBtf { path: PathBuf::from(VMLINUX) })?;
+            Btf::from_sys_fs().map_err(|_| KernelError::NoBtf { path: object::VMLINUX.into() })?;
         tracing::debug!(elapsed = ?started.elapsed(), "kernel types parsed for attaching");
         let candidates = match options.attach {
             Some(only) => vec![only],
             None => Backend::PREFERENCE.to_vec(),
         };
-        let mut fatal = None;
-        let (found, refused) =
-            choose(&candidates, |backend| match try_backend(backend, options, config, &btf) {
-                Ok(tracer) => Ok(tracer),
-                Err(Failure::Refused(reason)) => Err(reason),
-                Err(Failure::Fatal(error)) => {
-                    let reason = error.to_string();
-                    fatal = Some(error);
-                    Err(reason)
-                }
-            });
+        let mut loader = ObjectLoader { options, config, loaded: None, fatal: None };
+        let (found, refused) = choose(&candidates, |backend| loader.attach(backend, &types, &btf));
         tracing::debug!(elapsed = ?started.elapsed(), "attached");
-        match (found, fatal) {
-            (Some((backend, (ebpf, attached))), _) => {
+        match (found, loader.loaded, loader.fatal) {
+            (Some((backend, attached)), Some(ebpf), _) => {
                 Ok(Self { ebpf, btf, backend, refused, attached })
             }
-            (None, Some(error)) => Err(error),
-            (None, None) => Err(KernelError::NothingAttached(refused)),
+            (_, _, Some(error)) => Err(error),
+            _ => Err(KernelError::NothingAttached(refused)),
         }
     }
 
@@ -176,19 +151,7 @@ impl Tracer {
 
     /// Detaches everything, beginnings before ends, so that what has begun is still seen whole.
     pub fn detach(&mut self) {
-        for name in self.attached.drain(..).rev() {
-            let Some(program) = self.ebpf.program_mut(name) else { continue };
-            let unloaded = match program {
-                Program::FEntry(program) => program.unload(),
-                Program::FExit(program) => program.unload(),
-                Program::KProbe(program) => program.unload(),
-                Program::RawTracePoint(program) => program.unload(),
-                _ => Ok(()),
-            };
-            if let Err(error) = unloaded {
-                tracing::warn!(program = name, %error, "cannot detach");
-            }
-        }
+        detach(&mut self.ebpf, &std::mem::take(&mut self.attached));
     }
 
     /// The namespaces to read the present sockets of: all, or the one the filter names.
@@ -213,123 +176,83 @@ fn choose<T>(
     (None, refused)
 }
 
-/// Everything the programs need to know, from this kernel's types and symbols.
-fn configure(options: &Options) -> Result<Config, KernelError> {
-    let path = options.btf.clone().unwrap_or_else(|| PathBuf::from(VMLINUX));
-    if !path.exists() {
-        return Err(KernelError::NoBtf { path });
-    }
-    let bad = |source| KernelError::BadBtf { path: path.clone(), source };
-    let index = BtfIndex::from_file(&path).map_err(bad)?;
-    let layout = layout::resolve(&index).map_err(bad)?;
-    Ok(Config {
-        layout,
-        state_process_args: index.function_args("tcp_timewait_state_process").unwrap_or(3) as u32,
-        follow_ends: u32::from(options.follow_ends),
-        wakeup_bytes: options.ring_bytes / 8,
-        filter: options.filter,
-        ..Config::default()
-    })
+/// Loads the object when it is needed and keeps it for the next way to try.
+struct ObjectLoader<'a> {
+    options: &'a Options,
+    config: Config,
+    loaded: Option<Ebpf>,
+    /// Why no way will work at all.
+    fatal: Option<KernelError>,
 }
 
-/// Functions that mean something on the stack of an early end, as [`CallerRange`] says.
-fn callers() -> [(&'static str, u32); 15] {
-    [
-        ("mod_timer", CallerRange::REARM),
-        ("mod_timer_pending", CallerRange::REARM),
-        ("__mod_timer", CallerRange::REARM),
-        ("__run_timers", EndReason::Expired as u32),
-        ("expire_timers", EndReason::Expired as u32),
-        ("run_timer_softirq", EndReason::Expired as u32),
-        ("__inet_check_established", EndReason::Reused as u32),
-        ("__inet6_check_established", EndReason::Reused as u32),
-        ("__inet_hash_connect", EndReason::Reused as u32),
-        ("inet_twsk_purge", EndReason::Purged as u32),
-        ("tcp_twsk_purge", EndReason::Purged as u32),
-        ("tcp_abort", EndReason::Aborted as u32),
-        ("tcp_timewait_state_process", EndReason::Killed as u32),
-        ("tcp_v4_rcv", CallerRange::PACKET),
-        ("tcp_v6_rcv", CallerRange::PACKET),
-    ]
-}
-
-/// Adds what the tracepoint programs know timers and callers by.
-fn add_symbols(config: &mut Config) -> Result<(), String> {
-    let callers = callers();
-    let mut names: Vec<&str> = callers.iter().map(|(name, _)| *name).collect();
-    names.push("tw_timer_handler");
-    let found = symbols::functions(Path::new("/proc/kallsyms"), &names)
-        .map_err(|error| error.to_string())?;
-    let handler = found.get("tw_timer_handler");
-    config.tw_timer_handler = handler.ok_or("the kernel has no symbol tw_timer_handler")?.start;
-    let known = callers.iter().filter_map(|(name, meaning)| {
-        let range = found.get(*name)?;
-        Some(CallerRange { start: range.start, end: range.end, meaning: *meaning, reserved: 0 })
-    });
-    for (slot, range) in config.callers.iter_mut().zip(known.take(MAX_CALLERS)) {
-        *slot = range;
-        config.caller_count += 1;
-    }
-    Ok(())
-}
-
-/// Why a way did not work.
-enum Failure {
-    /// Another way may.
-    Refused(String),
-    /// No way will.
-    Fatal(KernelError),
-}
-
-fn try_backend(
-    backend: Backend,
-    options: &Options,
-    mut config: Config,
-    btf: &Btf,
-) -> Result<(Ebpf, Vec<&'static str>), Failure> {
-    if backend == Backend::Tracepoint {
-        add_symbols(&mut config).map_err(Failure::Refused)?;
-    }
-    let config = PodConfig(config);
-    let live = if options.follow_ends { options.max_live.max(1) } else { 1 };
-    let mut ebpf = EbpfLoader::new()
-        .btf(Some(btf))
-        .override_global("CONFIG", &config, true)
-        .map_max_entries("EVENTS", options.ring_bytes)
-        .map_max_entries("LIVE", live)
-        .load(OBJECT)
-        .map_err(|error| Failure::Fatal(object_error(error)))?;
-    let mut programs = Vec::new();
-    let attached = match backend {
-        Backend::Tracepoint => {
-            let points =
-                if options.follow_ends { hooks::TRACEPOINTS } else { hooks::ENTRY_TRACEPOINTS };
-            points.iter().try_for_each(|(point, program)| {
-                attach_tracepoint(&mut ebpf, point, program)?;
-                programs.push(*program);
-                Ok(())
-            })
+impl ObjectLoader<'_> {
+    /// Tries one way; answers the programs attached, in order.
+    ///
+    /// The object is loaded once for the ways that hook functions: whatever the first of them
+    /// attached is detached again, and nothing is in the maps, because the hook that begins all is
+    /// attached last. The tracepoints need other settings.
+    fn attach(
+        &mut self,
+        backend: Backend,
+        types: &BtfIndex<'_>,
+        btf: &Btf,
+    ) -> Result<Vec<&'static str>, String> {
+        if backend == Backend::Tracepoint {
+            object::add_symbols(&mut self.config)?;
+            self.loaded = None;
         }
-        Backend::Fentry | Backend::Kprobe => {
-            let hooks = if options.follow_ends { hooks::ALL } else { &[hooks::ENTRY] };
-            hooks
-                .iter()
-                .try_for_each(|hook| attach_hook(&mut ebpf, backend, hook, btf, &mut programs))
+        let ebpf = match &mut self.loaded {
+            Some(ebpf) => ebpf,
+            empty => match object::load(self.options, self.config, btf) {
+                Ok(ebpf) => empty.insert(ebpf),
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.fatal = Some(error);
+                    return Err(reason);
+                }
+            },
+        };
+        let follow_ends = self.options.follow_ends;
+        let mut attached = Vec::new();
+        let result = match backend {
+            Backend::Tracepoint => {
+                let points =
+                    if follow_ends { hooks::TRACEPOINTS } else { hooks::ENTRY_TRACEPOINTS };
+                points.iter().try_for_each(|(point, program)| {
+                    attach_tracepoint(ebpf, point, program)?;
+                    attached.push(*program);
+                    Ok(())
+                })
+            }
+            Backend::Fentry | Backend::Kprobe => {
+                let hooks = if follow_ends { hooks::ALL } else { &[hooks::ENTRY] };
+                hooks.iter().try_for_each(|hook| {
+                    attach_hook(ebpf, backend, hook, (types, btf), &mut attached)
+                })
+            }
+        };
+        if let Err(reason) = result {
+            detach(ebpf, &attached);
+            return Err(reason);
         }
-    };
-    attached.map_err(Failure::Refused)?;
-    Ok((ebpf, programs))
+        Ok(attached)
+    }
 }
 
-/// Sorts out why the object itself could not be loaded.
-fn object_error(error: EbpfError) -> KernelError {
-    match &error {
-        EbpfError::MapError(MapError::CreateError { name, io_error, .. })
-            if name == "EVENTS" && io_error.raw_os_error() == Some(22) =>
-        {
-            KernelError::TooOld { release: preflight::release() }
+/// Detaches programs, the last attached first.
+fn detach(ebpf: &mut Ebpf, attached: &[&'static str]) {
+    for name in attached.iter().rev() {
+        let Some(program) = ebpf.program_mut(name) else { continue };
+        let unloaded = match program {
+            Program::FEntry(program) => program.unload(),
+            Program::FExit(program) => program.unload(),
+            Program::KProbe(program) => program.unload(),
+            Program::RawTracePoint(program) => program.unload(),
+            _ => Ok(()),
+        };
+        if let Err(error) = unloaded {
+            tracing::warn!(program = name, %error, "cannot detach");
         }
-        _ => KernelError::Object(chain(&error)),
     }
 }
 
@@ -337,17 +260,24 @@ fn attach_hook(
     ebpf: &mut Ebpf,
     backend: Backend,
     hook: &Hook,
-    btf: &Btf,
+    (types, btf): (&BtfIndex<'_>, &Btf),
     attached: &mut Vec<&'static str>,
 ) -> Result<(), String> {
-    let exists = btf.id_by_type_name_kind(hook.function, aya_obj::btf::BtfKind::Func).is_ok();
-    if !exists && hook.optional {
-        return Ok(());
-    }
+    let Some(arguments) = types.function_args(hook.function) else {
+        return if hook.optional {
+            Ok(())
+        } else {
+            Err(format!("the kernel has no function {}", hook.function))
+        };
+    };
     let mut programs = Vec::new();
     if backend == Backend::Fentry {
         programs.extend(hook.entry.map(|(fentry, _)| fentry));
-        programs.extend(hook.exit.map(|(fexit, _)| fexit));
+        if let Some((fexit, _)) = hook.exit {
+            programs.push(fexit.program(arguments).ok_or_else(|| {
+                format!("{} has {arguments} arguments, as in no kernel known", hook.function)
+            })?);
+        }
     } else {
         programs.extend(hook.kprobe_entry);
         programs.extend(hook.entry.map(|(_, kprobe)| kprobe));
@@ -398,7 +328,8 @@ fn brief(error: &ProgramError) -> String {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
             let said = log.lines().rfind(|line| {
-                !line.is_empty() && !line.starts_with("processed") && !line.starts_with("verif")
+                !["processed", "verif", "stack depth"].iter().any(|noise| line.starts_with(noise))
+                    && !line.is_empty()
             });
             tracing::debug!("the verifier said:\n{log}");
             match said {
@@ -406,22 +337,8 @@ fn brief(error: &ProgramError) -> String {
                 None => format!("load refused: {io_error}"),
             }
         }
-        other => chain(other),
+        other => object::chain(other),
     }
-}
-
-/// An error and its causes in one line, without saying one thing twice.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -8,15 +8,40 @@ pub struct Hook {
     /// fentry and kprobe program for its entry.
     pub entry: Option<(&'static str, &'static str)>,
     /// fexit and kretprobe program for its return.
-    pub exit: Option<(&'static str, &'static str)>,
+    pub exit: Option<(Fexit, &'static str)>,
     /// kprobe program needed before a kretprobe one, because a kretprobe has no arguments.
     pub kprobe_entry: Option<&'static str>,
     /// Whether a kernel without the function is still fine.
     pub optional: bool,
 }
 
+/// The fexit program of a function.
+#[derive(Clone, Copy, Debug)]
+pub enum Fexit {
+    /// There is one.
+    One(&'static str),
+    /// There is one for each number of arguments the function has had in some kernel.
+    ByArguments(&'static [(usize, &'static str)]),
+}
+
+impl Fexit {
+    /// The program for a function of that many arguments.
+    pub fn program(&self, arguments: usize) -> Option<&'static str> {
+        match *self {
+            Self::One(program) => Some(program),
+            Self::ByArguments(programs) => programs
+                .iter()
+                .find_map(|(count, program)| (*count == arguments).then_some(*program)),
+        }
+    }
+}
+
 const NONE: Hook =
     Hook { function: "", entry: None, exit: None, kprobe_entry: None, optional: false };
+
+/// `tcp_timewait_state_process()` has 3 arguments up to 6.11, 4 from 6.12, 5 from 6.15 on.
+const STATE_PROCESS: &[(usize, &str)] =
+    &[(3, "fexit_state_process_3"), (4, "fexit_state_process_4"), (5, "fexit_state_process_5")];
 
 /// The entry alone: `--no-ends`.
 pub const ENTRY: Hook = Hook {
@@ -41,7 +66,7 @@ pub const ALL: &[Hook] = &[
     Hook {
         function: "inet_twsk_purge",
         entry: Some(("fentry_twsk_purge", "kprobe_twsk_purge")),
-        exit: Some(("fexit_twsk_purge", "kretprobe_twsk_purge")),
+        exit: Some((Fexit::One("fexit_twsk_purge"), "kretprobe_twsk_purge")),
         ..NONE
     },
     Hook {
@@ -52,14 +77,14 @@ pub const ALL: &[Hook] = &[
     },
     Hook {
         function: "tcp_twsk_unique",
-        exit: Some(("fexit_twsk_unique", "kretprobe_twsk_unique")),
+        exit: Some((Fexit::One("fexit_twsk_unique"), "kretprobe_twsk_unique")),
         kprobe_entry: Some("kprobe_twsk_unique"),
         ..NONE
     },
     Hook {
         function: "tcp_timewait_state_process",
         entry: Some(("fentry_state_process", "kprobe_state_process")),
-        exit: Some(("fexit_state_process", "kretprobe_state_process")),
+        exit: Some((Fexit::ByArguments(STATE_PROCESS), "kretprobe_state_process")),
         ..NONE
     },
     Hook {
@@ -76,7 +101,7 @@ pub const ALL: &[Hook] = &[
     },
     Hook {
         function: "inet_twsk_alloc",
-        exit: Some(("fexit_twsk_alloc", "kretprobe_twsk_alloc")),
+        exit: Some((Fexit::One("fexit_twsk_alloc"), "kretprobe_twsk_alloc")),
         ..NONE
     },
     ENTRY,

@@ -7,6 +7,7 @@ mod hooks;
 mod inventory;
 mod layout;
 mod namespaces;
+mod object;
 mod preflight;
 mod source;
 mod symbols;

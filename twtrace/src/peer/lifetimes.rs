@@ -37,13 +37,13 @@ impl Lifetimes {
         let millis = u32::try_from(millis).unwrap_or(u32::MAX);
         self.max = self.max.max(millis);
         if let Some(many) = &mut self.many {
-            many.saturating_record(u64::from(millis));
+            add(many, millis);
         } else if self.few.len() < EXACT {
             self.few.push(millis);
         } else {
             let mut many = new_histogram();
             for millis in self.few.drain(..).chain([millis]) {
-                many.saturating_record(u64::from(millis));
+                add(&mut many, millis);
             }
             self.few = Vec::new();
             self.many = Some(Box::new(many));
@@ -58,7 +58,7 @@ impl Lifetimes {
         if let Some(theirs) = &other.many {
             let ours = self.many.get_or_insert_with(|| Box::new(new_histogram()));
             for millis in self.few.drain(..) {
-                ours.saturating_record(u64::from(millis));
+                add(ours, millis);
             }
             // Both are auto-resizing with the same digits, so nothing can be out of range.
             let _ = ours.add(theirs.as_ref());
@@ -106,6 +106,12 @@ impl Lifetimes {
         }
         buckets
     }
+}
+
+/// Adds one lifetime; the histogram grows to hold it, for which any `u32` is small enough.
+fn add(histogram: &mut Histogram<u32>, millis: u32) {
+    let recorded = histogram.record(u64::from(millis));
+    debug_assert!(recorded.is_ok(), "{recorded:?}");
 }
 
 /// An empty histogram that grows to the largest lifetime it is given.

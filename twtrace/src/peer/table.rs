@@ -158,6 +158,13 @@ impl PeerTable {
         self.index.get(group).map(|&row| &self.rows[row as usize])
     }
 
+    /// The row in which the end of a socket of `group` was booked whose entry seemed lost: the
+    /// group's own, or [`OTHER`] if the group had or has no place.
+    pub fn row_with_entry_lost(&self, group: &Group) -> u32 {
+        let own = self.index.get(group).copied();
+        own.filter(|&row| self.rows[row as usize].counts.entry_lost > 0).unwrap_or(OTHER)
+    }
+
     /// Rows that gave their place away.
     pub const fn evicted(&self) -> u64 {
         self.evicted

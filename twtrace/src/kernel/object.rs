@@ -1,0 +1,130 @@
+//! The embedded kernel object and its settings.
+
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::MapError};
+use twtrace_common::{CallerRange, Config, EndReason, MAX_CALLERS};
+
+use super::{BtfError, BtfIndex, KernelError, Options, layout, preflight, symbols};
+
+/// The kernel programs, compiled by build.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/twtrace-ringbuf"));
+
+/// Where the kernel publishes its own types.
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Setting bytes as aya wants them.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodConfig(Config);
+// SAFETY: Config is repr(C), integers only, without padding that matters: aya only copies it.
+unsafe impl aya::Pod for PodConfig {}
+
+/// Reads the kernel's types, or those of the file the user named.
+pub fn read_types(options: &Options) -> Result<(PathBuf, BtfIndex<'static>), KernelError> {
+    let path = options.btf.clone().unwrap_or_else(|| PathBuf::from(VMLINUX));
+    match BtfIndex::from_file(&path) {
+        Ok(types) => Ok((path, types)),
+        Err(BtfError::Unreadable { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            Err(KernelError::NoBtf { path })
+        }
+        Err(source) => Err(KernelError::BadBtf { path, source }),
+    }
+}
+
+/// What the programs need to know, from the kernel's types.
+pub fn configure(options: &Options, types: &BtfIndex<'_>) -> Result<Config, BtfError> {
+    Ok(Config {
+        layout: layout::resolve(types)?,
+        follow_ends: u32::from(options.follow_ends),
+        wakeup_bytes: options.ring_bytes / 8,
+        filter: options.filter,
+        ..Config::default()
+    })
+}
+
+/// Functions that mean something on the stack of an early end, as [`CallerRange`] says.
+fn callers() -> [(&'static str, u32); 15] {
+    [
+        ("mod_timer", CallerRange::REARM),
+        ("mod_timer_pending", CallerRange::REARM),
+        ("__mod_timer", CallerRange::REARM),
+        ("__run_timers", EndReason::Expired as u32),
+        ("expire_timers", EndReason::Expired as u32),
+        ("run_timer_softirq", EndReason::Expired as u32),
+        ("__inet_check_established", EndReason::Reused as u32),
+        ("__inet6_check_established", EndReason::Reused as u32),
+        ("__inet_hash_connect", EndReason::Reused as u32),
+        ("inet_twsk_purge", EndReason::Purged as u32),
+        ("tcp_twsk_purge", EndReason::Purged as u32),
+        ("tcp_abort", EndReason::Aborted as u32),
+        ("tcp_timewait_state_process", EndReason::Killed as u32),
+        ("tcp_v4_rcv", CallerRange::PACKET),
+        ("tcp_v6_rcv", CallerRange::PACKET),
+    ]
+}
+
+/// Adds what the tracepoint programs know timers and callers by.
+pub fn add_symbols(config: &mut Config) -> Result<(), String> {
+    let callers = callers();
+    let mut names: Vec<&str> = callers.iter().map(|(name, _)| *name).collect();
+    names.push("tw_timer_handler");
+    let found = symbols::functions(Path::new("/proc/kallsyms"), &names)
+        .map_err(|error| error.to_string())?;
+    let handler = found.get("tw_timer_handler");
+    config.tw_timer_handler = handler.ok_or("the kernel has no symbol tw_timer_handler")?.start;
+    let known = callers.iter().filter_map(|(name, meaning)| {
+        let range = found.get(*name)?;
+        Some(CallerRange { start: range.start, end: range.end, meaning: *meaning, reserved: 0 })
+    });
+    for (slot, range) in config.callers.iter_mut().zip(known.take(MAX_CALLERS)) {
+        *slot = range;
+        config.caller_count += 1;
+    }
+    Ok(())
+}
+
+/// Creates the maps and reads the programs; none is in the kernel yet.
+///
+/// # Errors
+/// [`KernelError::TooOld`] or [`KernelError::Object`].
+pub fn load(options: &Options, config: Config, btf: &Btf) -> Result<Ebpf, KernelError> {
+    let config = PodConfig(config);
+    let live = if options.follow_ends { options.max_live.max(1) } else { 1 };
+    EbpfLoader::new()
+        .btf(Some(btf))
+        .override_global("CONFIG", &config, true)
+        .map_max_entries("EVENTS", options.ring_bytes)
+        .map_max_entries("LIVE", live)
+        .load(OBJECT)
+        .map_err(object_error)
+}
+
+/// Sorts out why the object itself could not be loaded.
+fn object_error(error: EbpfError) -> KernelError {
+    match &error {
+        EbpfError::MapError(MapError::CreateError { name, io_error, .. })
+            if name == "EVENTS" && io_error.raw_os_error() == Some(22) =>
+        {
+            KernelError::TooOld { release: preflight::release() }
+        }
+        _ => KernelError::Object(chain(&error)),
+    }
+}
+
+/// An error and its causes in one line, without saying one thing twice.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,197 @@
+//! No socket appears or vanishes, whatever order, repetition and loss the events come in.
+
+use proptest::prelude::*;
+use twtrace::{
+    aggregate::{Aggregate, Settings},
+    event::Event,
+    path::Outcome,
+    peer::{GroupBy, Prefixes},
+    units::Hz,
+};
+use twtrace_common::{
+    EndReason, Ended, Entered, Flow, Header, Kind, TCP_TIME_WAIT, ended_flags, entered_flags,
+};
+
+fn settings(max_peers: usize, max_live: usize) -> Settings {
+    Settings {
+        group_by: GroupBy::Peer,
+        prefixes: Prefixes::default(),
+        max_peers,
+        max_live,
+        hz: Hz::new(250),
+        recycle_exists: false,
+        follow_ends: true,
+    }
+}
+
+/// A socket's whole story, as the kernel programs would tell it.
+#[derive(Clone, Copy, Debug)]
+struct Story {
+    id: u64,
+    /// Few addresses, so that the same one is used again and again.
+    tw: u64,
+    peer: u8,
+    present: bool,
+    overflow: bool,
+    untracked: bool,
+    reason: u8,
+    ends: bool,
+}
+
+impl Story {
+    fn flow(&self) -> Flow {
+        let remote = std::net::Ipv4Addr::new(10, 0, 0, self.peer).to_ipv6_mapped().octets();
+        Flow { remote, local_port: 40_000, remote_port: 80, ..Flow::default() }
+    }
+
+    fn entry(&self) -> Event {
+        let mut flags = 0;
+        if self.overflow {
+            flags |= entered_flags::OVERFLOW;
+        } else {
+            flags |= entered_flags::FOLLOWED;
+            if self.untracked {
+                flags |= entered_flags::UNTRACKED;
+            }
+        }
+        let kind = if self.present { Kind::Present } else { Kind::Entered };
+        let entered = Entered {
+            header: Header { kind: kind as u8, state: TCP_TIME_WAIT, flags, netns: 1 },
+            mono_ns: self.id * 10 + 1,
+            tw: if self.overflow { 0 } else { self.tw },
+            flow: self.flow(),
+            ..Entered::default()
+        };
+        if self.present { Event::Present(entered) } else { Event::Entered(entered) }
+    }
+
+    fn end(&self) -> Option<Event> {
+        if self.overflow || !self.ends {
+            return None;
+        }
+        let mut flags = 0;
+        if self.present {
+            flags |= ended_flags::PRESENT;
+        }
+        if self.untracked {
+            flags |= ended_flags::UNTRACKED;
+        }
+        let known = !self.present && !self.untracked;
+        Some(Event::Ended(Ended {
+            header: Header { kind: Kind::Ended as u8, state: TCP_TIME_WAIT, flags, netns: 1 },
+            mono_ns: self.id * 10 + 5,
+            tw: self.tw,
+            entered_ns: if known { self.id * 10 + 1 } else { 0 },
+            flow: self.flow(),
+            reason: self.reason,
+            ..Ended::default()
+        }))
+    }
+}
+
+fn story() -> impl Strategy<Value = Story> {
+    (0_u64..8, 0_u8..6, 0_u8..7, prop::bool::weighted(0.1), prop::bool::weighted(0.1))
+        .prop_flat_map(|(tw, peer, reason, present, overflow)| {
+            (prop::bool::weighted(0.1), prop::bool::weighted(0.8)).prop_map(
+                move |(untracked, ends)| Story {
+                    id: 0,
+                    tw: 0xff00 + tw * 8,
+                    peer,
+                    present,
+                    overflow: overflow && !present,
+                    untracked,
+                    reason,
+                    ends,
+                },
+            )
+        })
+}
+
+/// What happens to one event on its way.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Arrives,
+    IsLost,
+    ComesTwice,
+    ComesLate,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        8 => Just(Fate::Arrives),
+        1 => Just(Fate::IsLost),
+        1 => Just(Fate::ComesTwice),
+        1 => Just(Fate::ComesLate),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn nothing_appears_or_vanishes(
+        stories in prop::collection::vec(story(), 0..120),
+        fates in prop::collection::vec(fate(), 240),
+        max_peers in 0_usize..6,
+        max_live in 0_usize..12,
+    ) {
+        let mut events = Vec::new();
+        for (id, story) in stories.iter().enumerate() {
+            let story = Story { id: id as u64 + 1, ..*story };
+            events.push(story.entry());
+            events.extend(story.end());
+        }
+        let mut aggregate = Aggregate::new(settings(max_peers, max_live));
+        let mut late = Vec::new();
+        for (event, fate) in events.iter().zip(&fates) {
+            match fate {
+                Fate::Arrives => aggregate.apply(event),
+                Fate::IsLost => {}
+                Fate::ComesTwice => {
+                    aggregate.apply(event);
+                    aggregate.apply(event);
+                }
+                Fate::ComesLate => late.push(event),
+            }
+            let conservation = aggregate.conservation();
+            prop_assert!(conservation.holds(), "{conservation:?} after {event:?}");
+        }
+        late.into_iter().for_each(|event| aggregate.apply(event));
+        prop_assert!(aggregate.conservation().holds(), "after the late ones");
+
+        // Healing turns what is followed but gone into unknown ends, one for one.
+        let before = aggregate.followed() as u64;
+        let unknown = aggregate.table().sum().counts.outcome(Outcome::Unknown);
+        let vanished = aggregate.vanished(u64::MAX, |_, _| false);
+        prop_assert_eq!(aggregate.heal_vanished(&vanished), before);
+        prop_assert_eq!(aggregate.followed(), 0);
+        let healed = aggregate.table().sum().counts.outcome(Outcome::Unknown) - unknown;
+        prop_assert_eq!(healed, before);
+        prop_assert!(aggregate.conservation().holds(), "after healing");
+        prop_assert!(aggregate.table().rows().len() <= max_peers);
+    }
+}
+
+#[test]
+fn when_nothing_is_lost_every_socket_is_accounted_for_exactly() {
+    let mut aggregate = Aggregate::new(settings(64, 64));
+    for id in 1..=1000 {
+        let story = Story {
+            id,
+            tw: 0xff00 + (id % 16) * 8,
+            peer: (id % 5) as u8,
+            present: false,
+            overflow: id % 10 == 0,
+            untracked: false,
+            reason: EndReason::Expired as u8,
+            ends: true,
+        };
+        aggregate.apply(&story.entry());
+        story.end().iter().for_each(|end| aggregate.apply(end));
+    }
+    let counts = aggregate.table().sum().counts;
+    assert_eq!((counts.entered, counts.overflow), (1000, 100));
+    assert_eq!(counts.outcome(Outcome::TwoMsl), 900);
+    assert_eq!((counts.live(), counts.entry_lost, aggregate.healed()), (0, 0, 0));
+    assert_eq!(aggregate.table().rows().len(), 5);
+}
