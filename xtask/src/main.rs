@@ -1,0 +1,56 @@
+//! Developer commands of twtrace: `cargo xtask COMMAND`.
+//!
+//! One file per command. What they have to say goes to stderr; stdout belongs to the
+//! program being run, and to test results.
+
+mod build;
+mod process;
+mod run;
+mod setup;
+mod steps;
+mod test;
+mod vm;
+
+#[path = "../../twtrace/build/toolchain.rs"]
+#[allow(dead_code, reason = "the build script uses the rest")]
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Sets up, runs and tests twtrace.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing to build, run and test.
+    Setup(setup::Args),
+    /// Build twtrace and run it with the privileges it needs.
+    Run(run::Args),
+    /// Check formatting and lints, run all tests, on the host and in virtual machines.
+    Test(test::Args),
+    /// Run the scenarios in virtual machines with other kernels, or get a prompt in one.
+    Vm(vm::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Setup(args) => setup::main(&args),
+        Command::Run(args) => run::main(&args),
+        Command::Test(args) => test::main(&args),
+        Command::Vm(args) => vm::main(&args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

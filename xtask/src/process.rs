@@ -1,0 +1,93 @@
+//! Running other programs.
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::toolchain;
+
+/// Prints one line of xtask's own to stderr.
+macro_rules! say {
+    ($($word:tt)*) => { eprintln!("xtask: {}", format_args!($($word)*)) };
+}
+pub(crate) use say;
+
+/// Runs a command to its end with its output on stderr; fails unless it succeeds.
+pub fn run(command: &mut Command) -> Result<()> {
+    command.stdout(stderr()?);
+    run_visibly(command)
+}
+
+/// Like [`run`], but leaves the command's stdout alone: for test runners.
+pub fn run_visibly(command: &mut Command) -> Result<()> {
+    say!("$ {}", line(command));
+    let status = command.status().with_context(|| format!("cannot run {}", name(command)))?;
+    if !status.success() {
+        bail!("{} failed ({status})", name(command));
+    }
+    Ok(())
+}
+
+/// Runs a command and gives back what it printed; its stderr is part of the error.
+pub fn output(command: &mut Command) -> Result<String> {
+    let done = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {}", name(command)))?;
+    if !done.status.success() {
+        let said = String::from_utf8_lossy(&done.stderr);
+        bail!("{} failed ({}): {}", line(command), done.status, said.trim());
+    }
+    String::from_utf8(done.stdout).with_context(|| format!("{} printed no UTF-8", name(command)))
+}
+
+/// This process's stderr, to give to a child as its stdout.
+pub fn stderr() -> Result<Stdio> {
+    let fd = io::stderr().as_fd().try_clone_to_owned().context("cannot duplicate stderr")?;
+    Ok(fd.into())
+}
+
+/// Finds a program on PATH or in the directories that only root has there.
+pub fn find(program: &str) -> Option<PathBuf> {
+    toolchain::find_on_path(program).or_else(|| {
+        ["/usr/sbin", "/sbin"]
+            .iter()
+            .map(|dir| Path::new(dir).join(program))
+            .find(|path| path.is_file())
+    })
+}
+
+/// Whether this process may do everything.
+pub fn is_root() -> bool {
+    // Owned by the user whose process it describes; spares a dependency for one number.
+    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
+/// A command that runs as root: through sudo where this process is not root.
+pub fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
+    if is_root() {
+        return Ok(Command::new(program));
+    }
+    if find("sudo").is_none() {
+        bail!("{} has to run as root, and there is no sudo", program.as_ref().display());
+    }
+    let mut command = Command::new("sudo");
+    command.arg("-E").arg("--").arg(program);
+    Ok(command)
+}
+
+fn name(command: &Command) -> String {
+    command.get_program().display().to_string()
+}
+
+/// The command as one would type it, for reading rather than for pasting.
+pub fn line(command: &Command) -> String {
+    let words = command.get_args().map(|word| format!(" {}", word.display()));
+    name(command) + &words.collect::<String>()
+}

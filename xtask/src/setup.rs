@@ -1,0 +1,81 @@
+//! `cargo xtask setup`: what building and testing need, and how to get it.
+
+mod compiler;
+mod install;
+mod requirement;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::{process::say, toolchain};
+use requirement::{Requirement, requirements};
+
+/// What the machine is to be able to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Purpose {
+    /// Build and run the tracer.
+    Run,
+    /// Run the tests that need no virtual machine, too.
+    Test,
+    /// Run the tests in virtual machines, too.
+    Vm,
+}
+
+/// What the user asked for.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only say what is there and what is missing; exit 1 if anything is.
+    #[arg(long)]
+    check: bool,
+    /// Stop at what this needs.
+    #[arg(long = "for", value_name = "PURPOSE", default_value = "vm")]
+    purpose: Purpose,
+}
+
+/// Lists every requirement, then installs what is missing unless only asked to check.
+pub fn main(args: &Args) -> Result<ExitCode> {
+    let all = look(args.purpose);
+    for requirement in &all {
+        say!("{requirement}");
+    }
+    if args.check {
+        let ok = all.iter().all(|requirement| requirement.present);
+        return Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    ensure(args.purpose)?;
+    say!("everything is there");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Installs what is missing; says nothing and takes no time when nothing is.
+///
+/// Runs in rounds, since some needs show only once others are met: which LLVM the linker
+/// is built with depends on the compiler that was installed before.
+pub fn ensure(purpose: Purpose) -> Result<()> {
+    if look(purpose).iter().all(|requirement| requirement.present) {
+        return Ok(());
+    }
+    // What the distribution offers decides about the way to go.
+    install::refresh_package_lists()?;
+    let mut before: Vec<String> = Vec::new();
+    loop {
+        let missing: Vec<_> = look(purpose).into_iter().filter(|it| !it.present).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = missing.iter().map(|it| it.name.clone()).collect();
+        if names == before {
+            bail!("still missing after installing: {}", names.join(", "));
+        }
+        for requirement in &missing {
+            say!("{requirement}");
+        }
+        install::install(&missing)?;
+        before = names;
+    }
+}
+
+fn look(purpose: Purpose) -> Vec<Requirement> {
+    requirements(purpose, &toolchain::probe(), &requirement::Machine)
+}

@@ -1,0 +1,203 @@
+//! What is needed for what: the list behind `setup`.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{Purpose, compiler};
+use crate::{process, toolchain::Facts};
+
+/// One thing the machine should have.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Requirement {
+    /// What it is.
+    pub name: String,
+    /// What it is for.
+    pub why: &'static str,
+    /// Whether it is there.
+    pub present: bool,
+    /// How to get it.
+    pub remedy: Remedy,
+}
+
+/// How a missing thing is got.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Install these distribution packages.
+    Packages(Vec<String>),
+    /// Make the distribution's compiler known to rustup.
+    LinkToolchain,
+    /// Build bpf-linker against this major version of LLVM.
+    BuildLinker(u32),
+    /// Nothing xtask can do; the user is told this.
+    ByHand(&'static str),
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.present { "ok" } else { "MISSING" };
+        write!(f, "{word:<8} {:<44} {}", self.name, self.why)
+    }
+}
+
+/// Questions to the machine, apart so that the list can be tested without one.
+pub trait Look {
+    /// Whether a program is there.
+    fn has_program(&self, name: &str) -> bool;
+    /// Whether the distribution offers a package.
+    fn has_package(&self, name: &str) -> bool;
+    /// Whether a file is there.
+    fn has_file(&self, path: &Path) -> bool;
+    /// The directory of the rustup toolchain in use.
+    fn sysroot(&self) -> Option<PathBuf>;
+    /// Where the C compiler finds one of its libraries.
+    fn library(&self, name: &str) -> Option<PathBuf>;
+}
+
+/// The machine xtask runs on.
+pub struct Machine;
+
+impl Look for Machine {
+    fn has_program(&self, name: &str) -> bool {
+        process::find(name).is_some()
+    }
+
+    fn has_package(&self, name: &str) -> bool {
+        let ask = ["show", "--no-all-versions", name];
+        process::output(Command::new("apt-cache").args(ask)).is_ok_and(|it| !it.is_empty())
+    }
+
+    fn has_file(&self, path: &Path) -> bool {
+        path.exists()
+    }
+
+    fn sysroot(&self) -> Option<PathBuf> {
+        let path = process::output(Command::new("rustc").args(["--print", "sysroot"])).ok()?;
+        Some(path.trim().into())
+    }
+
+    fn library(&self, name: &str) -> Option<PathBuf> {
+        let ask = format!("-print-file-name={name}");
+        let path = PathBuf::from(process::output(Command::new("cc").arg(ask)).ok()?.trim());
+        path.is_absolute().then_some(path)
+    }
+}
+
+/// Everything that purpose needs, in the order to install it.
+pub fn requirements(purpose: Purpose, facts: &Facts, look: &dyn Look) -> Vec<Requirement> {
+    let mut all = vec![Requirement {
+        name: "rustup".into(),
+        why: "runs the compilers, each under its name",
+        present: facts.rustup,
+        remedy: Remedy::ByHand("install rustup as its site says"),
+    }];
+    all.extend(compiler::needs(facts, look));
+    all.push(packaged("C compiler", "links every program", look.has_program("cc"), &["gcc"]));
+    all.push(packaged(
+        "C library to link with",
+        "links every program",
+        look.library("libc.so").is_some(),
+        &["libc6-dev"],
+    ));
+    if purpose >= Purpose::Test {
+        all.extend(for_tests(look));
+    }
+    if purpose >= Purpose::Vm {
+        all.extend(for_machines(look));
+    }
+    all
+}
+
+/// A need that distribution packages fill.
+pub fn packaged(name: &str, why: &'static str, present: bool, packages: &[&str]) -> Requirement {
+    let packages = packages.iter().map(|&package| package.to_owned()).collect();
+    Requirement { name: name.into(), why, present, remedy: Remedy::Packages(packages) }
+}
+
+fn for_tests(look: &dyn Look) -> Vec<Requirement> {
+    let component = |name: &str, program: &str, remedy| Requirement {
+        name: name.into(),
+        why: "checks the source",
+        present: look.sysroot().is_some_and(|root| look.has_file(&root.join("bin").join(program))),
+        remedy: Remedy::ByHand(remedy),
+    };
+    vec![
+        component("rustfmt", "cargo-fmt", "rustup component add rustfmt"),
+        component("clippy", "cargo-clippy", "rustup component add clippy"),
+        packaged(
+            "static C library",
+            "the tested programs are static",
+            look.library("libc.a").is_some(),
+            &["libc6-dev"],
+        ),
+        packaged("ip, ss, tc", "set up the scenarios", look.has_program("ss"), &["iproute2"]),
+        packaged(
+            "iptables",
+            "strips options in the scenarios",
+            look.has_program("iptables"),
+            &["iptables"],
+        ),
+    ]
+}
+
+fn for_machines(look: &dyn Look) -> Vec<Requirement> {
+    let qemu = look.has_program("qemu-system-x86_64");
+    vec![
+        packaged("qemu-system-x86_64", "runs other kernels", qemu, &["qemu-system-x86"]),
+        packaged(
+            "busybox",
+            "prompt inside a virtual machine",
+            look.has_program("busybox"),
+            &["busybox-static"],
+        ),
+        Requirement {
+            name: "apt and dpkg-deb".into(),
+            why: "fetch and unpack kernels",
+            present: look.has_program("apt-get") && look.has_program("dpkg-deb"),
+            remedy: Remedy::ByHand("use a Debian machine, or bring kernels: vm --image FILE"),
+        },
+    ]
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::toolchain::State;
+
+    /// Programs, libraries and files that are there, and packages that could be.
+    pub struct Stage(pub &'static [&'static str], pub &'static [&'static str]);
+
+    impl Look for Stage {
+        fn has_program(&self, name: &str) -> bool {
+            self.0.contains(&name)
+        }
+        fn has_package(&self, name: &str) -> bool {
+            self.1.contains(&name)
+        }
+        fn has_file(&self, path: &Path) -> bool {
+            self.0.contains(&path.to_str().unwrap())
+        }
+        fn sysroot(&self) -> Option<PathBuf> {
+            Some("/sysroot".into())
+        }
+        fn library(&self, name: &str) -> Option<PathBuf> {
+            self.0.contains(&name).then(|| name.into())
+        }
+    }
+
+    #[test]
+    fn running_needs_nothing_of_what_testing_needs() {
+        let ready = State::Ready { release: "1.99.0".into(), rustc: "/r".into() };
+        let facts = Facts { rustup: true, linker: None, upstream: ready, debian: State::Absent };
+        let look = Stage(&["cc", "libc.so"], &[]);
+        let missing = |purpose| -> Vec<String> {
+            let all = requirements(purpose, &facts, &look).into_iter();
+            all.filter(|it| !it.present).map(|it| it.name).collect()
+        };
+        assert_eq!(missing(Purpose::Run), [""; 0]);
+        assert!(missing(Purpose::Test).contains(&"iptables".to_owned()));
+        assert!(missing(Purpose::Vm).contains(&"qemu-system-x86_64".to_owned()));
+    }
+}

@@ -1,0 +1,265 @@
+//! `cargo xtask vm`: the scenarios under other kernels.
+
+mod accel;
+mod apt;
+mod cache;
+mod console;
+mod initramfs;
+mod kernel;
+mod modules;
+mod qemu;
+mod report;
+mod sources;
+mod tools;
+mod tree;
+
+use std::{
+    collections::VecDeque,
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    build::{self, StaticPrograms},
+    process::say,
+    setup,
+};
+use accel::Accel;
+use cache::Cache;
+use kernel::{Kernel, Series};
+use qemu::{Limits, Machine};
+use report::{Progress, Tally};
+
+/// Tells the scenarios which tracer to run; inside a machine it is the one on PATH.
+pub const TRACER_VARIABLE: &str = "TWTRACE_BIN";
+
+/// What the user asked for.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Kernel series: 5.10, 6.1, 6.12, 7.2 or all.
+    #[arg(long, value_name = "SERIES", value_parser = parse_series, default_value = "all")]
+    kernel: SeriesList,
+    /// A boot image of your own instead.
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    image: Option<PathBuf>,
+    /// Directory of that image's modules, such as /lib/modules/RELEASE.
+    #[arg(long, value_name = "DIR", requires = "image")]
+    modules: Option<PathBuf>,
+    /// Ways to attach that the scenarios try, with commas between.
+    #[arg(long, value_name = "LIST", default_value = "fentry,kprobe")]
+    attach: String,
+    /// Boot into a prompt instead of the scenarios.
+    #[arg(long)]
+    shell: bool,
+    /// Start the remaining kernels even after one failed.
+    #[arg(long)]
+    keep_going: bool,
+    /// Machines at the same time.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    jobs: usize,
+    /// Processors of each machine; with one, nothing per processor is put to the test.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    processors: u8,
+    /// Run instructions this way rather than the quickest that works.
+    #[arg(long, value_name = "HOW")]
+    accel: Option<Accel>,
+    /// End a machine that says nothing for so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    silence: u64,
+    /// End a machine after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    timeout: u64,
+    /// Only scenarios whose name contains this.
+    filter: Option<String>,
+    /// More arguments for the scenarios.
+    #[arg(last = true)]
+    options: Vec<String>,
+}
+
+/// What `--kernel` stands for.
+#[derive(Clone)]
+struct SeriesList(Vec<Series>);
+
+fn parse_series(text: &str) -> Result<SeriesList, String> {
+    if text == "all" {
+        return Ok(SeriesList(kernel::ALL.to_vec()));
+    }
+    let find = |name: &str| {
+        kernel::ALL.into_iter().find(|series| series.name == name).ok_or_else(|| {
+            let names: Vec<_> = kernel::ALL.iter().map(|series| series.name).collect();
+            format!("there is {} and all", names.join(", "))
+        })
+    };
+    text.split(',').map(find).collect::<Result<_, _>>().map(SeriesList)
+}
+
+/// Installs, builds, boots, reports.
+pub fn main(args: &Args) -> Result<ExitCode> {
+    setup::ensure(setup::Purpose::Vm)?;
+    let programs = build::static_programs()?;
+    if args.shell {
+        return shell(args, &programs);
+    }
+    let ok = run(args, &programs)?;
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The whole matrix, as `test` runs it.
+pub fn matrix(programs: &StaticPrograms, filter: Option<&str>) -> Result<()> {
+    if !run(&defaults(filter)?, programs)? {
+        bail!("scenarios failed; their logs are above");
+    }
+    Ok(())
+}
+
+/// What `cargo xtask vm --keep-going` asks for.
+fn defaults(filter: Option<&str>) -> Result<Args> {
+    use clap::FromArgMatches as _;
+    let command = <Args as clap::Args>::augment_args(clap::Command::new("vm"));
+    let words = ["vm", "--keep-going"].into_iter().chain(filter);
+    Ok(Args::from_arg_matches(&command.try_get_matches_from(words)?)?)
+}
+
+fn kernels(args: &Args, cache: &Cache, series: &[Series]) -> Result<Vec<Kernel>> {
+    if let Some(image) = &args.image {
+        return Ok(vec![kernel::from_image(image, args.modules.as_deref())?]);
+    }
+    series.iter().map(|&series| kernel::fetch(series, cache)).collect()
+}
+
+/// Runs every kernel, some side by side; answers whether all went well.
+fn run(args: &Args, programs: &StaticPrograms) -> Result<bool> {
+    let cache = Cache::open()?;
+    let kernels = kernels(args, &cache, &args.kernel.0)?;
+    let first = kernels.first().context("no kernel was asked for")?;
+    let accel = match args.accel {
+        Some(accel) => accel,
+        None => accel::choose(&cache, &first.image)?,
+    };
+    let started = Instant::now();
+    let queue = Mutex::new(kernels.into_iter().collect::<VecDeque<_>>());
+    let total = Mutex::new(Tally::default());
+    let trouble = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..args.jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(kernel) = next(&queue) {
+                    match run_one(args, &kernel, programs, accel) {
+                        Ok(tally) => {
+                            if !tally.failed.is_empty() && !args.keep_going {
+                                locked(&queue).clear();
+                            }
+                            locked(&total).add(tally);
+                        }
+                        Err(error) => locked(&trouble).push((kernel.label, error)),
+                    }
+                }
+            });
+        }
+    });
+    let mut total = total.into_inner().unwrap_or_else(|it| it.into_inner());
+    for (label, error) in trouble.into_inner().unwrap_or_else(|it| it.into_inner()) {
+        total.failed.push((format!("{label}/(start)"), format!("{error:#}")));
+    }
+    println!("{}", total.closing(started.elapsed()));
+    Ok(total.failed.is_empty())
+}
+
+fn next(queue: &Mutex<VecDeque<Kernel>>) -> Option<Kernel> {
+    locked(queue).pop_front()
+}
+
+/// What a mutex guards here stays whole even if a holder panicked.
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Where a kernel's initramfs and logs go.
+fn work_dir(kernel: &Kernel) -> Result<PathBuf> {
+    let dir = build::target_dir().join("vm/machines").join(&kernel.label);
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// Runs the scenarios under one kernel, printing each as it ends.
+fn run_one(args: &Args, kernel: &Kernel, programs: &StaticPrograms, accel: Accel) -> Result<Tally> {
+    let started = Instant::now();
+    let mut inside = ["--format", "json", "--attach", &args.attach].map(str::to_owned).to_vec();
+    inside.extend(args.filter.iter().chain(&args.options).cloned());
+    let dir = work_dir(kernel)?;
+    let initramfs = initramfs::build(kernel, programs, &inside, &dir)?;
+    let processors = args.processors;
+    let image = &kernel.image;
+    let machine = Machine { image, initramfs: &initramfs, accel, dir: &dir, processors };
+    let limits = Limits {
+        silence: Duration::from_secs(args.silence),
+        total: Duration::from_secs(args.timeout),
+    };
+    let mut progress = Progress::new(&kernel.label);
+    let mut booted = None;
+    let end = machine.run(limits, |event| {
+        if let console::Event::Started = event {
+            booted = Some(started.elapsed());
+        }
+        if let Some(line) = progress.take(event) {
+            if line.starts_with("test ") { println!("{line}") } else { say!("{line}") }
+        }
+    })?;
+    let (tally, line) = progress.finish(&end, &machine);
+    if let Some(line) = line {
+        println!("{line}");
+    }
+    say!(
+        "{} took {:.1} s, {} of them to boot, under {accel:?}",
+        kernel.label,
+        started.elapsed().as_secs_f64(),
+        booted.map_or_else(|| "all".to_owned(), |it| format!("{:.1}", it.as_secs_f64())),
+    );
+    Ok(tally)
+}
+
+/// Boots one kernel with a prompt.
+fn shell(args: &Args, programs: &StaticPrograms) -> Result<ExitCode> {
+    let cache = Cache::open()?;
+    // One prompt: of all that were asked for, the newest.
+    let newest = args.kernel.0.last().map(std::slice::from_ref).unwrap_or_default();
+    let kernel = kernels(args, &cache, newest)?.pop().context("no kernel was asked for")?;
+    let accel = match args.accel {
+        Some(accel) => accel,
+        None => accel::choose(&cache, &kernel.image)?,
+    };
+    let dir = work_dir(&kernel)?;
+    let initramfs = initramfs::build(&kernel, programs, &["--shell".to_owned()], &dir)?;
+    let processors = args.processors;
+    let image = &kernel.image;
+    let machine = Machine { image, initramfs: &initramfs, accel, dir: &dir, processors };
+    say!("{}: leave with `exit`, or end the machine with Ctrl-A X", kernel.label);
+    let status = machine.interact()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_test_command_runs_every_kernel_to_the_end() {
+        let args = defaults(Some("entry")).unwrap();
+        assert_eq!(args.kernel.0, kernel::ALL);
+        assert!(args.keep_going);
+        assert_eq!(args.filter.as_deref(), Some("entry"));
+    }
+
+    #[test]
+    fn kernels_can_be_listed_and_unknown_ones_are_refused() {
+        let names: Vec<_> = parse_series("6.1,7.2").unwrap().0.iter().map(|it| it.name).collect();
+        assert_eq!(names, ["6.1", "7.2"]);
+        assert_eq!(parse_series("4.19").err().unwrap(), "there is 5.10, 6.1, 6.12, 7.2 and all");
+    }
+}

@@ -1,0 +1,95 @@
+//! KVM where it really runs a kernel, emulation where not.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Read as _,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+use super::cache::Cache;
+use crate::process::say;
+
+/// How long a kernel may take under KVM to say its first word; a real one needs 0.1 s.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How a virtual machine's instructions are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Accel {
+    /// By the processor.
+    Kvm,
+    /// By emulation.
+    Tcg,
+}
+
+impl Accel {
+    /// qemu's options for it.
+    pub const fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+}
+
+/// Finds out what works here; asks once for each boot of this machine.
+pub fn choose(cache: &Cache, image: &Path) -> Result<Accel> {
+    if OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
+        return Ok(Accel::Tcg);
+    }
+    let _lock = cache.lock()?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let verdict = cache.dir().join("kvm");
+    let remembered = fs::read_to_string(&verdict).unwrap_or_default();
+    if let Some(answer) = remembered.strip_prefix(boot.trim()) {
+        return Ok(if answer.trim() == "works" { Accel::Kvm } else { Accel::Tcg });
+    }
+    let works = boots_under_kvm(image)?;
+    fs::write(&verdict, format!("{} {}\n", boot.trim(), if works { "works" } else { "hangs" }))?;
+    if !works {
+        say!(
+            "/dev/kvm is there, but no kernel says a word under it within {} s: emulating",
+            PATIENCE.as_secs()
+        );
+    }
+    Ok(if works { Accel::Kvm } else { Accel::Tcg })
+}
+
+/// Boots a kernel with nothing to run; its banner is enough.
+fn boots_under_kvm(image: &Path) -> Result<bool> {
+    let log = tempfile::NamedTempFile::new()?;
+    let mut child = Command::new("qemu-system-x86_64")
+        .args(Accel::Kvm.options())
+        .args(["-m", "256", "-no-reboot", "-nodefaults", "-display", "none", "-kernel"])
+        .arg(image)
+        .args(["-append", "earlyprintk=ttyS0 console=ttyS0 panic=-1", "-serial"])
+        .arg(format!("file:{}", log.path().display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let started = Instant::now();
+    let mut spoke = false;
+    while !spoke && started.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(50));
+        let ended = child.try_wait()?.is_some();
+        spoke = has_banner(log.path());
+        if ended {
+            break;
+        }
+    }
+    // Fails only if it has ended already.
+    let _ = child.kill();
+    child.wait()?;
+    Ok(spoke)
+}
+
+fn has_banner(log: &Path) -> bool {
+    let mut bytes = Vec::new();
+    let read = File::open(log).and_then(|mut file| file.read_to_end(&mut bytes));
+    read.is_ok() && String::from_utf8_lossy(&bytes).contains("Linux version ")
+}
