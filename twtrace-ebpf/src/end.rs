@@ -24,7 +24,7 @@ const TCP_TW_SYN: u32 = 3;
 /// Announces why `tw` is about to end.
 #[inline(always)]
 pub fn mark(tw: u64, reason: EndReason, flags: u16) {
-    if let Some(live) = LIVE.get_ptr_mut(&tw) {
+    if let Some(live) = LIVE.get_ptr_mut(tw) {
         // SAFETY: null-checked; two CPUs that write at once leave one of two true values.
         unsafe {
             (*live).reason = reason as u8;
@@ -48,7 +48,7 @@ pub fn on_state_process(tw: u64) {
     let Some(cpu) = maps::cpu() else { return };
     cpu.processing = tw;
     cpu.processing_state = read::field(tw, config!(layout.tw_substate));
-    if let Some(live) = LIVE.get_ptr_mut(&tw) {
+    if let Some(live) = LIVE.get_ptr_mut(tw) {
         // A SYN announced earlier found no listener, or the socket would not be here.
         // SAFETY: null-checked.
         unsafe { (*live).reason = EndReason::Unknown as u8 };
@@ -69,7 +69,7 @@ pub fn on_state_processed(status: u32) {
         TCP_TW_RST => mark(tw, EndReason::Killed, 0),
         // Killed, but somebody still holds a reference: the destructor will run elsewhere.
         TCP_TW_SUCCESS if unhashed(tw) => {
-            if let Some(live) = LIVE.get_ptr_mut(&tw) {
+            if let Some(live) = LIVE.get_ptr_mut(tw) {
                 // SAFETY: null-checked.
                 unsafe { (*live).reason = EndReason::Killed as u8 };
             }
@@ -78,7 +78,7 @@ pub fn on_state_processed(status: u32) {
     }
     if cpu.processing_state == u64::from(TCP_FIN_WAIT2)
         && read::field(tw, config!(layout.tw_substate)) == u64::from(TCP_TIME_WAIT)
-        && let Some(live) = LIVE.get_ptr_mut(&tw)
+        && let Some(live) = LIVE.get_ptr_mut(tw)
     {
         // SAFETY: null-checked.
         unsafe { (*live).flags |= ended_flags::PROMOTED };
@@ -96,9 +96,9 @@ fn unhashed(tw: u64) -> bool {
 pub fn on_purge(begins: bool) {
     let task = bpf_get_current_pid_tgid();
     if begins {
-        let _ = PURGING.insert(&task, &1, 0);
+        let _ = PURGING.insert(task, 1, 0);
     } else {
-        let _ = PURGING.remove(&task);
+        let _ = PURGING.remove(task);
     }
 }
 
@@ -156,7 +156,7 @@ pub fn finish(cpu: &mut CpuState, tw: u64, mut reason: u8, mut flags: u16) {
     ended.flow.port_low = port_low;
     ended.flow.port_high = port_high;
     // SAFETY: read before the entry is removed below.
-    if let Some(live) = unsafe { LIVE.get(&tw) } {
+    if let Some(live) = unsafe { LIVE.get(tw) } {
         ended.entered_ns = live.entered_ns;
         ended.first_armed = live.first_armed;
         ended.last_armed = live.last_armed;
@@ -169,7 +169,7 @@ pub fn finish(cpu: &mut CpuState, tw: u64, mut reason: u8, mut flags: u16) {
         if live.reason != 0 {
             reason = live.reason;
         }
-        let _ = LIVE.remove(&tw);
+        let _ = LIVE.remove(tw);
         count(Counter::Ended);
     } else {
         if !read::wanted(&flow, netns) {
@@ -181,7 +181,7 @@ pub fn finish(cpu: &mut CpuState, tw: u64, mut reason: u8, mut flags: u16) {
     if reason == EndReason::Unknown as u8 {
         let task = bpf_get_current_pid_tgid();
         // SAFETY: the value is not read.
-        if unsafe { PURGING.get(&task) }.is_some() {
+        if unsafe { PURGING.get(task) }.is_some() {
             reason = EndReason::Purged as u8;
         }
     }

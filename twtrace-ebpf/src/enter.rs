@@ -59,7 +59,7 @@ pub fn on_arm(tw: u64, timeo: u32, rearm: bool) {
     if cpu.entering != 0 && cpu.entered.tw == tw {
         cpu.entering = 0;
         cpu.entered.armed = timeo;
-        if let Some(live) = LIVE.get_ptr_mut(&tw) {
+        if let Some(live) = LIVE.get_ptr_mut(tw) {
             // SAFETY: null-checked; nobody else knows this socket yet.
             unsafe {
                 (*live).first_armed = timeo;
@@ -75,7 +75,7 @@ pub fn on_arm(tw: u64, timeo: u32, rearm: bool) {
 /// Takes down that the timer of a live socket was set again.
 #[inline(always)]
 pub fn rearmed(tw: u64, timeo: u32) {
-    if let Some(live) = LIVE.get_ptr_mut(&tw) {
+    if let Some(live) = LIVE.get_ptr_mut(tw) {
         // SAFETY: null-checked; two CPUs that write at once leave one of two true values.
         unsafe {
             (*live).last_armed = timeo;
@@ -163,10 +163,10 @@ pub fn track<C: EbpfContext>(ctx: &C, cpu: &mut CpuState, tw: u64) {
         reserved: 0,
     };
     // SAFETY: the value is not read through the reference.
-    if unsafe { LIVE.get(&tw) }.is_some() {
+    if unsafe { LIVE.get(tw) }.is_some() {
         count(Counter::MissedEnd);
     }
-    if LIVE.insert(&tw, &live, 0).is_err() {
+    if LIVE.insert(tw, live, 0).is_err() {
         entered.header.flags |= entered_flags::UNTRACKED;
         count(Counter::Untracked);
         warn!(ctx, "the live map is full: lifetimes are sampled from here on");

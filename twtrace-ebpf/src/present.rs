@@ -59,7 +59,7 @@ fn on_socket(ctx: &IteratorContext, tw: u64, seq: *mut c_void) {
     // SAFETY: the address lives on the stack during the call.
     unsafe { bpf_seq_write(seq.cast(), (&raw const tw).cast(), size_of::<u64>() as u32) };
     // SAFETY: the value is not read through the reference.
-    if unsafe { LIVE.get(&tw) }.is_some() {
+    if unsafe { LIVE.get(tw) }.is_some() {
         return;
     }
     let Some(cpu) = maps::iterator_cpu() else { return };

@@ -77,7 +77,7 @@ const LOOPBACK_IFINDEX: u64 = 1;
 fn add(peer: &RefusalKey, reason: RefusalReason) {
     let mut slot = REFUSALS.get_ptr_mut(peer);
     if slot.is_none() {
-        let _ = REFUSALS.insert(peer, &Refusals::default(), 0);
+        let _ = REFUSALS.insert(peer, Refusals::default(), 0);
         slot = REFUSALS.get_ptr_mut(peer);
     }
     match slot {

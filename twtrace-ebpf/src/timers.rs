@@ -54,7 +54,7 @@ pub fn on_start<C: EbpfContext>(ctx: &C, timer: u64) {
     let armed = jiffies_left(timer);
     let follow_ends = config!(follow_ends) != 0;
     // SAFETY: the value is not read through the reference.
-    if follow_ends && unsafe { LIVE.get(&tw) }.is_some() {
+    if follow_ends && unsafe { LIVE.get(tw) }.is_some() {
         enter::rearmed(tw, armed);
         return;
     }
@@ -107,7 +107,7 @@ pub fn on_set_state(sk: u64, new_state: u64) {
     enter::add_socket(cpu, sk, read::field(tw, config!(layout.tw_tb)));
     if config!(follow_ends) == 0 {
         cpu.entered.tw = 0;
-    } else if let Some(live) = LIVE.get_ptr_mut(&tw) {
+    } else if let Some(live) = LIVE.get_ptr_mut(tw) {
         // SAFETY: null-checked; the socket is live and these fields are written only here.
         unsafe {
             (*live).rto = cpu.entered.rto;

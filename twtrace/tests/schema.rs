@@ -1,0 +1,215 @@
+//! What the views really print fits the schemas in docs/schema/.
+
+use std::{collections::HashMap, path::Path, time::Duration};
+
+use serde_json::Value;
+use twtrace::{
+    aggregate::{Aggregate, Settings},
+    event::Event,
+    kernel::{Backend, Refusal, Totals},
+    peer::{GroupBy, Prefixes},
+    summary::{Context, RowChoice, Summary},
+    units::Hz,
+    view::{self, Format, events::EventWriter, style::Palette},
+};
+use twtrace_common::{
+    Counter, EndReason, Ended, Entered, Flow, Header, Kind, TCP_FIN_WAIT2, TCP_TIME_WAIT,
+    ended_flags, entered_flags,
+};
+
+fn schema(name: &str) -> jsonschema::Validator {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema").join(name);
+    let text = std::fs::read_to_string(&path).expect("the schema is there");
+    let schema: Value = serde_json::from_str(&text).expect("the schema is JSON");
+    jsonschema::validator_for(&schema).expect("the schema is a schema")
+}
+
+fn assert_valid(schema: &jsonschema::Validator, document: &Value) {
+    let faults: Vec<String> = schema
+        .iter_errors(document)
+        .map(|fault| format!("{}: {fault}", fault.instance_path))
+        .collect();
+    assert!(faults.is_empty(), "{faults:#?}\nin {document:#}");
+}
+
+fn address(last: u8) -> [u8; 16] {
+    std::net::Ipv4Addr::new(10, 2, 0, last).to_ipv6_mapped().octets()
+}
+
+/// A handful of events with every kind, state and reason among them.
+fn events() -> Vec<Event> {
+    let mut events = Vec::new();
+    for (index, reason) in (0_u8..7).enumerate() {
+        let id = index as u64 + 1;
+        let state = if index % 2 == 0 { TCP_TIME_WAIT } else { TCP_FIN_WAIT2 };
+        let flow = Flow {
+            local: address(1),
+            remote: address(2 + (index % 3) as u8),
+            local_port: 40_000 + index as u16,
+            remote_port: 8080,
+            port_low: 32_768,
+            port_high: 60_999,
+        };
+        let header = Header {
+            kind: Kind::Entered as u8,
+            state,
+            flags: entered_flags::FOLLOWED | entered_flags::AUTOBOUND | entered_flags::TSTAMP_OK,
+            netns: 4_026_531_840,
+        };
+        events.push(Event::Entered(Entered {
+            header,
+            mono_ns: id * 1_000_000,
+            tw: 0xffff_8880_0000_0000 + id * 256,
+            ts_recent_stamp: (index % 2) as i64 * 77,
+            flow,
+            armed: 15_000,
+            rto: 51,
+            tcp_timestamps: 1,
+            tcp_tw_reuse: 2,
+            family: 2,
+            ..Entered::default()
+        }));
+        events.push(Event::Ended(Ended {
+            header: Header { kind: Kind::Ended as u8, flags: ended_flags::AUTOBOUND, ..header },
+            mono_ns: id * 1_000_000 + 61_000_000_000,
+            tw: 0xffff_8880_0000_0000 + id * 256,
+            entered_ns: id * 1_000_000,
+            flow,
+            first_armed: 15_000,
+            last_armed: 15_000,
+            rto: 51,
+            reason,
+            ..Ended::default()
+        }));
+    }
+    let present = Entered {
+        header: Header { kind: Kind::Present as u8, state: TCP_TIME_WAIT, flags: 0, netns: 1 },
+        ..Entered::default()
+    };
+    events.push(Event::Present(present));
+    events
+}
+
+fn summary(backend: Backend, follow_ends: bool, top: Option<usize>) -> Summary {
+    let mut aggregate = Aggregate::new(Settings {
+        group_by: GroupBy::Peer,
+        prefixes: Prefixes::default(),
+        max_peers: 16,
+        max_live: 16,
+        hz: Hz::new(250),
+        recycle_exists: false,
+        follow_ends,
+    });
+    events().iter().filter(|event| !matches!(event, Event::Present(_))).for_each(|event| {
+        if follow_ends || matches!(event, Event::Entered(_)) {
+            aggregate.apply(event);
+        }
+    });
+    let context = Context {
+        backend,
+        refused_backends: vec![Refusal {
+            backend: Backend::Fentry,
+            reason: "load refused".to_owned(),
+        }],
+        elapsed: Duration::from_millis(1234),
+        totals: Totals::default().with(Counter::Entered, 7).with(Counter::EnteredFinWait2, 3),
+        skipped: 0,
+        undecodable: 0,
+        netns_names: HashMap::from([(4_026_531_840, "blue".to_owned())]),
+        cgroup_names: HashMap::new(),
+    };
+    Summary::new(&aggregate, RowChoice { top, ..RowChoice::default() }, context)
+}
+
+fn document(summary: &Summary) -> Value {
+    let mut text = Vec::new();
+    view::json::write_line(&mut text, summary).expect("writing to memory");
+    serde_json::from_slice(&text).expect("one JSON document")
+}
+
+#[test]
+fn summaries_fit_their_schema_whatever_is_known() {
+    let schema = schema("summary-1.schema.json");
+    for backend in Backend::PREFERENCE {
+        for follow_ends in [true, false] {
+            for top in [None, Some(1), Some(0)] {
+                assert_valid(&schema, &document(&summary(backend, follow_ends, top)));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_fixed_keys_are_where_scripts_expect_them() {
+    let document = document(&summary(Backend::Kprobe, true, Some(1)));
+    assert_eq!(document["schema"], "twtrace.summary/1");
+    assert_eq!(document["backend"], "kprobe");
+    assert_eq!(document["elapsed_s"], 1.234);
+    assert_eq!(document["totals"]["entered"], 7);
+    assert_eq!(document["totals"]["fin_wait2"], 3);
+    assert_eq!(document["totals"]["lost"], 0);
+    let peer = &document["peers"][0];
+    assert_eq!(peer["peer"], "10.2.0.2:8080");
+    assert_eq!(peer["role"], "client");
+    assert_eq!(peer["netns"], 4_026_531_840_u32);
+    assert_eq!(peer["timestamps"]["without"], 2);
+    assert_eq!(peer["blocked"]["no_peer_timestamps"], 2);
+    assert_eq!(peer["fast"]["total"], 1);
+    assert_eq!(peer["fast"]["replaced"], 1);
+    assert_eq!(peer["lifetime_ms"]["max"], 61_000);
+    assert_eq!(document["other"]["peers"], 2);
+    let rows: u64 = [&document["peers"][0], &document["other"]]
+        .iter()
+        .filter_map(|row| row["entered"].as_u64())
+        .sum();
+    assert_eq!(rows, 7, "what is in no row is in the line below");
+}
+
+#[test]
+fn what_is_not_known_is_null_and_never_zero() {
+    let entries_only = document(&summary(Backend::Fentry, false, None));
+    for key in ["live", "fast", "two_msl", "lifetime_ms", "refused", "overflow"] {
+        assert_eq!(entries_only["totals"][key], Value::Null, "{key} without ends");
+    }
+    let tracepoint = document(&summary(Backend::Tracepoint, true, None));
+    for key in ["refused", "overflow"] {
+        assert_eq!(tracepoint["totals"][key], Value::Null, "{key} through tracepoints");
+    }
+    assert_eq!(tracepoint["totals"]["two_msl"], 1);
+}
+
+#[test]
+fn events_fit_their_schema() {
+    let schema = schema("event-1.schema.json");
+    let writer = EventWriter { format: Format::Ndjson, hz: Hz::new(250), recycle_exists: false };
+    for event in events() {
+        let mut text = Vec::new();
+        writer.write(&mut text, &event).expect("writing to memory");
+        assert_valid(&schema, &serde_json::from_slice(&text).expect("one JSON document"));
+    }
+}
+
+#[test]
+fn csv_rows_have_as_many_fields_as_the_header() {
+    let mut text = Vec::new();
+    view::csv::write(&mut text, &summary(Backend::Tracepoint, true, Some(1))).expect("memory");
+    let text = String::from_utf8(text).expect("UTF-8");
+    let widths: Vec<usize> = text.lines().map(|line| line.split(',').count()).collect();
+    assert_eq!(widths.len(), 3, "header, one row, other");
+    assert!(widths.iter().all(|width| *width == widths[0]), "{widths:?}\n{text}");
+}
+
+#[test]
+fn the_table_begins_with_the_backend_and_why_no_better_one_runs() {
+    let mut text = Vec::new();
+    view::table::write(&mut text, &summary(Backend::Tracepoint, true, None), Palette::PLAIN)
+        .expect("writing to memory");
+    let text = String::from_utf8(text).expect("UTF-8");
+    let expected = "\
+twtrace: entries and ends through tracepoint, 1.2 s
+  fentry did not work: load refused
+  not seen this way: refused takeovers, bucket overflow, re-arms that land in the same timer bucket
+";
+    assert!(text.starts_with(expected), "{text}");
+    assert!(!text.contains('\u{1b}'), "no escape sequence without colour");
+}
