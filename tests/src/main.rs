@@ -1,0 +1,90 @@
+//! Scenario tests of twtrace: real TCP in network namespaces, against the kernel's own counters.
+//!
+//! As process 1 this program is the init of a virtual machine; otherwise it is a test harness
+//! that takes libtest's arguments and two of its own, `--attach LIST` and `--twtrace PATH`.
+
+mod counters;
+mod equation;
+mod expect;
+mod guest;
+mod lab;
+mod netns;
+mod packet;
+mod scenario;
+mod script;
+mod server;
+mod sockopt;
+mod ss;
+mod summary;
+mod topology;
+mod traffic;
+mod twtrace;
+mod wait;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::lab::{Backend, Lab};
+
+/// Scenarios mostly wait for timers, so there are more of them at once than processors.
+const THREADS: usize = 8;
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        guest::init();
+    }
+    let args: Vec<String> = std::env::args().collect();
+    let outcome = match args.get(1).map(String::as_str) {
+        Some("traffic") => scenario::session::traffic(&args[2..]).map(|()| ExitCode::SUCCESS),
+        _ => harness(args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("twtrace-tests: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn harness(mut args: Vec<String>) -> Result<ExitCode> {
+    let backends = take_option(&mut args, "--attach")?.unwrap_or_else(|| "tracepoint".to_owned());
+    let backends = Backend::list(&backends)?;
+    let named = take_option(&mut args, "--twtrace")?;
+    let mut args = Arguments::from_iter(args);
+    args.test_threads.get_or_insert(THREADS);
+    let twtrace = if args.list { "twtrace".into() } else { lab::find_twtrace(named.as_deref())? };
+    let trials = scenario::ALL
+        .iter()
+        .flat_map(|scenario| backends.iter().map(move |backend| (scenario, *backend)))
+        .filter(|(scenario, backend)| scenario.on.includes(*backend))
+        .map(|(scenario, backend)| trial(scenario, Lab { backend, twtrace: twtrace.clone() }))
+        .collect();
+    Ok(libtest_mimic::run(&args, trials).exit_code())
+}
+
+fn trial(scenario: &'static scenario::Scenario, lab: Lab) -> Trial {
+    Trial::test(format!("{}::{}", lab.backend.name(), scenario.name), move || {
+        (scenario.run)(&lab).map_err(|error| Failed::from(causes(&error)))
+    })
+}
+
+/// The error and what it came from, one below the other; blocks stay blocks.
+fn causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).collect::<Vec<_>>().join("\nbecause: ")
+}
+
+/// Takes `NAME VALUE` or `NAME=VALUE` out of the arguments, which libtest would refuse.
+fn take_option(args: &mut Vec<String>, name: &str) -> Result<Option<String>> {
+    let Some(at) = args.iter().position(|arg| {
+        arg == name || arg.strip_prefix(name).is_some_and(|rest| rest.starts_with('='))
+    }) else {
+        return Ok(None);
+    };
+    let arg = args.remove(at);
+    if let Some((_, value)) = arg.split_once('=') {
+        return Ok(Some(value.to_owned()));
+    }
+    (at < args.len())
+        .then(|| Some(args.remove(at)))
+        .with_context(|| format!("{name} needs a value"))
+}

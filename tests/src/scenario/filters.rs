@@ -1,0 +1,61 @@
+//! Filters let through exactly what matches.
+
+use anyhow::Result;
+
+use crate::equation::settled;
+use crate::expect;
+use crate::lab::Lab;
+use crate::topology::{self, address};
+use crate::traffic::{Behaviour, Client, Server};
+use crate::twtrace::Tracer;
+
+/// One mixture of traffic under many filters at once; the numbers of connections are such that
+/// each sum tells which ones were in it.
+pub fn filters(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    address(&net.server, "eth0", "10.1.9.2/24")?;
+    net.client.ip("route add 10.1.9.0/24 dev eth0")?;
+    let inum = net.client.inum().to_string();
+    let path = net.client.path().display().to_string();
+    let name = net.client.name();
+
+    // 1 IPv4, 2 on another port, 4 IPv6, 8 v4-mapped, 16 to another subnet, 32 as a server.
+    let cases: [(&[&str], u64); 9] = [
+        (&["--netns", name], 63),
+        (&["--netns", &inum, "--port", "8080"], 1 + 4 + 16),
+        (&["--netns", &path, "--local-port", "8090"], 32),
+        (&["--netns", name, "--peer", "10.1.0.0/24"], 1 + 2 + 8 + 32),
+        (&["--netns", name, "--peer", "fd01::2"], 4),
+        (&["--netns", name, "-4"], 63 - 4),
+        (&["--netns", name, "-6"], 4),
+        (&["--netns", name, "--peer", "10.1.0.2", "--port", "8080", "-4"], 1),
+        (&["--netns", net.server.name()], 0),
+    ];
+    let tracers =
+        cases.iter().map(|(args, _)| Tracer::watch(lab, args)).collect::<Result<Vec<_>>>()?;
+    let serve = |addr| Server::start(&net.server, addr, Behaviour::AnswersEof);
+    let servers = [
+        serve("10.1.0.2:8080")?,
+        serve("10.1.0.2:8081")?,
+        serve("[fd01::2]:8080")?,
+        serve("10.1.0.2:8082")?,
+        serve("10.1.9.2:8080")?,
+    ];
+    let client = Client::new(&net.client);
+    client.short_connections(servers[0].addr(), 1)?;
+    client.short_connections(servers[1].addr(), 2)?;
+    client.short_connections(servers[2].addr(), 4)?;
+    client.clone().mapped().short_connections(servers[3].addr(), 8)?;
+    client.short_connections(servers[4].addr(), 16)?;
+    let closes = Server::start(&net.client, "10.1.0.1:8090", Behaviour::ClosesFirst)?;
+    Client::new(&net.server).close_second(closes.addr(), 32)?;
+    settled(&net.client, 63)?;
+
+    let mut want = Vec::new();
+    let mut got = Vec::new();
+    for (tracer, (args, entered)) in tracers.into_iter().zip(&cases) {
+        want.push((args.join(" "), *entered));
+        got.push((args.join(" "), tracer.finish()?.totals()?.entered));
+    }
+    expect::equal("entered under each filter", &want, &got)
+}

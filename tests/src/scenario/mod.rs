@@ -1,0 +1,118 @@
+//! The scenarios: each makes one situation in namespaces of its own and asserts exact counts.
+
+mod closing;
+mod counting;
+mod entry;
+mod events;
+mod expiry;
+mod fields;
+mod filters;
+mod fin_wait2;
+mod killed;
+mod limits;
+mod overflow;
+mod present;
+mod purged;
+mod rearmed;
+mod refusal;
+mod replaced;
+mod reset;
+mod reuse;
+pub mod session;
+mod startup;
+mod stripped;
+
+use anyhow::{Context, Result};
+
+use crate::equation::Ledger;
+use crate::expect;
+use crate::lab::{Backend, Lab};
+use crate::netns::Netns;
+use crate::summary::{Summary, Totals};
+use crate::twtrace::Tracer;
+
+/// A named test.
+pub struct Scenario {
+    /// Name, after that of the backend.
+    pub name: &'static str,
+    /// Backends it can be run with.
+    pub on: On,
+    /// The test itself.
+    pub run: fn(&Lab) -> Result<()>,
+}
+
+/// Backends that a scenario asks something of which they can answer.
+#[derive(Clone, Copy, Debug)]
+pub enum On {
+    /// All of them.
+    Every,
+    /// Those that see function calls; the tracepoints do not show what is asked here.
+    Functions,
+}
+
+impl On {
+    /// Whether `backend` is one of them.
+    pub fn includes(self, backend: Backend) -> bool {
+        matches!(self, Self::Every) || backend.sees_functions()
+    }
+}
+
+const fn every(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
+    Scenario { name, on: On::Every, run }
+}
+
+const fn functions(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
+    Scenario { name, on: On::Functions, run }
+}
+
+/// All scenarios, those that wait for 2MSL first so that the others run beside them.
+pub const ALL: &[Scenario] = &[
+    every("expiry_is_two_msl", expiry::expiry_is_two_msl),
+    every("a_present_socket_expires", expiry::a_present_socket_expires),
+    every("counts_over_six_peers", counting::counts_over_six_peers),
+    every("stripped_timestamps_story", stripped::stripped_timestamps_story),
+    every("event_fields_match_the_socket", fields::event_fields_match_the_socket),
+    every("reset_is_not_an_entry", reset::reset_is_not_an_entry),
+    every("reset_while_closing_is_not_an_entry", reset::reset_while_closing_is_not_an_entry),
+    every("filters", filters::filters),
+    every("why_a_socket_is_blocked", entry::why_a_socket_is_blocked),
+    every("no_ends_counts_the_same", limits::no_ends_counts_the_same),
+    every("cap_of_peers_folds_into_other", limits::cap_of_peers_folds_into_other),
+    every("command_mode", session::command_mode),
+    every("count_ends_the_session", session::count_ends_the_session),
+    every("duration_ends_the_session", session::duration_ends_the_session),
+    every("events_ndjson", events::events_ndjson),
+    every("without_root_it_says_what_is_missing", startup::without_root),
+    every("missing_btf_is_named", startup::missing_btf_is_named),
+    every("wrong_flags_are_a_usage_error", startup::wrong_flags_are_a_usage_error),
+    every("reused_by_an_ephemeral_connect", reuse::by_an_ephemeral_connect),
+    every("reused_on_loopback_by_default", reuse::on_loopback_by_default),
+    every("reused_by_a_bound_connect", reuse::by_a_bound_connect),
+    functions("refused_behind_a_stripping_router", refusal::behind_a_stripping_router),
+    functions("refused_for_each_reason", refusal::for_each_reason),
+    every("replaced_by_a_syn", replaced::replaced_by_a_syn),
+    every("killed_by_rst_unless_rfc1337", killed::by_rst_unless_rfc1337),
+    every("killed_mini_socket", killed::mini_socket),
+    every("purged_with_its_namespace", purged::purged_with_its_namespace),
+    every("fin_wait2_promoted", fin_wait2::promoted),
+    every("fin_wait2_timed_out", fin_wait2::timed_out),
+    every("simultaneous_close", closing::simultaneous_close),
+    functions("overflow_of_buckets", overflow::overflow_of_buckets),
+    every("rearmed_by_a_retransmitted_fin", rearmed::by_a_retransmitted_fin),
+    every("rearmed_by_promotion", rearmed::by_promotion),
+    every("present_at_start", present::present_at_start),
+];
+
+/// Ends the run and asserts that the kernel's counters and twtrace's totals are both as `want`.
+fn totals_are(tracer: Tracer, ledger: &Ledger, want: Totals) -> Result<Summary> {
+    ledger.agrees_with(&want).context("the scenario did not do what it says")?;
+    let summary = tracer.finish()?;
+    expect::equal("totals", &want, &summary.totals()?)
+        .with_context(|| format!("twtrace said:\n{:#}", summary.document()))?;
+    Ok(summary)
+}
+
+/// Traces one namespace.
+fn watch(lab: &Lab, netns: &Netns) -> Result<Tracer> {
+    Tracer::watch(lab, &["--netns", netns.name()])
+}

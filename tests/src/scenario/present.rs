@@ -1,0 +1,44 @@
+//! Sockets that are in TIME_WAIT already when tracing begins.
+
+use anyhow::Result;
+
+use crate::equation::{Ledger, settled};
+use crate::lab::Lab;
+use crate::summary::Totals;
+use crate::topology::{self, SERVER};
+use crate::traffic::{Behaviour, Client, Server};
+use crate::{expect, ss, wait};
+
+/// They are counted apart, and so are their ends; entries are only what came later.
+pub fn present_at_start(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    let answers = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let holds = Server::start(&net.server, &format!("{SERVER}:8081"), Behaviour::Holds)?;
+    let client = Client::new(&net.client);
+    let bound = [40_000, 40_001].map(|port| client.clone().bound_to(&format!("10.1.0.1:{port}")));
+    client.short_connections(answers.addr(), 18)?;
+    for client in &bound {
+        client.short_connections(answers.addr(), 1)?;
+    }
+    drop(client.open_many(holds.addr(), 5)?);
+    settled(&net.client, 25)?;
+    closed(&net.server, 8080)?;
+
+    let ledger = Ledger::open(&net.client)?;
+    let tracer = super::watch(lab, &net.client)?;
+    client.short_connections(answers.addr(), 3)?;
+    for client in &bound {
+        client.short_connections(answers.addr(), 1)?;
+    }
+    let want =
+        Totals { present_at_start: 25, entered: 5, reused: 2, live: 28, ..Totals::default() };
+    let summary = super::totals_are(tracer, &ledger, want)?;
+    let row = summary.peer(net.client.inum(), "10.1.0.2:8080")?;
+    expect::equal("the peer's entries", &5, &row.number("/entered")?)
+}
+
+fn closed(server: &crate::netns::Netns, port: u16) -> Result<()> {
+    wait::until("the server's ends to close", wait::SOON, || {
+        Ok(ss::sockets(server, port)?.is_empty().then_some(()))
+    })
+}

@@ -1,0 +1,196 @@
+//! A running `twtrace`: started, awaited until it watches, stopped, its answer read.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::lab::Lab;
+use crate::summary::Summary;
+use crate::wait;
+
+/// Printed to standard error once the programs are attached and the sockets at start are read.
+const READY: &str = "twtrace: watching";
+
+/// Reading type information and loading programs is slow under software emulation.
+const START: Duration = Duration::from_secs(120);
+
+/// A `twtrace` process that is watching.
+pub struct Tracer {
+    backend: &'static str,
+    child: Child,
+    stdout: Collected,
+    stderr: Collected,
+}
+
+impl Tracer {
+    /// Starts `twtrace watch -o json` with more arguments and waits until it watches.
+    pub fn watch(lab: &Lab, args: &[&str]) -> Result<Self> {
+        Self::start(lab, &["-o", "json"], args)
+    }
+
+    /// Starts `twtrace watch --events -o ndjson` with more arguments and waits until it watches.
+    pub fn events(lab: &Lab, args: &[&str]) -> Result<Self> {
+        Self::start(lab, &["--events", "-o", "ndjson"], args)
+    }
+
+    fn start(lab: &Lab, output: &[&str], args: &[&str]) -> Result<Self> {
+        let mut child = command(lab)
+            .args(["watch", "--attach", lab.backend.name()])
+            .args(output)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{} could not be started", lab.twtrace.display()))?;
+        let stdout = Collected::from(child.stdout.take().context("no standard output")?);
+        let stderr = Collected::from(child.stderr.take().context("no standard error")?);
+        let mut tracer = Self { backend: lab.backend.name(), child, stdout, stderr };
+        wait::until("twtrace to watch", START, || tracer.is_ready())
+            .map_err(|error| tracer.told(error))?;
+        Ok(tracer)
+    }
+
+    fn is_ready(&mut self) -> Result<Option<()>> {
+        if self.stderr.lines().iter().any(|line| line.starts_with(READY)) {
+            return Ok(Some(()));
+        }
+        if let Some(status) = self.child.try_wait()? {
+            bail!("twtrace ended before it watched: {status}");
+        }
+        Ok(None)
+    }
+
+    /// Stops it as Ctrl-C does and gives its final document.
+    pub fn finish(self) -> Result<Summary> {
+        let backend = self.backend;
+        let (text, stderr) = self.stop()?;
+        Summary::parse(&text, backend)
+            .with_context(|| format!("twtrace's document:\n{text}\nits standard error:\n{stderr}"))
+    }
+
+    /// Stops it as Ctrl-C does and gives the events it printed.
+    pub fn finish_events(self) -> Result<Vec<Value>> {
+        let (text, stderr) = self.stop()?;
+        text.lines()
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("not NDJSON:\n{text}\nstandard error:\n{stderr}"))
+    }
+
+    /// Waits until `enough` is said of the events printed so far.
+    pub fn await_events(&self, what: &str, enough: impl Fn(&[Value]) -> bool) -> Result<()> {
+        wait::until(what, wait::SOON, || {
+            let lines = self.stdout.lines();
+            let events: Vec<_> =
+                lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            Ok(enough(&events).then_some(()))
+        })
+        .map_err(|error| self.told(error))
+    }
+
+    fn stop(mut self) -> Result<(String, String)> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("process id")?, Signal::INT).context("interrupting twtrace")?;
+        let status =
+            wait::until("twtrace to end after SIGINT", wait::SOON, || Ok(self.child.try_wait()?))
+                .map_err(|error| self.told(error))?;
+        let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
+        if !status.success() {
+            bail!("twtrace ended with {status} after SIGINT\nits standard error:\n{stderr}");
+        }
+        Ok((stdout, stderr))
+    }
+
+    fn told(&self, error: anyhow::Error) -> anyhow::Error {
+        let stderr = self.stderr.lines().join("\n");
+        error.context(format!("twtrace's standard error:\n{stderr}\n---"))
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // After a failed assertion it still runs; after stop() both calls do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `twtrace` with exactly these arguments to its end.
+pub fn run(lab: &Lab, args: &[&str]) -> Result<Output> {
+    finished(command(lab).args(args))
+}
+
+/// Runs a program to its end; one that does not end is killed, and that is an error.
+pub fn finished(command: &mut Command) -> Result<Output> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("{:?} could not be started", command.get_program()))?;
+    let mut stdout = Collected::from(child.stdout.take().context("no standard output")?);
+    let mut stderr = Collected::from(child.stderr.take().context("no standard error")?);
+    let ended = wait::until("the program to end", START, || Ok(child.try_wait()?));
+    if ended.is_err() {
+        child.kill()?;
+        child.wait()?;
+    }
+    let (stdout, stderr) = (stdout.finish(), stderr.finish());
+    let status = ended.with_context(|| format!("{command:?} said:\n{stdout}\n{stderr}\n---"))?;
+    Ok(Output { status, stdout: stdout.into(), stderr: stderr.into() })
+}
+
+/// Shows how a finished `twtrace` ended, for messages.
+pub fn shown(output: &Output) -> String {
+    let mut text = format!("{}\n", output.status);
+    for (name, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
+        let _ = writeln!(text, "--- {name}\n{}", String::from_utf8_lossy(bytes).trim_end());
+    }
+    text + "---"
+}
+
+fn command(lab: &Lab) -> Command {
+    Command::new(&lab.twtrace)
+}
+
+/// The lines of a pipe, read by a thread as they come.
+#[derive(Debug)]
+struct Collected {
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Collected {
+    fn from(pipe: impl Read + Send + 'static) -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let reader = {
+            let lines = Arc::clone(&lines);
+            thread::spawn(move || {
+                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                }
+            })
+        };
+        Self { lines, reader: Some(reader) }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finish(&mut self) -> String {
+        // The reader ends with the pipe, which the process has closed by ending.
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+    }
+}
