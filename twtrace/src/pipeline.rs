@@ -33,11 +33,15 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Attaches, then reads the sockets that are in TIME_WAIT already.
+    /// Attaches, then reads the sockets that are in TIME_WAIT already, showing each to `observe`.
     ///
     /// # Errors
     /// Those of [`Tracer::start`] and of the reading.
-    pub fn start(options: Options, settings: Settings) -> Result<Self, KernelError> {
+    pub fn start(
+        options: Options,
+        settings: Settings,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<Self, KernelError> {
         let mut tracer = Tracer::start(&options)?;
         let source = tracer.source()?;
         let mut pipeline = Self {
@@ -50,7 +54,7 @@ impl Pipeline {
             trouble: 0,
         };
         if pipeline.options.follow_ends {
-            pipeline.read_present()?;
+            pipeline.read_present(observe)?;
             pipeline.aggregate.set_ready(monotonic_ns());
         }
         pipeline.started = Instant::now();
@@ -77,20 +81,7 @@ impl Pipeline {
 
     /// Takes in one bounded batch, showing each event to `observe`. True if there may be more.
     pub fn drain(&mut self, observe: &mut dyn FnMut(&Event)) -> bool {
-        let Some(batch) = self.source.drain() else { return false };
-        for event in batch.events() {
-            match event {
-                Ok(event) => {
-                    self.aggregate.apply(&event);
-                    observe(&event);
-                }
-                Err(error) => {
-                    tracing::warn!(%error);
-                    self.undecodable += 1;
-                }
-            }
-        }
-        true
+        drain(&mut self.source, &mut self.aggregate, &mut self.undecodable, observe)
     }
 
     /// Takes in everything that waits.
@@ -165,14 +156,13 @@ impl Pipeline {
 
     /// Reads what is in TIME_WAIT already, namespace by namespace, taking records in meanwhile so
     /// that a crowded host does not overflow the buffer.
-    fn read_present(&mut self) -> Result<(), KernelError> {
+    fn read_present(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<(), KernelError> {
         for namespace in Tracer::namespaces_of(&self.options.filter) {
             let mut inventory = self.tracer.inventory()?;
             let (source, aggregate) = (&mut self.source, &mut self.aggregate);
+            let undecodable = &mut self.undecodable;
             let read = read_beside(&mut inventory, &namespace, || {
-                while let Some(batch) = source.drain() {
-                    batch.events().flatten().for_each(|event| aggregate.apply(&event));
-                }
+                while drain(source, aggregate, undecodable, observe) {}
             });
             if let Err(error) = read {
                 tracing::warn!(
@@ -211,6 +201,29 @@ impl Pipeline {
         let healed = self.aggregate.heal_vanished(&gone);
         tracing::debug!(healed, "ends that were not seen are counted as unknown");
     }
+}
+
+/// Takes one bounded batch from the source into the aggregate. True if there may be more.
+fn drain(
+    source: &mut Source,
+    aggregate: &mut Aggregate,
+    undecodable: &mut u64,
+    observe: &mut dyn FnMut(&Event),
+) -> bool {
+    let Some(batch) = source.drain() else { return false };
+    for event in batch.events() {
+        match event {
+            Ok(event) => {
+                aggregate.apply(&event);
+                observe(&event);
+            }
+            Err(error) => {
+                tracing::warn!(%error);
+                *undecodable += 1;
+            }
+        }
+    }
+    true
 }
 
 /// Reads a namespace on another thread while `meanwhile` runs again and again on this one.

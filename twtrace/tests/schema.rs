@@ -175,7 +175,7 @@ fn what_is_not_known_is_null_and_never_zero() {
     for key in ["refused", "overflow"] {
         assert_eq!(tracepoint["totals"][key], Value::Null, "{key} through tracepoints");
     }
-    assert_eq!(tracepoint["totals"]["two_msl"], 1);
+    assert_eq!(tracepoint["totals"]["fin_wait2_timeout"], 1);
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub async fn peer(args: &PeerArgs, palette: Palette) -> Result<ExitCode, Session
     let options = observe::options(&args.observe, &selection, true)?;
     let settings =
         observe::settings(&args.observe, GroupBy::Peer, Prefixes::default(), MAX_ROWS, true);
-    let mut pipeline = Pipeline::start(options, settings)?;
+    let mut pipeline = Pipeline::start(options, settings, &mut |_| {})?;
     if let Some(diagnostics) = pipeline.tracer().diagnostics() {
         tokio::spawn(diagnostics);
     }

@@ -44,13 +44,13 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
         hz: settings.hz,
         recycle_exists: settings.recycle_exists,
     };
-    let mut pipeline = Pipeline::start(options, settings)?;
+    let mut screen = Screen::new(args, writer, palette)?;
+    let mut pipeline = Pipeline::start(options, settings, &mut |event| screen.events.take(event))?;
     if let Some(diagnostics) = pipeline.tracer().diagnostics() {
         tokio::spawn(diagnostics);
     }
     announce(&mut pipeline);
 
-    let mut screen = Screen::new(args, writer, palette)?;
     let mut stop = Stop::begin(args.observe.duration, &args.command, args.output.is_machine())?;
     let mut drain = interval(DRAIN_INTERVAL);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
