@@ -73,6 +73,14 @@ impl Conversation {
         Ok(())
     }
 
+    /// Sends a segment as if this side's timestamp clock stood at its very beginning.
+    pub fn send_old(&mut self, flags: u8) -> Result<()> {
+        let clock = self.clock.replace(0);
+        let sent = self.send_at(flags, self.seq, self.ack);
+        self.clock = clock;
+        sent
+    }
+
     /// Sends a segment without data at sequence numbers of the test's choice.
     pub fn send_at(&mut self, flags: u8, seq: u32, ack: u32) -> Result<()> {
         if let Some(clock) = &mut self.clock {

@@ -21,6 +21,10 @@ const READY: &str = "twtrace: watching";
 /// Reading type information and loading programs is slow under software emulation.
 const START: Duration = Duration::from_secs(120);
 
+/// Smaller maps than the defaults: scenarios run side by side in machines of little memory, and
+/// none has that many sockets.
+pub const SMALL: [&str; 4] = ["--max-live", "16384", "--buffer", "2"];
+
 /// A `twtrace` process that is watching.
 pub struct Tracer {
     backend: &'static str,
@@ -32,18 +36,37 @@ pub struct Tracer {
 impl Tracer {
     /// Starts `twtrace watch -o json` with more arguments and waits until it watches.
     pub fn watch(lab: &Lab, args: &[&str]) -> Result<Self> {
-        Self::start(lab, &["-o", "json"], args)
+        Self::start(lab, "watch", &[&SMALL[..], &["-o", "json"], args].concat())
+    }
+
+    /// Starts `twtrace diagnose` or `explain` with more arguments and waits until it watches; it
+    /// goes on until it is stopped.
+    pub fn report(lab: &Lab, verb: &str, args: &[&str]) -> Result<Self> {
+        let small = ["--max-live", "16384", "--buffer", "1"];
+        Self::start(lab, verb, &[&small[..], &["-o", "json", "--for", "1h"], args].concat())
+    }
+
+    /// Stops it as Ctrl-C does and gives its report.
+    pub fn finish_report(self) -> Result<Value> {
+        let (text, stderr) = self.stop()?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("not JSON:\n{text}\nstandard error:\n{stderr}"))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("process id")?, signal).context("signalling twtrace")
     }
 
     /// Starts `twtrace watch --events -o ndjson` with more arguments and waits until it watches.
     pub fn events(lab: &Lab, args: &[&str]) -> Result<Self> {
-        Self::start(lab, &["--events", "-o", "ndjson"], args)
+        Self::start(lab, "watch", &[&SMALL[..], &["--events", "-o", "ndjson"], args].concat())
     }
 
-    fn start(lab: &Lab, output: &[&str], args: &[&str]) -> Result<Self> {
+    fn start(lab: &Lab, verb: &str, args: &[&str]) -> Result<Self> {
         let mut child = command(lab)
-            .args(["watch", "--attach", lab.backend.name()])
-            .args(output)
+            .args([verb, "--attach", lab.backend.name()])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -39,8 +39,6 @@ counters! {
     Untracked,
     /// An address was allocated again although its end was never seen.
     MissedEnd,
-    /// Entries that were announced but never seen armed: a hook was missed.
-    MissedArm,
     /// Reads of kernel memory that failed.
     ReadFailed,
     /// Refusals that found no room in the refusal map.

@@ -1,7 +1,11 @@
-//! A socket enters TIME_WAIT: `tcp_time_wait()`, the allocation inside it, and the first arming.
+//! A socket enters TIME_WAIT.
 //!
-//! The three run on one CPU with softirqs off. The event leaves at the arming, the last moment at
-//! which no one else can find the socket: no end can overtake it.
+//! `tcp_time_wait()` may run with softirqs on (from the backlog of a socket in use), so another
+//! call can come in between on the same CPU, and what is taken down there is kept by socket.
+//! `inet_twsk_hashdance*()` inside it runs with softirqs off and has both sockets at hand: the
+//! event leaves there, in the last moment at which no one else can find the timewait socket, so
+//! that no end can overtake it. `tcp_done()`, the last thing `tcp_time_wait()` does, finds those
+//! for which there was none: the overflow.
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::warn;
@@ -11,64 +15,73 @@ use twtrace_common::{
 
 use crate::{
     emit,
-    maps::{self, CpuState, LIVE, config, count},
+    maps::{self, CpuState, ENTERING, Entering, LIVE, config, count},
     read,
 };
 
-/// `tcp_time_wait(sk, state, timeo)` begins: takes down what only the full socket knows.
+/// `tcp_time_wait(sk, state, timeo)` begins.
 #[inline(always)]
-pub fn on_time_wait<C: EbpfContext>(ctx: &C, sk: u64, state: u8, timeo: u32) {
+pub fn on_time_wait(sk: u64, state: u8, timeo: u32) {
+    let entering = Entering { timeo, state: u32::from(state) };
+    let _ = ENTERING.insert(sk, entering, 0);
+}
+
+/// `inet_twsk_hashdance_schedule(tw, sk, hashinfo, timeo)` or, before Linux 6.11,
+/// `inet_twsk_hashdance(tw, sk, hashinfo)` just after the arming: the socket enters.
+#[inline(always)]
+pub fn on_hashdance<C: EbpfContext>(ctx: &C, tw: u64, sk: u64, timeo: Option<u32>) {
     let Some(cpu) = maps::cpu() else { return };
-    send_unarmed(ctx, cpu);
+    // SAFETY: read before the entry is removed below.
+    let argument = unsafe { ENTERING.get(sk) }.map_or(0, |entering| entering.timeo);
+    let _ = ENTERING.remove(sk);
+    let armed = match timeo {
+        Some(timeo) => timeo,
+        None if cpu.armed_tw == tw => cpu.armed as u32,
+        None => 0,
+    };
     read::common(cpu, sk);
+    let state = read::field(tw, config!(layout.tw_substate)) as u8;
     if !begin(cpu, Kind::Entered, state) {
         return;
     }
+    cpu.entered.timeo = argument;
+    cpu.entered.armed = armed;
+    add_socket(cpu, sk, read::field(sk, config!(layout.icsk_bind_hash)));
+    if config!(follow_ends) != 0 {
+        track(ctx, cpu, tw);
+    }
+    count_entry(cpu);
+    emit::send(&cpu.entered, Counter::LostEntered);
+}
+
+/// `tcp_done(sk)`: if `sk` was entering and no timewait socket came of it, it overflowed.
+#[inline(always)]
+pub fn on_done(sk: u64) {
+    // SAFETY: read before the entry is removed below.
+    let Some(&Entering { timeo, state }) = (unsafe { ENTERING.get(sk) }) else { return };
+    let _ = ENTERING.remove(sk);
+    let Some(cpu) = maps::overflow_cpu() else { return };
+    read::common(cpu, sk);
+    if !begin(cpu, Kind::Entered, state as u8) {
+        return;
+    }
     cpu.entered.timeo = timeo;
-    cpu.entered.ts_recent_stamp = read::signed(sk, config!(layout.ts_recent_stamp));
+    cpu.entered.header.flags |= entered_flags::OVERFLOW;
     add_socket(cpu, sk, read::field(sk, config!(layout.icsk_bind_hash)));
     count_entry(cpu);
-    if config!(follow_ends) == 0 {
-        emit::send(&cpu.entered, Counter::LostEntered);
-    } else {
-        cpu.entering = 1;
-    }
+    count(Counter::Overflow);
+    emit::send(&cpu.entered, Counter::LostEntered);
 }
 
-/// `inet_twsk_alloc()` returns: the socket's identity, or an overflow.
-#[inline(always)]
-pub fn on_alloc<C: EbpfContext>(ctx: &C, tw: u64) {
-    let Some(cpu) = maps::cpu() else { return };
-    if cpu.entering == 0 {
-        return;
-    }
-    if tw == 0 {
-        cpu.entering = 0;
-        cpu.entered.header.flags |= entered_flags::OVERFLOW;
-        count(Counter::Overflow);
-        emit::send(&cpu.entered, Counter::LostEntered);
-        return;
-    }
-    track(ctx, cpu, tw);
-}
-
-/// The timer of `tw` is armed, for the first time or again.
+/// `__inet_twsk_schedule(tw, timeo, rearm)`: the timer is armed, for the first time or again.
 #[inline(always)]
 pub fn on_arm(tw: u64, timeo: u32, rearm: bool) {
-    let Some(cpu) = maps::cpu() else { return };
-    if cpu.entering != 0 && cpu.entered.tw == tw {
-        cpu.entering = 0;
-        cpu.entered.armed = timeo;
-        if let Some(live) = LIVE.get_ptr_mut(tw) {
-            // SAFETY: null-checked; nobody else knows this socket yet.
-            unsafe {
-                (*live).first_armed = timeo;
-                (*live).last_armed = timeo;
-            }
-        }
-        emit::send(&cpu.entered, Counter::LostEntered);
-    } else if rearm {
+    if rearm {
         rearmed(tw, timeo);
+    } else if let Some(cpu) = maps::cpu() {
+        // The hash dance follows on this CPU with softirqs still off.
+        cpu.armed_tw = tw;
+        cpu.armed = u64::from(timeo);
     }
 }
 
@@ -92,27 +105,25 @@ pub fn begin(cpu: &mut CpuState, kind: Kind, state: u8) -> bool {
     if !read::wanted(&flow, netns) {
         return false;
     }
-    let (port_low, port_high) = read::port_range(net);
-    cpu.entered = Entered {
-        header: Header { kind: kind as u8, state, flags: 0, netns },
-        // SAFETY: the helper has no preconditions.
-        mono_ns: unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() },
-        tw: 0,
-        ts_recent_stamp: 0,
-        cgroup: 0,
-        flow,
-        timeo: 0,
-        armed: 0,
-        rto: 0,
-        uid: 0,
-        family,
-        tcp_tw_reuse: read::field(net, config!(layout.tcp_tw_reuse)) as u8,
-        tcp_timestamps: read::field(net, config!(layout.tcp_timestamps)) as u8,
-        tcp_tw_recycle: read::field(net, config!(layout.tcp_tw_recycle)) as u8,
-        reserved: [0; 3],
-    };
-    cpu.entered.flow.port_low = port_low;
-    cpu.entered.flow.port_high = port_high;
+    // Field by field: a record built on the stack would take a fifth of it.
+    let entered: &mut Entered = &mut cpu.entered;
+    entered.header = Header { kind: kind as u8, state, flags: 0, netns };
+    // SAFETY: the helper has no preconditions.
+    entered.mono_ns = unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() };
+    entered.tw = 0;
+    entered.ts_recent_stamp = 0;
+    entered.cgroup = 0;
+    entered.flow = flow;
+    (entered.flow.port_low, entered.flow.port_high) = read::port_range(net);
+    entered.timeo = 0;
+    entered.armed = 0;
+    entered.rto = 0;
+    entered.uid = 0;
+    entered.family = family;
+    entered.tcp_tw_reuse = read::field(net, config!(layout.tcp_tw_reuse)) as u8;
+    entered.tcp_timestamps = read::field(net, config!(layout.tcp_timestamps)) as u8;
+    entered.tcp_tw_recycle = read::field(net, config!(layout.tcp_tw_recycle)) as u8;
+    entered.reserved = [0; 3];
     true
 }
 
@@ -120,6 +131,7 @@ pub fn begin(cpu: &mut CpuState, kind: Kind, state: u8) -> bool {
 #[inline(always)]
 pub fn add_socket(cpu: &mut CpuState, sk: u64, bind_bucket: u64) {
     let entered = &mut cpu.entered;
+    entered.ts_recent_stamp = read::signed(sk, config!(layout.ts_recent_stamp));
     entered.rto = read::field(sk, config!(layout.icsk_rto)) as u32;
     entered.uid = read::field(sk, config!(layout.sk_uid)) as u32;
     entered.cgroup = cgroup_id(sk);
@@ -170,17 +182,6 @@ pub fn track<C: EbpfContext>(ctx: &C, cpu: &mut CpuState, tw: u64) {
         entered.header.flags |= entered_flags::UNTRACKED;
         count(Counter::Untracked);
         warn!(ctx, "the live map is full: lifetimes are sampled from here on");
-    }
-}
-
-/// Sends an entry whose arming was never seen, so that its count is not lost with it.
-#[inline(always)]
-pub fn send_unarmed<C: EbpfContext>(ctx: &C, cpu: &mut CpuState) {
-    if cpu.entering != 0 {
-        cpu.entering = 0;
-        count(Counter::MissedArm);
-        emit::send(&cpu.entered, Counter::LostEntered);
-        warn!(ctx, "an entry was never seen armed: a hook was missed");
     }
 }
 

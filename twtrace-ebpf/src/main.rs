@@ -47,30 +47,21 @@ macro_rules! at_entry {
 
 at_entry! {
     fentry_tcp_time_wait, kprobe_tcp_time_wait =>
-        |ctx, sk, state, timeo| enter::on_time_wait(&ctx, sk, state as u8, timeo as u32);
+        |ctx, sk, state, timeo| enter::on_time_wait(sk, state as u8, timeo as u32);
     // Linux 6.11 on: the timer is armed inside.
     fentry_hashdance_schedule, kprobe_hashdance_schedule =>
-        |ctx, tw, _sk, _hashinfo, timeo| enter::on_arm(tw, timeo as u32, false);
+        |ctx, tw, sk, _hashinfo, timeo| enter::on_hashdance(&ctx, tw, sk, Some(timeo as u32));
+    // Linux 4.16 to 6.10: the timer has just been armed.
+    fentry_hashdance, kprobe_hashdance => |ctx, tw, sk| enter::on_hashdance(&ctx, tw, sk, None);
     // Linux 4.4 to 6.10 for every arming; from 6.11 on only re-arming is sure to be seen here.
     fentry_twsk_schedule, kprobe_twsk_schedule =>
         |ctx, tw, timeo, rearm| enter::on_arm(tw, timeo as u32, rearm & 0xff != 0);
+    fentry_tcp_done, kprobe_tcp_done => |ctx, sk| enter::on_done(sk);
     fentry_state_process, kprobe_state_process => |ctx, tw| end::on_state_process(tw);
     fentry_tw_timer_handler, kprobe_tw_timer_handler => |ctx, timer| end::on_timer(timer);
     fentry_twsk_purge, kprobe_twsk_purge => |ctx, _hashinfo| end::on_purge(true);
     fentry_tcp_abort, kprobe_tcp_abort => |ctx, sk| end::on_abort(sk);
     fentry_twsk_destructor, kprobe_twsk_destructor => |ctx, tw| end::on_destroy(tw);
-}
-
-#[fexit]
-pub fn fexit_twsk_alloc(ctx: FExitContext) -> i32 {
-    enter::on_alloc(&ctx, ctx.arg(3));
-    0
-}
-
-#[kretprobe]
-pub fn kretprobe_twsk_alloc(ctx: RetProbeContext) -> u32 {
-    enter::on_alloc(&ctx, ctx.ret());
-    0
 }
 
 // The returned value follows the arguments, whose number differs between kernels: a program for

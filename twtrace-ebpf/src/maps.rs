@@ -3,9 +3,9 @@
 use aya_ebpf::{
     Global,
     macros::map,
-    maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
-use twtrace_common::{Config, Counter, Ended, Entered, Live, RefusalKey, Refusals};
+use twtrace_common::{Config, Counter, Ended, Entered, Flow, Live, RefusalKey, Refusals};
 
 /// Settings, written by userspace before the programs load.
 #[unsafe(no_mangle)]
@@ -57,6 +57,14 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::C
 #[map]
 pub static LIVE: HashMap<u64, Live> = HashMap::with_max_entries(262_144, 0);
 
+/// Sockets inside `tcp_time_wait()`, by address.
+#[map]
+pub static ENTERING: LruHashMap<u64, Entering> = LruHashMap::with_max_entries(4096, 0);
+
+/// Entries of the tracepoint way between the arming and the closing of the full socket.
+#[map]
+pub static ARMED: LruHashMap<FlowKey, Entered> = LruHashMap::with_max_entries(4096, 0);
+
 /// Tasks that are deleting a network namespace's sockets right now.
 #[map]
 pub static PURGING: HashMap<u64, u32> = HashMap::with_max_entries(256, 0);
@@ -65,20 +73,45 @@ pub static PURGING: HashMap<u64, u32> = HashMap::with_max_entries(256, 0);
 #[map]
 pub static REFUSALS: PerCpuHashMap<RefusalKey, Refusals> = PerCpuHashMap::with_max_entries(4096, 0);
 
-/// What passes between the programs of one call on one CPU. All the functions hooked run with
-/// softirqs off, so no other packet comes in between.
+/// Scratch space, and what passes between programs on one CPU with softirqs off. The first slot
+/// belongs to programs that run with softirqs off, the others to one program each that may be
+/// interrupted.
 #[map]
-pub static CPU: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(2, 0);
+pub static CPU: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(3, 0);
+
+/// Arguments of a `tcp_time_wait()` call in progress.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Entering {
+    /// Third argument, jiffies.
+    pub timeo: u32,
+    /// Second argument.
+    pub state: u32,
+}
+
+/// A connection within its network namespace.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Addresses and ports; the port range is 0.
+    pub flow: Flow,
+    /// Address of the namespace.
+    pub net: u64,
+}
 
 /// Scratch space and hand-overs of one CPU.
 #[repr(C)]
 pub struct CpuState {
     /// Entry being put together.
     pub entered: Entered,
-    /// 1 from `tcp_time_wait()` until its event left.
-    pub entering: u64,
+    /// Connection being looked up.
+    pub key: FlowKey,
     /// End being put together.
     pub ended: Ended,
+    /// Timewait socket that was armed last (before Linux 6.11).
+    pub armed_tw: u64,
+    /// What it was armed with, jiffies.
+    pub armed: u64,
     /// Timewait socket inside `tcp_timewait_state_process()`, 0 if none.
     pub processing: u64,
     /// Its substate when it went in.
@@ -103,20 +136,30 @@ pub const COMMON_LEN: usize = 128;
 /// Return addresses looked at to tell who ended a socket.
 pub const STACK_DEPTH: usize = 24;
 
-/// This CPU's scratch space.
+/// This CPU's scratch space for programs that run with softirqs off and so do not nest.
 #[inline(always)]
 pub fn cpu() -> Option<&'static mut CpuState> {
-    // SAFETY: the slot belongs to this CPU, and the programs that use it do not nest: each runs
-    // with softirqs off, and none of the hooked functions is called from a hard interrupt.
-    CPU.get_ptr_mut(0).map(|state| unsafe { &mut *state })
+    slot(0)
 }
 
 /// Scratch space of the iterator, which runs with softirqs on and may be interrupted by the rest.
 #[inline(always)]
 pub fn iterator_cpu() -> Option<&'static mut CpuState> {
-    // SAFETY: the slot belongs to this CPU, the iterator cannot migrate, and userspace runs one
-    // iterator at a time.
-    CPU.get_ptr_mut(1).map(|state| unsafe { &mut *state })
+    slot(1)
+}
+
+/// Scratch space for reporting an overflow, which may happen with softirqs on.
+#[inline(always)]
+pub fn overflow_cpu() -> Option<&'static mut CpuState> {
+    slot(2)
+}
+
+#[inline(always)]
+fn slot(index: u32) -> Option<&'static mut CpuState> {
+    // SAFETY: the slot belongs to this CPU, programs do not migrate, and the kernel does not run
+    // a program again on a CPU while it runs there. Each slot serves programs that do not
+    // interrupt one another.
+    CPU.get_ptr_mut(index).map(|state| unsafe { &mut *state })
 }
 
 /// Adds one to an exact total.

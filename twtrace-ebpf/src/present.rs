@@ -1,8 +1,8 @@
-//! Sockets that were in TIME_WAIT before the programs were: an iterator over all TCP sockets.
+//! Sockets that were in TIME_WAIT before the programs were: iterators over all TCP sockets.
 //!
-//! It walks the network namespace of the task that opens it, sees FIN_WAIT2 mini-sockets and
-//! TIME_WAIT sockets alike, and starts to follow those that are not followed yet. It also writes
-//! the address of each to its reader, who finds out by it which ends were missed.
+//! They walk the network namespace of the task that opens them and see FIN_WAIT2 mini-sockets and
+//! TIME_WAIT sockets alike. One, run at the start, begins to follow those that are not followed
+//! yet; the other lists them, by which the reader finds out which ends were missed.
 
 use aya_ebpf::{EbpfContext, helpers::bpf_seq_write};
 use core::ffi::c_void;
@@ -36,28 +36,44 @@ impl EbpfContext for IteratorContext {
     }
 }
 
-/// Called for each TCP socket of the namespace, and once more with none.
+/// Called for each TCP socket of the namespace, and once more with none: follows those in place.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
-pub fn iter_tcp(raw: *mut c_void) -> i32 {
-    let ctx = raw.cast::<TcpIterator>();
-    // SAFETY: the kernel passes a valid context; its two members are pointers to read.
-    let (socket, seq) = unsafe { ((*ctx).socket, (*(*ctx).meta).seq) };
-    if socket.is_null() {
-        return 0;
+pub fn iter_tcp_follow(raw: *mut c_void) -> i32 {
+    if let Some(tw) = timewait_socket(raw) {
+        follow(&IteratorContext(raw), tw);
     }
-    on_socket(&IteratorContext(raw), socket as u64, seq);
     0
+}
+
+/// Likewise, and writes the address of each to the reader: what still lives.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub fn iter_tcp_list(raw: *mut c_void) -> i32 {
+    if let Some(tw) = timewait_socket(raw) {
+        // SAFETY: the kernel passes a valid context, whose first member leads to the output.
+        let seq = unsafe { (*(*raw.cast::<TcpIterator>()).meta).seq };
+        // SAFETY: the address lives on the stack during the call.
+        unsafe { bpf_seq_write(seq.cast(), (&raw const tw).cast(), size_of::<u64>() as u32) };
+    }
+    0
+}
+
+/// The timewait socket an iterator is called for, if it is one.
+#[inline(always)]
+fn timewait_socket(raw: *mut c_void) -> Option<u64> {
+    // SAFETY: the kernel passes a valid context; its second member is a pointer or null.
+    let socket = unsafe { (*raw.cast::<TcpIterator>()).socket };
+    if socket.is_null() {
+        return None;
+    }
+    let state = read::field(socket as u64, config!(layout.skc_state));
+    (state == u64::from(TCP_TIME_WAIT)).then_some(socket as u64)
 }
 
 /// Starts to follow a timewait socket, unless it is followed already.
 #[inline(always)]
-fn on_socket(ctx: &IteratorContext, tw: u64, seq: *mut c_void) {
-    if read::field(tw, config!(layout.skc_state)) != u64::from(TCP_TIME_WAIT) {
-        return;
-    }
-    // SAFETY: the address lives on the stack during the call.
-    unsafe { bpf_seq_write(seq.cast(), (&raw const tw).cast(), size_of::<u64>() as u32) };
+fn follow(ctx: &IteratorContext, tw: u64) {
     // SAFETY: the value is not read through the reference.
     if unsafe { LIVE.get(tw) }.is_some() {
         return;

@@ -11,12 +11,12 @@ use aya_ebpf::{
     helpers::{bpf_get_stack, bpf_jiffies64},
 };
 use twtrace_common::{
-    CallerRange, Counter, EndReason, Kind, MAX_CALLERS, TCP_TIME_WAIT, ended_flags,
+    CallerRange, Counter, EndReason, Kind, MAX_CALLERS, TCP_TIME_WAIT, ended_flags, entered_flags,
 };
 
 use crate::{
     emit, end, enter,
-    maps::{self, CpuState, LIVE, STACK_DEPTH, config, config_at, count},
+    maps::{self, ARMED, CpuState, FlowKey, LIVE, STACK_DEPTH, config, config_at, count},
     read,
 };
 
@@ -45,6 +45,9 @@ pub fn jiffies_left(timer: u64) -> u32 {
 }
 
 /// `timer_start(timer, …)`: a timewait socket is armed, first or again.
+///
+/// The entry waits in `ARMED` for the full socket to close, which happens later in the same
+/// `tcp_time_wait()`, but possibly after a softirq has come in between.
 #[inline(always)]
 pub fn on_start<C: EbpfContext>(ctx: &C, timer: u64) {
     let tw = timewait_socket(timer);
@@ -59,50 +62,48 @@ pub fn on_start<C: EbpfContext>(ctx: &C, timer: u64) {
         return;
     }
     let Some(cpu) = maps::cpu() else { return };
-    if follow_ends {
-        enter::send_unarmed(ctx, cpu);
-    }
-    cpu.entering = 0;
     read::common(cpu, tw);
     let state = read::field(tw, config!(layout.tw_substate)) as u8;
     if !enter::begin(cpu, Kind::Entered, state) {
         return;
     }
     cpu.entered.armed = armed;
-    cpu.entered.ts_recent_stamp = read::signed(tw, config!(layout.tw_ts_recent_stamp));
     if follow_ends {
         enter::track(ctx, cpu, tw);
     } else {
         cpu.entered.tw = tw;
     }
-    cpu.entering = 1;
+    remember_key(cpu);
+    let _ = ARMED.insert(&cpu.key, &cpu.entered, 0);
 }
 
-/// `inet_sock_set_state(sk, old, new)`: the full socket of the entry in progress closes.
+/// Leaves the connection of the copied front of a socket in `cpu.key`.
+#[inline(always)]
+fn remember_key(cpu: &mut CpuState) {
+    let (flow, _family, net) = read::flow(cpu);
+    cpu.key = FlowKey { flow, net };
+}
+
+/// `inet_sock_set_state(sk, old, new)`: the full socket of an entry closes.
 ///
-/// A socket that closes with no arming before it on this CPU was reset, aborted or lost to
-/// overflow, and never entered.
+/// A socket that closes with no arming before was reset, aborted or lost to overflow, and never
+/// entered.
 #[inline(always)]
 pub fn on_set_state(sk: u64, new_state: u64) {
     if new_state as u32 as u64 != TCP_CLOSE {
         return;
     }
-    let Some(cpu) = maps::cpu() else { return };
-    if cpu.entering == 0 {
-        return;
-    }
+    let Some(cpu) = maps::overflow_cpu() else { return };
     read::common(cpu, sk);
-    let (flow, _family, _net) = read::flow(cpu);
+    remember_key(cpu);
     // The local port was put back before this: skc_num is 0, inet_sport is still there.
-    let local_port = u16::from_be(read::field(sk, config!(layout.inet_sport)) as u16);
-    let entered = &cpu.entered.flow;
-    if flow.remote != entered.remote
-        || flow.remote_port != entered.remote_port
-        || local_port != entered.local_port
-    {
-        return;
+    cpu.key.flow.local_port = u16::from_be(read::field(sk, config!(layout.inet_sport)) as u16);
+    // SAFETY: copied before the entry is removed below.
+    match unsafe { ARMED.get(&cpu.key) } {
+        Some(entered) => cpu.entered = *entered,
+        None => return,
     }
-    cpu.entering = 0;
+    let _ = ARMED.remove(&cpu.key);
     let tw = cpu.entered.tw;
     enter::add_socket(cpu, sk, read::field(tw, config!(layout.tw_tb)));
     if config!(follow_ends) == 0 {
@@ -111,7 +112,7 @@ pub fn on_set_state(sk: u64, new_state: u64) {
         // SAFETY: null-checked; the socket is live and these fields are written only here.
         unsafe {
             (*live).rto = cpu.entered.rto;
-            if cpu.entered.header.flags & twtrace_common::entered_flags::AUTOBOUND != 0 {
+            if cpu.entered.header.flags & entered_flags::AUTOBOUND != 0 {
                 (*live).flags |= ended_flags::AUTOBOUND;
             }
         }

@@ -15,9 +15,9 @@ use twtrace_common::{ended_flags, entered_flags};
 use crate::{
     event::{Event, Role},
     path::{self, Block, Outcome},
-    peer::{Group, GroupBy, PeerTable, Prefixes, Refused},
+    peer::{Group, GroupBy, PeerTable, Prefixes, Refused, history::Entry},
     track::{EndResult, EnterResult, LiveSockets, Tracked},
-    units::Hz,
+    units::{Hz, TCP_TIMEWAIT_LEN_MS},
 };
 
 /// How events are grouped and how much is kept.
@@ -112,6 +112,7 @@ impl Aggregate {
         let overflow = entered.header.flags & entered_flags::OVERFLOW != 0;
         let untracked = entered.header.flags & entered_flags::UNTRACKED != 0;
         let mut row = self.row_of_entry(entered, role);
+        let mut stuck = false;
         if overflow {
             // No socket came of it: there is nothing to follow.
         } else if followed && !untracked {
@@ -120,8 +121,11 @@ impl Aggregate {
                 entered.tw,
                 Tracked { entered_ns, row, netns: entered.header.netns, blocked },
             ) {
-                EnterResult::Followed => {}
-                EnterResult::Displaced(before) => self.heal(before),
+                EnterResult::Followed => stuck = blocked,
+                EnterResult::Displaced(before) => {
+                    self.heal(before);
+                    stuck = blocked;
+                }
                 EnterResult::AlreadyEnded(group) => {
                     // The end was booked as that of a lost entry, which turned up after all: it
                     // belongs in the row where the end is.
@@ -142,10 +146,17 @@ impl Aggregate {
         let hz = self.settings.hz;
         let peer = self.table.row(row);
         peer.last_ns = peer.last_ns.max(entered.mono_ns);
+        peer.history.stuck += u64::from(stuck);
+        let entry = history_entry(entered, blocked);
         if present {
             peer.counts.present += 1;
+            let left_ns = hz.millis(entered.armed) * 1_000_000;
+            let lived_ns = (TCP_TIMEWAIT_LEN_MS * 1_000_000).saturating_sub(left_ns);
+            let mono_ns = entered.mono_ns.saturating_sub(lived_ns);
+            peer.history.present(&Entry { mono_ns, ..entry });
             return;
         }
+        peer.history.enter(&entry);
         let counts = &mut peer.counts;
         counts.entered += 1;
         counts.fin_wait2 += u64::from(entered.header.state == TCP_FIN_WAIT2);
@@ -209,6 +220,14 @@ impl Aggregate {
         peer.last_ns = peer.last_ns.max(ended.mono_ns);
         peer.counts.ended[outcome as usize] += 1;
         peer.counts.rearms += u64::from(ended.rearms);
+        peer.history.end(ended.mono_ns, blocked);
+        let flag = |flag: u16| ended.header.flags & flag != 0;
+        let promotion = u32::from(flag(ended_flags::PROMOTED));
+        let in_time_wait = ended.header.state == TCP_TIME_WAIT;
+        peer.history.rearmed += u64::from(in_time_wait && ended.rearms > promotion);
+        peer.history.assassinated += u64::from(in_time_wait && outcome == Outcome::Killed);
+        peer.history.bound_reuse +=
+            u64::from(outcome == Outcome::Reused && flag(ended_flags::BOUND));
         if ended.header.state == TCP_FIN_WAIT2 && !blocked {
             peer.counts.blocked[Block::FinWait2 as usize] += 1;
         }
@@ -233,7 +252,10 @@ impl Aggregate {
     /// Books a socket that is gone without having been seen to end.
     fn heal(&mut self, socket: Tracked) {
         self.healed += 1;
-        self.table.row(socket.row).counts.ended[Outcome::Unknown as usize] += 1;
+        let peer = self.table.row(socket.row);
+        peer.counts.ended[Outcome::Unknown as usize] += 1;
+        // When it ended is not known, so it is in no rate.
+        peer.history.stuck = peer.history.stuck.saturating_sub(u64::from(socket.blocked));
     }
 
     /// Followed sockets that entered before `before_ns` and for which `lives` says no. Ends of
@@ -345,5 +367,18 @@ impl Aggregate {
             came: sum.present + sum.entered + sum.entry_lost,
             went_or_lives: live + sum.ended_total() + sum.overflow,
         }
+    }
+}
+
+/// An entry as a row's history wants it.
+fn history_entry(entered: &Entered, blocked: bool) -> Entry {
+    Entry {
+        mono_ns: entered.mono_ns,
+        with_timestamps: entered.ts_recent_stamp != 0,
+        blocked,
+        autobound: entered.header.flags & entered_flags::AUTOBOUND != 0,
+        local: entered.flow.local,
+        local_port: entered.flow.local_port,
+        remote_port: entered.flow.remote_port,
     }
 }

@@ -5,7 +5,12 @@ use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use crate::{kernel::Backend, peer::GroupBy, summary::SortKey, view::Format};
+use crate::{
+    kernel::Backend,
+    peer::GroupBy,
+    summary::SortKey,
+    view::{Format, ReportFormat},
+};
 
 /// Explains why TIME_WAIT sockets pile up: which peers, which path, and why the fast one is closed.
 #[derive(Clone, Debug, Parser)]
@@ -16,7 +21,8 @@ use crate::{kernel::Backend, peer::GroupBy, summary::SortKey, view::Format};
         sudo twtrace watch                          every peer, live, until Ctrl-C\n  \
         sudo twtrace watch --for 30s -o json        one JSON document after 30 s\n  \
         sudo twtrace watch -- ab -n 1000 http://…/  while a command runs\n  \
-        sudo twtrace peer 10.2.0.2:8080             all about one peer",
+        sudo twtrace peer 10.2.0.2:8080             all about one peer\n  \
+        sudo twtrace diagnose                       what is wrong, and what to do",
     after_help = "Exit status: 0 done, 1 failure, 2 usage; with `-- CMD`, that of the command.\n\
         twtrace only reads: it never changes a setting and never closes a socket."
 )]
@@ -50,6 +56,12 @@ pub enum Command {
     Watch(WatchArgs),
     /// Tell all that is known of one peer.
     Peer(PeerArgs),
+    /// Observe for 15 s, then say what is wrong and what to do, or how far each limit is.
+    Diagnose(DiagnoseArgs),
+    /// The same for one peer, with its history: since when it has sent no timestamps, and so on.
+    Explain(ExplainArgs),
+    /// Monitoring plugin: one line, perfdata, and exit status 0, 1, 2 or 3, after 5 s.
+    Check(CheckArgs),
 }
 
 /// Which sockets, and how the kernel is watched.
@@ -168,6 +180,45 @@ pub struct PeerArgs {
     /// Output format: table or json.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
+}
+
+/// Arguments of `twtrace diagnose`.
+#[derive(Clone, Debug, Args)]
+pub struct DiagnoseArgs {
+    /// Which sockets, and how.
+    #[command(flatten)]
+    pub observe: ObserveArgs,
+    /// Output format.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: ReportFormat,
+}
+
+/// Arguments of `twtrace explain`.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// Address of the peer, and its port if it is the server: 10.2.0.2:8080, [2001:db8::2]:443.
+    #[arg(value_name = "ADDR[:PORT]", value_parser = parse_peer)]
+    pub peer: PeerAddress,
+    /// Which sockets, and how.
+    #[command(flatten)]
+    pub observe: ObserveArgs,
+    /// Output format.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: ReportFormat,
+}
+
+/// Arguments of `twtrace check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Which sockets, and how.
+    #[command(flatten)]
+    pub observe: ObserveArgs,
+    /// WARNING from this share of a limit on: ports of a peer, or tcp_max_tw_buckets.
+    #[arg(long, value_name = "PERCENT", default_value_t = 70)]
+    pub warn: u32,
+    /// CRITICAL from this share of a limit on.
+    #[arg(long, value_name = "PERCENT", default_value_t = 90)]
+    pub crit: u32,
 }
 
 /// A peer as a user names it.

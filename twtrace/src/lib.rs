@@ -8,10 +8,11 @@
 //! | rules | [`path`] |
 //! | state | [`peer`], [`track`], [`aggregate`] |
 //! | facts of the host | [`host`] |
+//! | what to make of it all | [`diagnose`] |
 //! | the read model | [`summary`] |
 //! | what people and programs read | [`view`] |
 //! | the kernel, the only users of aya | [`kernel`] |
-//! | one run | [`pipeline`], [`session`], [`cli`] |
+//! | one run | [`examiner`], [`pipeline`], [`session`], [`cli`] |
 //!
 //! A view never reads the kernel, and only `kernel` and the lowest calls of `host` need privileges:
 //! everything else is reached by tests with records made up or recorded.
@@ -19,7 +20,9 @@
 
 pub mod aggregate;
 pub mod cli;
+pub mod diagnose;
 pub mod event;
+pub mod examiner;
 pub mod host;
 pub mod kernel;
 pub mod path;

@@ -10,14 +10,17 @@ use clap::Parser;
 use twtrace::{
     cli::{Cli, Color, Command},
     session::{self, SessionError},
-    view::style::Palette,
+    view::{check::Status, style::Palette},
 };
 
 /// Exit code for a command line that asks for what cannot be.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     log_to_stderr(cli.verbose);
     match run(&cli) {
         Ok(code) => code,
@@ -36,6 +39,22 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints what clap has to say. A monitoring plugin that was called wrongly is UNKNOWN, and says
+/// so on stdout, since 2 would read as CRITICAL.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nobody to tell if printing fails.
+    let _ = error.print();
+    let is_check = std::env::args_os().nth(1).is_some_and(|argument| argument == "check");
+    match (error.use_stderr(), is_check) {
+        (false, _) => ExitCode::SUCCESS,
+        (true, true) => {
+            let _ = writeln!(std::io::stdout(), "TWTRACE UNKNOWN - wrong usage, see stderr");
+            ExitCode::from(Status::Unknown as u8)
+        }
+        (true, false) => ExitCode::from(USAGE),
+    }
+}
+
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -46,6 +65,9 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         match &cli.command {
             Command::Watch(args) => session::watch(args, palette).await,
             Command::Peer(args) => session::peer(args, palette).await,
+            Command::Diagnose(args) => session::diagnose(args, palette).await,
+            Command::Explain(args) => session::explain(args, palette).await,
+            Command::Check(args) => session::check(args).await,
         }
     })?;
     Ok(code)

@@ -8,6 +8,7 @@ use twtrace_common::Counter;
 use crate::{
     aggregate::{Aggregate, Settings},
     event::Event,
+    examiner::Examiner,
     host::cgroup,
     kernel::{Inventory, KernelError, Namespace, Namespaces, Options, Source, Totals, Tracer},
     peer::GroupBy,
@@ -28,6 +29,8 @@ pub struct Pipeline {
     options: Options,
     started: Instant,
     undecodable: u64,
+    /// Applies the rules, where rows and ends allow it.
+    examiner: Option<Examiner>,
     /// Signs of trouble already dealt with: losses, skips and missed hooks together.
     trouble: u64,
 }
@@ -44,6 +47,8 @@ impl Pipeline {
     ) -> Result<Self, KernelError> {
         let mut tracer = Tracer::start(&options)?;
         let source = tracer.source()?;
+        let netns = options.filter.netns;
+        let examines = settings.group_by == GroupBy::Peer && options.follow_ends;
         let mut pipeline = Self {
             tracer,
             source,
@@ -51,6 +56,7 @@ impl Pipeline {
             options,
             started: Instant::now(),
             undecodable: 0,
+            examiner: examines.then(|| Examiner::begin(netns)),
             trouble: 0,
         };
         if pipeline.options.follow_ends {
@@ -58,6 +64,9 @@ impl Pipeline {
             pipeline.aggregate.set_ready(monotonic_ns());
         }
         pipeline.started = Instant::now();
+        if let Some(examiner) = &mut pipeline.examiner {
+            examiner.set_ready(monotonic_ns());
+        }
         Ok(pipeline)
     }
 
@@ -98,41 +107,24 @@ impl Pipeline {
         choice: RowChoice,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<Summary, KernelError> {
+        let totals = self.source.totals()?;
+        let skipped = self.tracer.skipped();
+        // After the totals, so that whatever they count is in the rows as well, unless it is lost.
         self.drain_all(observe);
         for (key, refused) in self.source.new_refusals() {
             self.aggregate.refuse(&key, &refused);
         }
-        let totals = self.source.totals()?;
-        let skipped = self.tracer.skipped();
-        let trouble =
-            totals.lost() + skipped + totals.of(Counter::MissedArm) + totals.of(Counter::MissedEnd);
+        let trouble = totals.lost() + skipped + totals.of(Counter::MissedEnd);
         if trouble > self.trouble && self.options.follow_ends {
             self.trouble = trouble;
             self.heal(observe);
         }
-        // The totals were read after the events, so they may be ahead by what happened since;
-        // take that in as well, so that one screen does not contradict itself.
-        self.drain_all(observe);
-        let totals = self.settled(totals);
-        Ok(Summary::new(&self.aggregate, choice, self.context(totals, skipped)))
-    }
-
-    /// Detaches and takes the last summary.
-    ///
-    /// # Errors
-    /// The kernel's totals could not be read.
-    pub fn finish(
-        &mut self,
-        choice: RowChoice,
-        observe: &mut dyn FnMut(&Event),
-    ) -> Result<Summary, KernelError> {
-        self.tracer.detach();
-        self.summary(choice, observe)
-    }
-
-    /// Totals that are not behind the events taken in meanwhile.
-    fn settled(&self, before: Totals) -> Totals {
-        self.source.totals().unwrap_or(before)
+        let mut summary = Summary::new(&self.aggregate, choice, self.context(totals, skipped));
+        if let Some(examiner) = &mut self.examiner {
+            let now_ns = monotonic_ns();
+            summary.examined = Some(examiner.examine(&self.aggregate, &summary.trust, now_ns));
+        }
+        Ok(summary)
     }
 
     fn context(&self, totals: Totals, skipped: u64) -> Context {
@@ -158,7 +150,7 @@ impl Pipeline {
     /// that a crowded host does not overflow the buffer.
     fn read_present(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<(), KernelError> {
         for namespace in Tracer::namespaces_of(&self.options.filter) {
-            let mut inventory = self.tracer.inventory()?;
+            let mut inventory = self.tracer.follow_present()?;
             let (source, aggregate) = (&mut self.source, &mut self.aggregate);
             let undecodable = &mut self.undecodable;
             let read = read_beside(&mut inventory, &namespace, || {
@@ -181,7 +173,7 @@ impl Pipeline {
         // First what the kernel side itself missed: sockets it follows that are no more.
         let mut alive = std::collections::HashMap::new();
         for namespace in Tracer::namespaces_of(&self.options.filter) {
-            let Ok(mut inventory) = self.tracer.inventory() else { break };
+            let Ok(mut inventory) = self.tracer.list_live() else { break };
             if let Ok(sockets) = inventory.read(&namespace) {
                 alive.insert(namespace.inum, sockets);
             }

@@ -6,9 +6,12 @@ use twtrace_common::Counter;
 
 use crate::{
     aggregate::Aggregate,
+    diagnose::Diagnosis,
+    host::facts::HostFacts,
     kernel::{Backend, Refusal, Totals},
     path::Outcome,
-    peer::{Counts, Group, GroupBy, LifetimeSummary, Peer},
+    peer::{Counts, Group, GroupBy, History, LifetimeSummary, Peer},
+    units::Clock,
 };
 
 /// Upper bounds of the lifetime histogram shown, milliseconds. 4 s is the kernel's own line for a
@@ -66,6 +69,8 @@ pub struct Row {
     pub rto_ms: u64,
     /// The longest RTO.
     pub rto_max_ms: u64,
+    /// When timestamps were seen and when not.
+    pub history: History,
 }
 
 impl Row {
@@ -79,6 +84,7 @@ impl Row {
             scheduled_max_ms: peer.scheduled_max_ms,
             rto_ms: peer.rto_ms,
             rto_max_ms: peer.rto_max_ms,
+            history: peer.history.clone(),
         }
     }
 
@@ -121,14 +127,23 @@ pub struct Trust {
     pub unfollowed: u64,
     /// Ends of sockets that were in namespaces nobody could read at the start.
     pub unseen_ends: u64,
-    /// Entries whose arming was not seen: a hook was missed.
-    pub missed_arms: u64,
     /// Reads of kernel memory that failed.
     pub read_failures: u64,
     /// Refusals counted nowhere, the map being full.
     pub refusals_dropped: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
+}
+
+/// What the rules made of a moment.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    /// Findings and margins.
+    pub diagnosis: Diagnosis,
+    /// The facts of the host they rest on.
+    pub facts: HostFacts,
+    /// The moment.
+    pub clock: Clock,
 }
 
 /// Everything a view may show.
@@ -160,6 +175,8 @@ pub struct Summary {
     pub netns_names: HashMap<u32, String>,
     /// Names of control groups, by identifier.
     pub cgroup_names: HashMap<u64, String>,
+    /// Findings; `None` unless rows stand for peers and ends are followed.
+    pub examined: Option<Examined>,
 }
 
 /// What a summary is made from beside the aggregate.
@@ -196,10 +213,12 @@ impl Summary {
         let mut totals = Row::of(&table.sum());
         let seen = totals.counts.present + totals.counts.entered + totals.counts.entry_lost;
         let kernel = &context.totals;
-        totals.counts.entered = kernel.of(Counter::Entered);
-        totals.counts.fin_wait2 = kernel.of(Counter::EnteredFinWait2);
-        totals.counts.overflow = kernel.of(Counter::Overflow);
-        totals.counts.present = kernel.of(Counter::Present);
+        // The kernel's totals are a moment older than the rows, and hold what was lost.
+        let counts = &mut totals.counts;
+        counts.entered = kernel.of(Counter::Entered).max(counts.entered + counts.entry_lost);
+        counts.fin_wait2 = kernel.of(Counter::EnteredFinWait2).max(counts.fin_wait2);
+        counts.overflow = kernel.of(Counter::Overflow).max(counts.overflow);
+        counts.present = kernel.of(Counter::Present).max(counts.present);
         let came = totals.counts.present + totals.counts.entered;
 
         let mut rows: Vec<Row> = table.rows().iter().map(Row::of).collect();
@@ -232,7 +251,6 @@ impl Summary {
                 healed: aggregate.healed(),
                 unfollowed: aggregate.unfollowed(),
                 unseen_ends: aggregate.unseen_ends(),
-                missed_arms: kernel.of(Counter::MissedArm),
                 read_failures: kernel.of(Counter::ReadFailed),
                 refusals_dropped: kernel.of(Counter::RefusalsDropped),
                 undecodable: context.undecodable,
@@ -240,6 +258,7 @@ impl Summary {
             totals,
             netns_names: context.netns_names,
             cgroup_names: context.cgroup_names,
+            examined: None,
         }
     }
 
@@ -255,6 +274,14 @@ impl Summary {
             },
             Group::Uid(uid) => uid.to_string(),
             _ => group.to_string(),
+        }
+    }
+
+    /// A network namespace for people: its name and number, or its number.
+    pub fn namespace(&self, inum: u32) -> String {
+        match self.netns_names.get(&inum) {
+            Some(name) => format!("{name} ({inum})"),
+            None => inum.to_string(),
         }
     }
 

@@ -1,4 +1,6 @@
-//! Jiffies, and what they are in milliseconds on this host.
+//! Jiffies, and what they are in milliseconds on this host; and the two clocks.
+
+use std::time::{Duration, SystemTime};
 
 /// Ticks a second of the kernel (`CONFIG_HZ`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,33 @@ impl Hz {
     }
 }
 
+/// One moment by two clocks, to turn times of the one into times of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// `CLOCK_MONOTONIC`, the clock of the kernel programs, nanoseconds.
+    pub mono_ns: u64,
+    /// The time of day.
+    pub wall: SystemTime,
+}
+
+impl Clock {
+    /// The time of day of another moment.
+    pub fn wall(&self, mono_ns: u64) -> SystemTime {
+        let since = Duration::from_nanos(mono_ns.abs_diff(self.mono_ns));
+        let then = if mono_ns < self.mono_ns {
+            self.wall.checked_sub(since)
+        } else {
+            self.wall.checked_add(since)
+        };
+        then.unwrap_or(self.wall)
+    }
+
+    /// Seconds from another moment to this one, 0 for a later one.
+    pub const fn seconds_since(&self, mono_ns: u64) -> f64 {
+        self.mono_ns.saturating_sub(mono_ns) as f64 / 1e9
+    }
+}
+
 /// `TCP_TIMEWAIT_LEN`, include/net/tcp.h: 2MSL on mainline kernels, milliseconds.
 pub const TCP_TIMEWAIT_LEN_MS: u64 = 60_000;
 
@@ -58,6 +87,17 @@ mod tests {
     fn the_recycle_timeout_is_the_kernels_three_and_a_half_rto() {
         assert_eq!(recycle_timeout(51), 179, "KERNEL: 204 ms at 250 Hz armed 179 jiffies");
         assert_eq!(recycle_timeout(52), 182);
+    }
+
+    #[test]
+    fn a_moment_of_the_kernels_clock_has_a_time_of_day() {
+        let clock = Clock { mono_ns: 5_000_000_000, wall: SystemTime::UNIX_EPOCH };
+        let later = clock.wall(7_000_000_000).duration_since(SystemTime::UNIX_EPOCH);
+        assert_eq!(later.unwrap(), Duration::from_secs(2));
+        let earlier = SystemTime::UNIX_EPOCH.duration_since(clock.wall(1_000_000_000));
+        assert_eq!(earlier.unwrap(), Duration::from_secs(4));
+        assert_eq!(clock.seconds_since(4_500_000_000), 0.5);
+        assert_eq!(clock.seconds_since(9_000_000_000), 0.0);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 mod closing;
 mod counting;
+mod diagnosis;
+mod diagnosis_catalogue;
 mod entry;
 mod events;
 mod expiry;
@@ -101,6 +103,23 @@ pub const ALL: &[Scenario] = &[
     every("rearmed_by_a_retransmitted_fin", rearmed::by_a_retransmitted_fin),
     every("rearmed_by_promotion", rearmed::by_promotion),
     every("present_at_start", present::present_at_start),
+    every("diagnosis_of_the_story", diagnosis::of_the_story),
+    every("diagnosis_of_a_healthy_host", diagnosis::of_a_healthy_host),
+    every("check_is_a_monitoring_plugin", diagnosis::check_is_a_monitoring_plugin),
+    every("diagnosis_tw002_timestamps_off", diagnosis_catalogue::timestamps_off),
+    every("diagnosis_tw003_to_tw007_and_tw015_reuse_off", diagnosis_catalogue::reuse_off),
+    every("diagnosis_tw005_exhausted", diagnosis_catalogue::exhausted),
+    functions("diagnosis_tw006_fixed_port", diagnosis_catalogue::fixed_port),
+    every("diagnosis_tw007_tw008_full_buckets", diagnosis_catalogue::full_buckets),
+    every("diagnosis_tw008_overflow", diagnosis_catalogue::overflow),
+    every("diagnosis_tw009_no_fin", diagnosis_catalogue::no_fin),
+    every("diagnosis_tw010_rearmed", diagnosis_catalogue::rearmed),
+    every("diagnosis_tw011_assassinated", diagnosis_catalogue::assassinated),
+    every("diagnosis_tw012_refused_segments", diagnosis_catalogue::refused_segments),
+    every("diagnosis_tw014_recycle_configured", diagnosis_catalogue::recycle_configured),
+    every("diagnosis_tw016_loopback", diagnosis_catalogue::loopback),
+    every("diagnosis_tw017_conntrack", diagnosis_catalogue::conntrack),
+    every("diagnosis_tw018_lost", diagnosis_catalogue::lost),
 ];
 
 /// Ends the run and asserts that the kernel's counters and twtrace's totals are both as `want`.

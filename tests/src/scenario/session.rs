@@ -30,19 +30,19 @@ pub fn command_mode(lab: &Lab) -> Result<()> {
     let addr = server.addr().to_string();
     let watch = ["watch", "-o", "json", "--attach", lab.backend.name(), "--netns", netns.name()];
     let command = ["--", "ip", "netns", "exec", netns.name(), &own, "traffic", &addr, "25"];
-    let output = twtrace::run(lab, &[&watch[..], &command[..]].concat())?;
+    let output = twtrace::run(lab, &[&watch[..], &twtrace::SMALL, &command[..]].concat())?;
     expect::that(output.status.success(), || twtrace::shown(&output))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let summary =
         Summary::parse(&text, lab.backend.name()).with_context(|| twtrace::shown(&output))?;
     expect::equal("entered", &25, &summary.totals()?.entered)?;
 
-    let failing = [&watch[..], &["--", "sh", "-c", "exit 7"]].concat();
+    let failing = [&watch[..], &twtrace::SMALL, &["--", "sh", "-c", "exit 7"]].concat();
     let output = twtrace::run(lab, &failing)?;
     expect::that(output.status.code() == Some(7), || {
         format!("the command's exit code 7 was not passed on: {}", twtrace::shown(&output))
     })?;
-    let missing = [&watch[..], &["--", "/nonexistent/command"]].concat();
+    let missing = [&watch[..], &twtrace::SMALL, &["--", "/nonexistent/command"]].concat();
     let output = twtrace::run(lab, &missing)?;
     let named = String::from_utf8_lossy(&output.stderr).contains("/nonexistent/command");
     expect::that(!output.status.success() && named, || {
@@ -64,7 +64,7 @@ fn ends_by_itself(lab: &Lab, args: &[&str]) -> Result<()> {
     let netns = Netns::new("ends")?;
     let server = Server::start(&netns, "127.0.0.1:8080", Behaviour::AnswersEof)?;
     let watch = ["watch", "-o", "json", "--attach", lab.backend.name(), "--netns", netns.name()];
-    let args = [&watch[..], args].concat();
+    let args = [&watch[..], &twtrace::SMALL, args].concat();
     let output = thread::scope(|scope| {
         let run = scope.spawn(|| twtrace::run(lab, &args));
         // Traffic goes on until the session is over: nothing here tells when it began.

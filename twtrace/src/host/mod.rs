@@ -1,3 +1,55 @@
 //! Facts of the host that the kernel programs do not send.
+//!
+//! Each reader takes the root it reads below, so that tests read fixtures. What is true of one
+//! network namespace only is read by a thread inside it.
 
 pub mod cgroup;
+pub mod configured;
+pub mod facts;
+pub mod netstat;
+pub mod sysctl;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// A fact that could not be read; the message names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum HostFactError {
+    /// The file is there and cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file holds something else than it should.
+    #[error("{path} holds {text:?}, which is not {wanted}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What it holds, its beginning.
+        text: String,
+        /// What was expected, with an article.
+        wanted: &'static str,
+    },
+}
+
+impl HostFactError {
+    /// A file whose text is not what it should be.
+    fn malformed(path: &Path, text: &str, wanted: &'static str) -> Self {
+        let text = text.trim().chars().take(40).collect();
+        Self::Malformed { path: path.to_owned(), text, wanted }
+    }
+}
+
+/// A file's text; `None` if there is no such file, which is how kernels say that they lack it.
+fn text(path: &Path) -> Result<Option<String>, HostFactError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(HostFactError::Unreadable { path: path.to_owned(), source }),
+    }
+}

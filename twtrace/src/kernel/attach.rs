@@ -112,16 +112,27 @@ impl Tracer {
         Source::new(&mut self.ebpf)
     }
 
-    /// The reader of the sockets that are in TIME_WAIT already.
+    /// The walk that makes the kernel side follow the sockets that are in TIME_WAIT already.
     ///
     /// # Errors
     /// [`KernelError::Inventory`] if the kernel has no iterator over TCP sockets (before 5.9).
-    pub fn inventory(&mut self) -> Result<Inventory<'_>, KernelError> {
-        let failed = |error: &dyn std::fmt::Display| KernelError::Inventory(error.to_string());
-        let program = self.ebpf.program_mut("iter_tcp");
-        let program = program.ok_or(KernelError::Incomplete("program iter_tcp"))?;
-        let program: &mut Iter =
-            program.try_into().map_err(|error: ProgramError| failed(&error))?;
+    pub fn follow_present(&mut self) -> Result<Inventory<'_>, KernelError> {
+        self.inventory("iter_tcp_follow")
+    }
+
+    /// The walk that lists the sockets in TIME_WAIT.
+    ///
+    /// # Errors
+    /// As for [`Tracer::follow_present`].
+    pub fn list_live(&mut self) -> Result<Inventory<'_>, KernelError> {
+        self.inventory("iter_tcp_list")
+    }
+
+    fn inventory(&mut self, name: &'static str) -> Result<Inventory<'_>, KernelError> {
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Incomplete(name))?;
+        let program: &mut Iter = program
+            .try_into()
+            .map_err(|error: ProgramError| KernelError::Inventory(error.to_string()))?;
         if program.fd().is_err() {
             program
                 .load("tcp", &self.btf)
@@ -147,11 +158,6 @@ impl Tracer {
             .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
             .and_then(|value| value.trim().parse().ok())
             .unwrap_or(0)
-    }
-
-    /// Detaches everything, beginnings before ends, so that what has begun is still seen whole.
-    pub fn detach(&mut self) {
-        detach(&mut self.ebpf, &std::mem::take(&mut self.attached));
     }
 
     /// The namespaces to read the present sockets of: all, or the one the filter names.
@@ -225,7 +231,11 @@ impl ObjectLoader<'_> {
                 })
             }
             Backend::Fentry | Backend::Kprobe => {
-                let hooks = if follow_ends { hooks::ALL } else { &[hooks::ENTRY] };
+                let hooks = if follow_ends { hooks::ALL } else { hooks::ENTRY };
+                let entry = |hook: &Hook| types.function_args(hook.function).is_some();
+                if !hooks::ENTRY.iter().any(entry) {
+                    return Err("the kernel has no function inet_twsk_hashdance".to_owned());
+                }
                 hooks.iter().try_for_each(|hook| {
                     attach_hook(ebpf, backend, hook, (types, btf), &mut attached)
                 })

@@ -43,15 +43,25 @@ const NONE: Hook =
 const STATE_PROCESS: &[(usize, &str)] =
     &[(3, "fexit_state_process_3"), (4, "fexit_state_process_4"), (5, "fexit_state_process_5")];
 
-/// The entry alone: `--no-ends`.
-pub const ENTRY: Hook = Hook {
-    function: "tcp_time_wait",
-    entry: Some(("fentry_tcp_time_wait", "kprobe_tcp_time_wait")),
-    ..NONE
-};
+/// The entry alone, which is enough for `--no-ends`: the socket is hashed, on Linux 6.11 and later
+/// or before. Exactly one of the two exists.
+pub const ENTRY: &[Hook] = &[
+    Hook {
+        function: "inet_twsk_hashdance_schedule",
+        entry: Some(("fentry_hashdance_schedule", "kprobe_hashdance_schedule")),
+        optional: true,
+        ..NONE
+    },
+    Hook {
+        function: "inet_twsk_hashdance",
+        entry: Some(("fentry_hashdance", "kprobe_hashdance")),
+        optional: true,
+        ..NONE
+    },
+];
 
 /// All hooks, in the order they are attached: ends before beginnings, so that nothing begins
-/// whose end would be missed. They are detached in the opposite order.
+/// whose end would be missed.
 pub const ALL: &[Hook] = &[
     Hook {
         function: "tcp_twsk_destructor",
@@ -92,19 +102,14 @@ pub const ALL: &[Hook] = &[
         entry: Some(("fentry_twsk_schedule", "kprobe_twsk_schedule")),
         ..NONE
     },
+    ENTRY[0],
+    ENTRY[1],
+    Hook { function: "tcp_done", entry: Some(("fentry_tcp_done", "kprobe_tcp_done")), ..NONE },
     Hook {
-        // Linux 6.11 on.
-        function: "inet_twsk_hashdance_schedule",
-        entry: Some(("fentry_hashdance_schedule", "kprobe_hashdance_schedule")),
-        optional: true,
+        function: "tcp_time_wait",
+        entry: Some(("fentry_tcp_time_wait", "kprobe_tcp_time_wait")),
         ..NONE
     },
-    Hook {
-        function: "inet_twsk_alloc",
-        exit: Some((Fexit::One("fexit_twsk_alloc"), "kretprobe_twsk_alloc")),
-        ..NONE
-    },
-    ENTRY,
 ];
 
 /// Tracepoints of the last-resort backend and their programs, in the order they are attached.

@@ -20,8 +20,8 @@ impl<'a> Inventory<'a> {
         Self { program }
     }
 
-    /// Walks a namespace: the kernel side sends a record for each timewait socket it did not
-    /// follow yet, and follows it from then on. Answers the addresses of all of them.
+    /// Walks a namespace and answers what the iterator wrote: the addresses of its timewait
+    /// sockets, or nothing from the one that makes the kernel side follow them.
     ///
     /// # Errors
     /// The namespace vanished, may not be entered, or could not be read.

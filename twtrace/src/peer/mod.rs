@@ -2,10 +2,12 @@
 
 mod counts;
 mod group;
+pub mod history;
 mod lifetimes;
 mod table;
 
 pub use counts::{Counts, Refused};
 pub use group::{Group, GroupBy, Prefixes};
+pub use history::History;
 pub use lifetimes::{LifetimeSummary, Lifetimes};
 pub use table::{OTHER, Peer, PeerTable};

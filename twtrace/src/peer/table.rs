@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 
 use rustc_hash::FxHashMap;
 
-use super::{Counts, Group, Lifetimes};
+use super::{Counts, Group, History, Lifetimes};
 
 /// Index of the row that takes what found no place.
 pub const OTHER: u32 = 0;
@@ -21,6 +21,8 @@ pub struct Peer {
     pub counts: Counts,
     /// Its lifetimes.
     pub lifetimes: Lifetimes,
+    /// Rates of late, and when timestamps were seen.
+    pub history: History,
     /// Timeout its last TIME_WAIT socket was armed with, milliseconds; 0 when never seen.
     pub scheduled_ms: u64,
     /// The longest such timeout.
@@ -36,11 +38,13 @@ pub struct Peer {
 }
 
 impl Peer {
-    fn new(group: Group) -> Self {
+    /// An empty row.
+    pub fn new(group: Group) -> Self {
         Self {
             group,
             counts: Counts::default(),
             lifetimes: Lifetimes::default(),
+            history: History::default(),
             scheduled_ms: 0,
             scheduled_max_ms: 0,
             rto_ms: 0,
@@ -59,6 +63,7 @@ impl Peer {
     pub fn absorb(&mut self, other: &Self) {
         self.counts += &other.counts;
         self.lifetimes.merge(&other.lifetimes);
+        self.history.absorb(&other.history);
         if other.last_ns >= self.last_ns {
             self.last_ns = other.last_ns;
             self.scheduled_ms = other.scheduled_ms;

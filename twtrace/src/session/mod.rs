@@ -1,5 +1,9 @@
 //! One-shot runs: a pipeline from attach to the last summary.
 
+mod check;
+mod diagnose;
+mod explain;
+mod gather;
 mod observe;
 mod peer;
 mod stop;
@@ -7,6 +11,9 @@ mod watch;
 
 use std::io;
 
+pub use check::check;
+pub use diagnose::diagnose;
+pub use explain::explain;
 pub use peer::peer;
 pub use watch::watch;
 

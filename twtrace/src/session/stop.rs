@@ -32,35 +32,47 @@ pub enum Stopped {
 }
 
 impl Stop {
-    /// Starts the command, if there is one, and the clock.
+    /// Listens for signals from now on, so that none that comes once the user is told that the
+    /// counting has begun ends the process unheard.
     ///
     /// # Errors
-    /// [`SessionError::Signals`], [`SessionError::Command`].
-    pub fn begin(
-        duration: Option<Duration>,
+    /// [`SessionError::Signals`].
+    pub fn listen() -> Result<Self, SessionError> {
+        let listen = |kind| signal(kind).map_err(SessionError::Signals);
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            deadline: None,
+            child: None,
+        })
+    }
+
+    /// Starts the clock.
+    pub fn after(&mut self, duration: Option<Duration>) {
+        self.deadline = duration.map(|duration| Instant::now() + duration);
+    }
+
+    /// Starts the command, if there is one.
+    ///
+    /// # Errors
+    /// [`SessionError::Command`].
+    pub fn with_command(
+        &mut self,
         command: &[OsString],
         output_is_machine: bool,
-    ) -> Result<Self, SessionError> {
-        let listen = |kind| signal(kind).map_err(SessionError::Signals);
-        let interrupt = listen(SignalKind::interrupt())?;
-        let terminate = listen(SignalKind::terminate())?;
-        let child = match command {
-            [] => None,
-            [program, arguments @ ..] => {
-                let mut command = Command::new(program);
-                command.args(arguments).kill_on_drop(false);
-                if output_is_machine {
-                    // Only our documents may reach whoever parses stdout.
-                    command.stdout(Stdio::from(std::io::stderr()));
-                }
-                Some(command.spawn().map_err(|source| SessionError::Command {
-                    command: program.to_string_lossy().into_owned(),
-                    source,
-                })?)
-            }
-        };
-        let deadline = duration.map(|duration| Instant::now() + duration);
-        Ok(Self { interrupt, terminate, deadline, child })
+    ) -> Result<(), SessionError> {
+        let [program, arguments @ ..] = command else { return Ok(()) };
+        let mut command = Command::new(program);
+        command.args(arguments).kill_on_drop(false);
+        if output_is_machine {
+            // Only our documents may reach whoever parses stdout.
+            command.stdout(Stdio::from(std::io::stderr()));
+        }
+        self.child = Some(command.spawn().map_err(|source| SessionError::Command {
+            command: program.to_string_lossy().into_owned(),
+            source,
+        })?);
+        Ok(())
     }
 
     /// Waits for the end. May be dropped and called again.

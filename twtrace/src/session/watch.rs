@@ -44,6 +44,7 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
         hz: settings.hz,
         recycle_exists: settings.recycle_exists,
     };
+    let mut stop = Stop::listen()?;
     let mut screen = Screen::new(args, writer, palette)?;
     let mut pipeline = Pipeline::start(options, settings, &mut |event| screen.events.take(event))?;
     if let Some(diagnostics) = pipeline.tracer().diagnostics() {
@@ -51,7 +52,8 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     }
     announce(&mut pipeline);
 
-    let mut stop = Stop::begin(args.observe.duration, &args.command, args.output.is_machine())?;
+    stop.after(args.observe.duration);
+    stop.with_command(&args.command, args.output.is_machine())?;
     let mut drain = interval(DRAIN_INTERVAL);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut redraw = interval(args.interval);
@@ -75,7 +77,7 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
             break Stopped::Asked;
         }
     };
-    let summary = pipeline.finish(screen.choice, &mut |event| screen.events.take(event))?;
+    let summary = pipeline.summary(screen.choice, &mut |event| screen.events.take(event))?;
     screen.finish(&summary)?;
     Ok(match stopped {
         Stopped::Asked => ExitCode::SUCCESS,

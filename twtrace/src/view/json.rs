@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    diagnose::Finding,
     path::{Block, Outcome},
     peer::{Counts, LifetimeSummary, Refused},
     summary::{Row, Summary},
@@ -84,7 +85,6 @@ fn document(summary: &Summary) -> Value {
             "healed": known.ends(trust.healed),
             "unfollowed": known.ends(trust.unfollowed),
             "unseen_ends": known.ends(trust.unseen_ends),
-            "missed_arms": trust.missed_arms,
             "read_failures": trust.read_failures,
             "refusals_dropped": trust.refusals_dropped,
             "undecodable": trust.undecodable,
@@ -93,6 +93,10 @@ fn document(summary: &Summary) -> Value {
         "peers_total": summary.peers,
         "peers_evicted": summary.peers_evicted,
         "other": other,
+        // Null where rows stand for something else than peers, or ends are not followed.
+        "findings": summary.examined.as_ref().map(|examined| {
+            examined.diagnosis.findings.iter().map(Finding::document).collect::<Vec<_>>()
+        }),
     })
 }
 

@@ -1,12 +1,16 @@
 //! What people and programs read. Each renderer writes to any writer, asks no clock and knows no
 //! terminal.
 
+pub mod check;
 pub mod csv;
+pub mod diagnosis;
 pub mod events;
+pub mod history;
 pub mod json;
 pub mod peer;
 pub mod style;
 pub mod table;
+mod text;
 
 /// Output formats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -20,6 +24,16 @@ pub enum Format {
     Ndjson,
     /// Comma-separated, with a header line.
     Csv,
+}
+
+/// Output formats of reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReportFormat {
+    /// For people, on 80 columns.
+    #[default]
+    Text,
+    /// One JSON document.
+    Json,
 }
 
 impl Format {

@@ -7,6 +7,7 @@ use std::{
 
 use super::style::Palette;
 use crate::{
+    diagnose::Severity,
     path::{Block, Outcome},
     peer::Refused,
     summary::{Row, Summary},
@@ -20,7 +21,8 @@ pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::R
     write_backend(out, summary, palette)?;
     if summary.rows.is_empty() && summary.other.is_none() {
         writeln!(out, "no socket has entered TIME_WAIT yet")?;
-        return write_trust(out, summary, palette);
+        write_trust(out, summary, palette)?;
+        return write_worst(out, summary, palette);
     }
     let names: Vec<String> = summary.rows.iter().map(|row| name(summary, row)).collect();
     let width = names.iter().map(String::len).max().unwrap_or(0).clamp(14, 46);
@@ -47,7 +49,8 @@ pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::R
         write_row(out, summary, row, &name, width, palette)?;
     }
     write_totals(out, summary)?;
-    write_trust(out, summary, palette)
+    write_trust(out, summary, palette)?;
+    write_worst(out, summary, palette)
 }
 
 /// The line every view begins with.
@@ -125,7 +128,7 @@ fn why(row: &Row) -> String {
         .map(|block| (row.counts.blocked(*block), block.key().replace('_', " ")))
         .filter(|(count, _)| *count > 0)
         .collect();
-    reasons.sort_by(|one, two| two.0.cmp(&one.0));
+    reasons.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
     let mut words: Vec<String> =
         reasons.into_iter().map(|(count, reason)| format!("{reason} {count}")).collect();
     if row.counts.refused.total() > 0 {
@@ -190,7 +193,6 @@ fn write_trust(out: &mut impl Write, summary: &Summary, palette: Palette) -> io:
     let alarms = [
         (trust.lost, "events lost, the buffer was full: totals are exact, rows are too low"),
         (trust.skipped, "program runs skipped by the kernel: counts are too low by as much"),
-        (trust.missed_arms, "entries never seen armed: this kernel may inline a hooked function"),
         (trust.read_failures, "reads of kernel memory failed: some fields are 0"),
         (trust.undecodable, "records could not be decoded"),
         (trust.refusals_dropped, "refusals not counted, too many peers"),
@@ -207,6 +209,22 @@ fn write_trust(out: &mut impl Write, summary: &Summary, palette: Palette) -> io:
         writeln!(out, "{}", palette.warning(format!("{count} {sentence}")))?;
     }
     Ok(())
+}
+
+/// The worst finding, in one line. Nothing is printed when nothing is wrong.
+fn write_worst(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::Result<()> {
+    let findings = summary.examined.iter().flat_map(|examined| &examined.diagnosis.findings);
+    let mut findings = findings.filter(|finding| finding.severity > Severity::Notice);
+    let Some(worst) = findings.next() else { return Ok(()) };
+    let line = format!("{} {}: {}", worst.id, worst.severity.as_str(), worst.summary);
+    let line = match worst.severity {
+        Severity::Critical => palette.alarm(line),
+        _ => palette.warning(line),
+    };
+    match findings.count() {
+        0 => writeln!(out, "{line}"),
+        more => writeln!(out, "{line} ({more} more: twtrace diagnose)"),
+    }
 }
 
 /// A duration in the unit a person would choose.

@@ -136,7 +136,7 @@ impl Machine<'_> {
         command
             .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
             .args(self.accel.options())
-            .args(["-m", "1024", "-no-reboot", "-nodefaults", "-smp"])
+            .args(["-m", "2048", "-no-reboot", "-nodefaults", "-smp"])
             .arg(self.processors.to_string())
             .arg("-kernel")
             .arg(self.image)

@@ -1,0 +1,202 @@
+//! What `diagnose`, `explain` and `check` say: of the story, and of a host that is well.
+
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::lab::Lab;
+use crate::netns::Netns;
+use crate::topology::{self, ROUTED, SERVER, ephemeral_ports};
+use crate::traffic::{Behaviour, Client, Server};
+use crate::twtrace::{self, Tracer};
+use crate::{expect, wait};
+
+/// Connections a second of [`paced`], few enough for software emulation.
+const RATE: u32 = 50;
+
+/// Identifiers of a report's findings, in order.
+pub fn ids(report: &Value) -> Result<Vec<String>> {
+    let findings = report["findings"].as_array().context("findings is no array")?;
+    Ok(findings.iter().map(|finding| finding["id"].as_str().unwrap_or("?").to_owned()).collect())
+}
+
+/// The finding of that identifier.
+pub fn finding<'a>(report: &'a Value, id: &str) -> Result<&'a Value> {
+    let findings = report["findings"].as_array().context("findings is no array")?;
+    let found = findings.iter().find(|finding| finding["id"] == id);
+    found.with_context(|| format!("no finding {id} in:\n{report:#}"))
+}
+
+/// A figure of a finding.
+pub fn figure(finding: &Value, key: &str) -> Result<f64> {
+    let value = finding.pointer(&format!("/evidence/{key}/value"));
+    value.and_then(Value::as_f64).with_context(|| format!("no figure {key} in:\n{finding:#}"))
+}
+
+/// Diagnoses one namespace.
+pub fn diagnose(lab: &Lab, netns: &Netns) -> Result<Tracer> {
+    Tracer::report(lab, "diagnose", &["--netns", netns.name()])
+}
+
+/// Seconds since the epoch of a moment in a report.
+fn seconds(stamp: &Value) -> Result<f64> {
+    let stamp = stamp.as_str().with_context(|| format!("{stamp} is no moment"))?;
+    // The day does not matter as long as all moments are of one test.
+    let time = stamp.split_once('T').map(|(_, time)| time.trim_end_matches('Z'));
+    let parts: Option<Vec<f64>> =
+        time.and_then(|time| time.split(':').map(|part| part.parse().ok()).collect());
+    match parts.as_deref() {
+        Some([hours, minutes, seconds]) => Ok(hours * 3600.0 + minutes * 60.0 + seconds),
+        _ => anyhow::bail!("{stamp} is no moment"),
+    }
+}
+
+/// The time of day in the same seconds.
+fn now() -> Result<f64> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    Ok((since.as_millis() % 86_400_000) as f64 / 1000.0)
+}
+
+/// Opens and closes connections at [`RATE`] until `enough`, or until no port is left: then gives
+/// the moment.
+fn paced(client: &Client, server: &Server, enough: impl Fn() -> bool) -> Result<Option<f64>> {
+    let began = Instant::now();
+    for n in 0_u32.. {
+        if enough() {
+            break;
+        }
+        if client.try_connections(server.addr(), 1)?.no_port > 0 {
+            return Ok(Some(now()?));
+        }
+        let due = Duration::from_secs(1) * n / RATE;
+        wait::pass(due.saturating_sub(began.elapsed()));
+    }
+    Ok(None)
+}
+
+/// The seeds' story: diagnosed before it fails, its end predicted, its healing explained.
+pub fn of_the_story(lab: &Lab) -> Result<()> {
+    let net = topology::routed()?;
+    let variant = topology::strip_timestamps(&net.router)?;
+    net.client.set("ipv4/tcp_tw_reuse", "1")?;
+    ephemeral_ports(&net.client, 20_000, 20_999)?;
+    let server = Server::start(&net.behind, &format!("{ROUTED}:8080"), Behaviour::AnswersEof)?;
+    let client = Client::new(&net.client);
+
+    let tracer = diagnose(lab, &net.client)?;
+    let (report, failed) = thread::scope(|scope| {
+        let traffic = scope.spawn(|| paced(&client, &server, || false));
+        wait::pass(Duration::from_secs(8));
+        let report = tracer.finish_report();
+        let failed = traffic.join().map_err(|_| anyhow::anyhow!("the traffic panicked"))?;
+        anyhow::Ok((report?, failed?.context("connect() never failed")?))
+    })?;
+    let first = &report["findings"][0];
+    expect::equal("first finding", &Some("TW001"), &first["id"].as_str())?;
+    expect::equal("its severity", &Some("critical"), &first["severity"].as_str())?;
+    expect::equal("its peer", &Some("10.2.0.2:8080"), &first["peer"].as_str())?;
+    expect::equal("usable ports", &1000.0, &figure(first, "usable_ports")?)?;
+    let live = figure(first, "live_sockets")?;
+    expect::that((200.0..700.0).contains(&live), || format!("{live} live sockets after 8 s"))?;
+    let at = seconds(&report["at"])?;
+    let predicted = figure(first, "seconds_to_exhaustion")?;
+    let real = failed - at;
+    eprintln!("exhaustion was predicted in {predicted:.1} s and came in {real:.1} s");
+    expect::that(real > 0.0, || "connect() failed before it was said".to_owned())?;
+    expect::that((predicted - real).abs() <= real * 0.1, || {
+        format!("exhaustion was predicted in {predicted} s and came in {real} s")
+    })?;
+    let history = &report["histories"][0];
+    expect::that(history["with_timestamps"]["last"].is_null(), || format!("{history:#}"))?;
+
+    // More ports, so that there are connections; for a while still without timestamps.
+    ephemeral_ports(&net.client, 20_000, 22_999)?;
+    let tracer = Tracer::report(lab, "explain", &[&server.addr().to_string()])?;
+    client.short_connections(server.addr(), 20)?;
+    let before = now()?;
+    let flush = [variant, "-w", "-t", "mangle", "-F", "FORWARD"];
+    net.router.exec(&flush)?;
+    client.short_connections(server.addr(), 20)?;
+    let after = now()?;
+    let explained = tracer.finish_report()?;
+    let history = &explained["histories"][0];
+    let changes = history["changes"].as_array().context("changes")?;
+    expect::equal("changes", &1, &changes.len()).with_context(|| format!("{history:#}"))?;
+    expect::equal("the new kind", &Some(true), &changes[0]["timestamps"].as_bool())?;
+    let moment = seconds(&changes[0]["at"])?;
+    expect::that((before - 0.1..=after + 0.1).contains(&moment), || {
+        format!("the router stopped between {before} and {after}, explained as {moment}")
+    })?;
+    let story = history["story"].as_str().unwrap_or_default();
+    expect::that(story.starts_with("Timestamps were missing until"), || story.to_owned())?;
+
+    let tracer = diagnose(lab, &net.client)?;
+    client.short_connections(server.addr(), 100)?;
+    let report = tracer.finish_report()?;
+    expect::equal("findings once it passes them", &Vec::<String>::new(), &ids(&report)?)
+        .with_context(|| format!("{report:#}"))
+}
+
+/// 4,000 sockets far from any limit are no finding, and the text fits a terminal.
+pub fn of_a_healthy_host(lab: &Lab) -> Result<()> {
+    const SOCKETS: usize = 4000;
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let client = Client::new(&net.client);
+    client.short_connections(server.addr(), SOCKETS)?;
+
+    let tracer = diagnose(lab, &net.client)?;
+    client.short_connections(server.addr(), 10)?;
+    let report = tracer.finish_report()?;
+    expect::equal("findings", &Vec::<String>::new(), &ids(&report)?)?;
+    let namespace = &report["margins"]["namespaces"][0];
+    expect::equal("namespace", &Some(net.client.inum()), &namespace["netns"].as_u64())?;
+    let ports = &namespace["ports"];
+    expect::equal("usable", &Some(28_232), &ports["usable"].as_u64())?;
+    let stuck = ports["stuck"].as_u64().unwrap_or(0);
+    expect::that(stuck > 0 && stuck <= SOCKETS as u64 + 10, || format!("{ports:#}"))?;
+    let live = namespace["buckets"]["live"].as_u64().unwrap_or(0);
+    expect::that(live >= stuck, || format!("{namespace:#}"))?;
+
+    let attach = lab.backend.name();
+    let args = ["diagnose", "--netns", net.client.name(), "--for", "1s", "--attach", attach];
+    let output = twtrace::run(lab, &args)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    expect::that(text.contains("No finding"), || twtrace::shown(&output))?;
+    expect::that(text.lines().all(|line| line.chars().count() <= 80), || twtrace::shown(&output))
+}
+
+/// One line, performance data, and an exit code for each state.
+pub fn check_is_a_monitoring_plugin(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    ephemeral_ports(&net.client, 20_000, 20_099)?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    Client::new(&net.client).short_connections(server.addr(), 50)?;
+    let attach = lab.backend.name();
+    let netns = net.client.name();
+    let check = ["check", "--attach", attach, "--netns", netns, "--for", "100ms"];
+    for (warn, crit, code, word) in
+        [("70", "90", 0, "OK"), ("50", "90", 1, "WARNING"), ("10", "50", 2, "CRITICAL")]
+    {
+        let args = [&check[..], &["--warn", warn, "--crit", crit]].concat();
+        let output = twtrace::run(lab, &args)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        expect::that(output.status.code() == Some(code), || twtrace::shown(&output))?;
+        let beginning = format!("TWTRACE {word} - 50% of ports 10.1.0.1 -> 10.1.0.2:8080");
+        let fits = text.starts_with(&beginning) && text.lines().count() == 1;
+        expect::that(fits, || twtrace::shown(&output))?;
+        let perfdata = format!("| worst=50.0%;{warn};{crit};0 time_wait=50;;;0 ");
+        expect::that(text.contains(&perfdata), || twtrace::shown(&output))?;
+    }
+    for wrong in [&["--warn", "90", "--crit", "70"][..], &["--warn", "high"], &["--netns", "none"]]
+    {
+        let args = [&["check", "--attach", attach], wrong].concat();
+        let output = twtrace::run(lab, &args)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        expect::that(output.status.code() == Some(3), || twtrace::shown(&output))?;
+        expect::that(text.starts_with("TWTRACE UNKNOWN - "), || twtrace::shown(&output))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! Each finding of the catalogue, made to happen.
+//!
+//! TW001 is in the story. TW013, and TW014 where the setting exists, need a kernel before 4.12.
+
+use std::net::Shutdown;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use std::{fs, io};
+
+use anyhow::{Context, Result};
+use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+use rustix::process::Signal;
+use rustix::thread::UnshareFlags;
+use serde_json::Value;
+
+use super::diagnosis::{diagnose, figure, finding, ids};
+use crate::equation::settled;
+use crate::lab::Lab;
+use crate::netns::Netns;
+use crate::packet::{ACK, FIN, RST};
+use crate::script::{self, Conversation};
+use crate::topology::{self, CLIENT, ROUTED, SERVER, Scripted, ephemeral_ports};
+use crate::traffic::{Behaviour, Client, Server, abandon};
+use crate::twtrace;
+use crate::{expect, wait};
+
+/// The findings are exactly these.
+fn found(report: &Value, want: &[&str]) -> Result<()> {
+    let got = ids(report)?;
+    let want: Vec<String> = want.iter().map(|id| (*id).to_owned()).collect();
+    expect::equal("findings", &want, &got).with_context(|| format!("{report:#}"))
+}
+
+fn severity(report: &Value, id: &str, want: &str) -> Result<()> {
+    expect::equal(id, &Some(want), &finding(report, id)?["severity"].as_str())
+}
+
+/// TW002: `tcp_timestamps=0` on this end; the peer is not blamed.
+pub fn timestamps_off(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    net.client.set("ipv4/tcp_timestamps", "0")?;
+    net.client.set("ipv4/tcp_tw_reuse", "1")?;
+    ephemeral_ports(&net.client, 20_000, 20_199)?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let tracer = diagnose(lab, &net.client)?;
+    Client::new(&net.client).short_connections(server.addr(), 100)?;
+    let report = tracer.finish_report()?;
+    found(&report, &["TW002", "TW005", "TW007"])?;
+    severity(&report, "TW002", "critical")
+}
+
+/// TW003, TW004, TW005, TW007, TW015: the default `tcp_tw_reuse`, and the wrong remedy tried.
+pub fn reuse_off(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    net.client.set("ipv4/tcp_fin_timeout", "30")?;
+    ephemeral_ports(&net.client, 20_000, 20_199)?;
+    net.client.set("ipv4/ip_local_reserved_ports", "20000-20049,30000")?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let tracer = diagnose(lab, &net.client)?;
+    Client::new(&net.client).short_connections(server.addr(), 100)?;
+    let report = tracer.finish_report()?;
+    found(&report, &["TW003", "TW005", "TW004", "TW007", "TW015"])?;
+    let ports = finding(&report, "TW005")?;
+    expect::equal("usable ports", &150.0, &figure(ports, "usable_ports")?)?;
+    expect::equal("stuck ports", &100.0, &figure(ports, "ports_stuck")?)?;
+    let freed = figure(finding(&report, "TW004")?, "freed_by_reuse")?;
+    expect::equal("freed by reuse", &100.0, &freed)
+}
+
+/// TW005: nothing is left, and nothing comes any more.
+pub fn exhausted(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    ephemeral_ports(&net.client, 20_000, 20_099)?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    Client::new(&net.client).try_connections(server.addr(), 110)?;
+    let report = diagnose(lab, &net.client)?.finish_report()?;
+    severity(&report, "TW005", "critical")?;
+    let seconds = figure(finding(&report, "TW005")?, "seconds_to_exhaustion")?;
+    expect::equal("seconds to exhaustion", &0.0, &seconds)
+}
+
+/// TW006: the same port again and again, through a router that strips timestamps.
+pub fn fixed_port(lab: &Lab) -> Result<()> {
+    let net = topology::routed()?;
+    topology::strip_timestamps(&net.router)?;
+    let server = Server::start(&net.behind, &format!("{ROUTED}:8080"), Behaviour::AnswersEof)?;
+    let client = Client::new(&net.client).bound_to("10.3.0.1:40000");
+    let tracer = diagnose(lab, &net.client)?;
+    let outcome = client.try_connections(server.addr(), 4)?;
+    expect::equal("connections", &(1, 3), &(outcome.connected, outcome.no_port))?;
+    let report = tracer.finish_report()?;
+    found(&report, &["TW006"])?;
+    expect::equal("port", &40_000.0, &figure(finding(&report, "TW006")?, "local_port")?)
+}
+
+/// TW007 and TW008: a server that closes first, at 80 % of its buckets.
+pub fn full_buckets(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    net.server.set("ipv4/tcp_max_tw_buckets", "50")?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::ClosesFirst)?;
+    let tracer = diagnose(lab, &net.server)?;
+    Client::new(&net.client).close_second(server.addr(), 40)?;
+    settled(&net.server, 40)?;
+    let report = tracer.finish_report()?;
+    found(&report, &["TW008", "TW007"])?;
+    severity(&report, "TW008", "warning")?;
+    let peer = finding(&report, "TW007")?["peer"].as_str();
+    expect::equal("peer", &Some(CLIENT), &peer)
+}
+
+/// TW008: more than the buckets hold; seen in the kernel's counters by every backend.
+pub fn overflow(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    net.client.set("ipv4/tcp_max_tw_buckets", "50")?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let tracer = diagnose(lab, &net.client)?;
+    Client::new(&net.client).short_connections(server.addr(), 80)?;
+    let report = tracer.finish_report()?;
+    severity(&report, "TW008", "critical")?;
+    expect::equal("overflow", &30.0, &figure(finding(&report, "TW008")?, "overflow")?)
+}
+
+/// TW009: the peer holds its FIN back until the mini-sockets give up.
+pub fn no_fin(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    net.client.set("ipv4/tcp_fin_timeout", "2")?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::Holds)?;
+    let tracer = diagnose(lab, &net.client)?;
+    let streams = Client::new(&net.client).open_many(server.addr(), 10)?;
+    let _held = server.take(10)?;
+    streams.into_iter().for_each(abandon);
+    settled(&net.client, 10)?;
+    settled(&net.client, 0)?;
+    let report = tracer.finish_report()?;
+    found(&report, &["TW009"])?;
+    let timed_out = figure(finding(&report, "TW009")?, "fin_wait2_timeout")?;
+    expect::equal("timed out", &10.0, &timed_out)
+}
+
+/// Takes three connections into TIME_WAIT.
+fn three(net: &Scripted) -> Result<Vec<Conversation>> {
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        let (stream, mut peer) = script::connect(net, 8080, true)?;
+        stream.shutdown(Shutdown::Write)?;
+        peer.close_second()?;
+        peers.push(peer);
+    }
+    Ok(peers)
+}
+
+/// Ends them with RSTs.
+fn kill(net: &Scripted, peers: &mut [Conversation]) -> Result<()> {
+    net.client.set("ipv4/tcp_rfc1337", "0")?;
+    for peer in peers {
+        peer.send(RST)?;
+    }
+    settled(&net.client, 0)
+}
+
+/// TW010: FINs that come again, far enough apart for another bucket of the timer wheel.
+pub fn rearmed(lab: &Lab) -> Result<()> {
+    let net = topology::scripted()?;
+    let tracer = diagnose(lab, &net.client)?;
+    let mut peers = three(&net)?;
+    wait::pass(Duration::from_secs(6));
+    for peer in &mut peers {
+        peer.send_at(FIN | ACK, peer.seq.wrapping_sub(1), peer.ack)?;
+        peer.hear_ack()?;
+    }
+    kill(&net, &mut peers)?;
+    // The RSTs that end them, so that their past is told, would be a finding too.
+    net.client.set("ipv4/tcp_rfc1337", "1")?;
+    let report = tracer.finish_report()?;
+    found(&report, &["TW010"])?;
+    expect::equal("re-armed", &3.0, &figure(finding(&report, "TW010")?, "rearmed")?)
+}
+
+/// TW011: RSTs at the right sequence number.
+pub fn assassinated(lab: &Lab) -> Result<()> {
+    let net = topology::scripted()?;
+    let tracer = diagnose(lab, &net.client)?;
+    let mut peers = three(&net)?;
+    kill(&net, &mut peers)?;
+    let report = tracer.finish_report()?;
+    found(&report, &["TW011"])?;
+    expect::equal("killed", &3.0, &figure(finding(&report, "TW011")?, "killed")?)
+}
+
+/// TW012: segments with timestamps older than the last.
+pub fn refused_segments(lab: &Lab) -> Result<()> {
+    let net = topology::scripted()?;
+    let tracer = diagnose(lab, &net.client)?;
+    let mut peers = three(&net)?;
+    for peer in &mut peers {
+        peer.send_old(ACK)?;
+        peer.hear_ack()?;
+    }
+    let report = tracer.finish_report()?;
+    found(&report, &["TW012"])?;
+    expect::equal("rejected", &3.0, &figure(finding(&report, "TW012")?, "paws_rejected")?)
+}
+
+/// TW014: a line in sysctl.d for a setting that this kernel does not have.
+pub fn recycle_configured(lab: &Lab) -> Result<()> {
+    let netns = Netns::new("sysctl")?;
+    let directory = tempfile::tempdir()?;
+    fs::write(directory.path().join("90-tw.conf"), "net.ipv4.tcp_tw_recycle = 1\n")?;
+    fs::create_dir_all("/etc/sysctl.d")?;
+    let mut command = Command::new(&lab.twtrace);
+    command.args(["diagnose", "-o", "json", "--for", "100ms", "--attach", lab.backend.name()]);
+    command.args(["--netns", netns.name()]);
+    let over = directory.path().to_owned();
+    // SAFETY: between fork and exec only system calls are made, on a path that was there before.
+    unsafe { command.pre_exec(move || mount_over(&over, "/etc/sysctl.d")) };
+    let output = twtrace::finished(&mut command)?;
+    let report: Value =
+        serde_json::from_slice(&output.stdout).with_context(|| twtrace::shown(&output))?;
+    found(&report, &["TW014"])?;
+    let file = &finding(&report, "TW014")?["evidence"]["file"]["value"];
+    expect::equal("file", &Some("/etc/sysctl.d/90-tw.conf:1"), &file.as_str())
+}
+
+/// Puts a directory in another's place, for the calling process alone.
+fn mount_over(directory: &Path, place: &str) -> io::Result<()> {
+    // SAFETY: the process has one thread, which nothing else shares its mounts with.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    Ok(mount_bind(directory, place)?)
+}
+
+/// TW016: a program and its backend on one host; the ports are taken over, so it works.
+pub fn loopback(lab: &Lab) -> Result<()> {
+    let netns = Netns::new("lo")?;
+    ephemeral_ports(&netns, 20_000, 20_199)?;
+    let server = Server::start(&netns, "127.0.0.1:8080", Behaviour::AnswersEof)?;
+    let tracer = diagnose(lab, &netns)?;
+    Client::new(&netns).short_connections(server.addr(), 100)?;
+    let report = tracer.finish_report()?;
+    found(&report, &["TW016"])
+}
+
+/// TW017: connection tracking that remembers for days.
+pub fn conntrack(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    let rule = "-w -A INPUT -m conntrack --ctstate NEW -j ACCEPT";
+    let tracks = ["iptables-nft", "iptables-legacy", "iptables"].into_iter().any(|variant| {
+        let words: Vec<_> = std::iter::once(variant).chain(rule.split(' ')).collect();
+        net.client.exec(&words).is_ok()
+    });
+    expect::that(tracks, || "no iptables can match connection tracking here".to_owned())?;
+    net.client.set("netfilter/nf_conntrack_tcp_timeout_time_wait", "432000")?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let tracer = diagnose(lab, &net.client)?;
+    Client::new(&net.client).short_connections(server.addr(), 50)?;
+    let report = tracer.finish_report()?;
+    severity(&report, "TW017", "critical")?;
+    let seconds = figure(finding(&report, "TW017")?, "conntrack_time_wait")?;
+    expect::equal("its time", &432_000.0, &seconds)
+}
+
+/// TW018: nobody reads the buffer while it fills.
+pub fn lost(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let tracer = diagnose(lab, &net.client)?;
+    tracer.signal(Signal::STOP)?;
+    let made = Client::new(&net.client).short_connections(server.addr(), 10_000);
+    tracer.signal(Signal::CONT)?;
+    made?;
+    let report = tracer.finish_report()?;
+    severity(&report, "TW018", "warning")?;
+    let lost = figure(finding(&report, "TW018")?, "events_lost")?;
+    expect::that(lost > 0.0, || format!("{lost} events lost"))
+}

@@ -1,0 +1,130 @@
+//! What a rule has to say: one finding, with the figures that prove it.
+
+use serde_json::{Map, Value, json};
+
+/// How bad it is, from the least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Worth knowing; nothing fails by it.
+    #[default]
+    Notice,
+    /// It will fail if things go on, or something was lost already that can be borne.
+    Warning,
+    /// Connections fail now, or will within the time that TIME_WAIT lasts.
+    Critical,
+}
+
+impl Severity {
+    /// Name in machine output.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Notice => "notice",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// Where a figure comes from.
+pub mod source {
+    /// Counted by the kernel programs in this session.
+    pub const COUNTED: &str = "counted in this session";
+    /// Computed from the figures beside it.
+    pub const COMPUTED: &str = "computed";
+    /// The kernel's own counters, their growth in this session.
+    pub const NETSTAT: &str = "/proc/net/netstat, growth in this session";
+    /// The kernel's own count of TIME_WAIT sockets.
+    pub const SOCKSTAT: &str = "/proc/net/sockstat";
+}
+
+/// One figure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evidence {
+    /// Name in machine output.
+    pub key: &'static str,
+    /// The figure.
+    pub value: Value,
+    /// Its unit; empty for settings and names.
+    pub unit: &'static str,
+    /// Where it comes from: one of [`source`], or the name of a sysctl.
+    pub source: &'static str,
+}
+
+/// One thing found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Finding {
+    /// Stable name, such as `TW001`; docs/findings/ has a page for each.
+    pub id: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// The peer it is about, as rows are named; `None` when it is about a namespace or the host.
+    pub peer: Option<String>,
+    /// Inode number of the network namespace it is about; `None` for the whole host.
+    pub netns: Option<u32>,
+    /// The verdict in one sentence.
+    pub summary: String,
+    /// The figures, in the order they are shown.
+    pub evidence: Vec<Evidence>,
+    /// What it leads to, and when.
+    pub consequence: String,
+    /// What to do.
+    pub remedy: String,
+    /// What not to do, and why; empty if nothing suggests itself.
+    pub dont: String,
+}
+
+impl Finding {
+    /// A finding about one namespace.
+    pub fn new(severity: Severity, netns: u32, summary: String) -> Self {
+        Self { severity, netns: Some(netns), summary, ..Self::default() }
+    }
+
+    /// Adds a figure.
+    #[must_use]
+    pub fn with(
+        mut self,
+        key: &'static str,
+        value: impl Into<Value>,
+        unit: &'static str,
+        source: &'static str,
+    ) -> Self {
+        self.evidence.push(Evidence { key, value: value.into(), unit, source });
+        self
+    }
+
+    /// A figure by its name.
+    pub fn figure(&self, key: &str) -> Option<&Value> {
+        self.evidence.iter().find(|evidence| evidence.key == key).map(|evidence| &evidence.value)
+    }
+
+    /// The finding as programs read it.
+    pub fn document(&self) -> Value {
+        let evidence: Map<_, _> = self
+            .evidence
+            .iter()
+            .map(|figure| {
+                let unit = (!figure.unit.is_empty()).then_some(figure.unit);
+                let document =
+                    json!({ "value": figure.value, "unit": unit, "source": figure.source });
+                (figure.key.to_owned(), document)
+            })
+            .collect();
+        json!({
+            "id": self.id,
+            "severity": self.severity.as_str(),
+            "peer": self.peer,
+            "netns": self.netns,
+            "summary": self.summary,
+            "evidence": evidence,
+            "consequence": self.consequence,
+            "remedy": self.remedy,
+            "dont": (!self.dont.is_empty()).then_some(&self.dont),
+        })
+    }
+}
+
+/// A rate or share as people want to read it: three digits and no more.
+pub fn rounded(value: f64) -> Value {
+    let scale = if value.abs() >= 100.0 { 1.0 } else { 10.0 };
+    json!((value * scale).round() / scale)
+}

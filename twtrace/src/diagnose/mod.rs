@@ -1,0 +1,193 @@
+//! Diagnosis: from what was seen and the host's facts to findings, without looking at anything.
+//!
+//! The catalogue is one table, [`RULES`]. Each rule is a pure function over a [`Case`], which is
+//! all there is to know; docs/findings/ has a page for each.
+
+pub mod arithmetic;
+pub mod finding;
+pub mod margins;
+pub mod pressure;
+mod rules;
+
+#[cfg(test)]
+mod testing;
+
+use crate::{
+    event::Role,
+    host::facts::{HostFacts, NamespaceFacts},
+    peer::{Group, Peer, history::Rates},
+};
+pub use finding::{Evidence, Finding, Severity};
+pub use margins::Margins;
+use pressure::Pressure;
+pub use rules::RULES;
+
+/// What makes the counts too low.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loss {
+    /// Events that found no room in the buffer.
+    pub events: u64,
+    /// Program runs that the kernel skipped.
+    pub skipped: u64,
+    /// Sockets whose end was not seen.
+    pub unseen_ends: u64,
+    /// Live sockets beyond the cap of those followed: they are in no count of stuck ports.
+    pub unfollowed: u64,
+}
+
+/// Everything a rule may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The rows, by peer.
+    pub peers: &'a [Peer],
+    /// The host's facts.
+    pub facts: &'a HostFacts,
+    /// What was lost.
+    pub loss: Loss,
+    /// `CLOCK_MONOTONIC` now, nanoseconds.
+    pub now_ns: u64,
+    /// When the session was ready.
+    pub since_ns: u64,
+}
+
+/// A peer with what belongs to it.
+#[derive(Clone, Debug)]
+pub struct Subject<'a> {
+    /// The row.
+    pub peer: &'a Peer,
+    /// Its namespace's inode number.
+    pub netns: u32,
+    /// Its namespace's facts.
+    pub facts: &'a NamespaceFacts,
+    /// What happened of late.
+    pub rates: Rates,
+    /// How short the ports are, if this end is the client.
+    pub pressure: Option<Pressure>,
+}
+
+impl<'a> Case<'a> {
+    /// The peers of one role whose namespace's facts are known.
+    fn of_role(&self, wanted: Role) -> impl Iterator<Item = Subject<'a>> {
+        let Self { peers, facts, now_ns, since_ns, .. } = *self;
+        peers.iter().filter_map(move |peer| {
+            let Group::Peer { netns, role, .. } = peer.group else { return None };
+            let facts = facts.namespaces.get(&netns).filter(|_| role == wanted)?;
+            let rates = peer.history.rates(now_ns, since_ns);
+            let pressure = Pressure::of(peer, &rates, facts);
+            Some(Subject { peer, netns, facts, rates, pressure })
+        })
+    }
+
+    /// The peers that this end is a client of.
+    pub fn clients(&self) -> impl Iterator<Item = Subject<'a>> {
+        self.of_role(Role::Client)
+    }
+
+    /// The peers that this end is the server of.
+    pub fn servers(&self) -> impl Iterator<Item = Subject<'a>> {
+        self.of_role(Role::Server)
+    }
+
+    /// The namespaces whose facts are known.
+    pub fn namespaces(&self) -> impl Iterator<Item = (u32, &'a NamespaceFacts)> {
+        self.facts.namespaces.iter().map(|(netns, facts)| (*netns, facts))
+    }
+}
+
+impl Subject<'_> {
+    /// A finding about this peer.
+    fn finding(&self, severity: Severity, summary: String) -> Finding {
+        let peer = Some(self.peer.group.to_string());
+        Finding { peer, ..Finding::new(severity, self.netns, summary) }
+    }
+
+    /// Whether the sockets that come now have no timestamps; of the last ones if none comes.
+    fn lacks_timestamps(&self) -> bool {
+        match self.rates.without_share {
+            Some(share) => share >= 0.5,
+            None => self.peer.history.last_with_timestamps() == Some(false),
+        }
+    }
+}
+
+/// One rule of the catalogue.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// Stable name.
+    pub id: &'static str,
+    /// What it looks for.
+    pub title: &'static str,
+    /// Looks for it.
+    pub check: fn(&Case<'_>) -> Vec<Finding>,
+}
+
+/// What there is to say of a case.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Diagnosis {
+    /// The findings, worst first; equal ones in the catalogue's order.
+    pub findings: Vec<Finding>,
+    /// How far each limit is.
+    pub margins: Margins,
+}
+
+/// Applies all rules.
+pub fn diagnose(case: &Case<'_>) -> Diagnosis {
+    let mut findings: Vec<Finding> = RULES
+        .iter()
+        .flat_map(|rule| {
+            let found = (rule.check)(case).into_iter();
+            found.map(|finding| Finding { id: rule.id, ..finding })
+        })
+        .collect();
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    Diagnosis { findings, margins: Margins::of(case) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_in_order_and_each_has_its_page() {
+        let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/findings");
+        for (index, rule) in RULES.iter().enumerate() {
+            assert_eq!(rule.id, format!("TW{:03}", index + 1), "identifiers never change");
+            let page = std::fs::read_to_string(pages.join(format!("{}.md", rule.id))).unwrap();
+            let heading = format!("# {}: {}\n", rule.id, rule.title);
+            assert!(page.starts_with(&heading), "{} must begin with {heading}", rule.id);
+        }
+    }
+
+    #[test]
+    fn nothing_seen_is_nothing_found() {
+        let facts = testing::facts();
+        let diagnosis = diagnose(&testing::case(&[], &facts));
+        assert_eq!(diagnosis.findings, []);
+        assert_eq!(diagnosis.margins.namespaces.len(), 1);
+    }
+
+    #[test]
+    fn thousands_of_harmless_sockets_are_nothing_to_report() {
+        let facts = testing::facts();
+        let peers = [testing::Client::at("10.2.0.2", 443).rate(66.0).live(4000).peer()];
+        let diagnosis = diagnose(&testing::case(&peers, &facts));
+        assert_eq!(diagnosis.findings, []);
+        let margins = diagnosis.margins.namespaces[0].ports.as_ref().unwrap();
+        assert_eq!(margins.usable, 28_232);
+        assert!((0.13..0.15).contains(&margins.share()), "{margins:?}");
+    }
+
+    #[test]
+    fn the_cause_comes_before_its_effects() {
+        let mut facts = testing::facts();
+        testing::only(&mut facts).port_range = Some(20_000..=20_999);
+        let peers =
+            [testing::Client::at("10.2.0.2", 443).rate(50.0).live(400).without_timestamps().peer()];
+        let ids: Vec<_> = diagnose(&testing::case(&peers, &facts))
+            .findings
+            .iter()
+            .map(|finding| finding.id)
+            .collect();
+        assert_eq!(ids, ["TW001", "TW005", "TW007"]);
+    }
+}

@@ -1,0 +1,240 @@
+//! TW005, TW006, TW007: local ports, and who has to hold them.
+
+use twtrace_common::RefusalReason;
+
+use crate::{
+    diagnose::{
+        Case, Finding, Severity, Subject,
+        arithmetic::{Exhaustion, highest_rate},
+    },
+    peer::{Group, history::Ports},
+};
+
+/// Ports of mainline's default range.
+const DEFAULT_RANGE: f64 = 28_232.0;
+
+/// TW005: the triple whose ports are all taken, or will be.
+pub fn exhausted(case: &Case<'_>) -> Vec<Finding> {
+    let finding = |client: Subject<'_>| {
+        let pressure = client.pressure.as_ref()?;
+        let severity = pressure.severity()?;
+        let verdict = match pressure.exhaustion {
+            Exhaustion::Now => "are exhausted".to_owned(),
+            Exhaustion::In(seconds) => format!("will be exhausted in {seconds:.0} s"),
+            Exhaustion::Never => {
+                format!("run short: {:.0} % will be taken", pressure.share() * 100.0)
+            }
+        };
+        let summary = format!("The {} ports of {} {verdict}.", pressure.usable, pressure.triple());
+        let finding = client.finding(severity, summary);
+        let mut finding = pressure.prove(finding, client.peer.counts.live());
+        let refused = client.peer.counts.refused.total();
+        if refused > 0 {
+            finding = finding.with("takeovers_refused", refused, "looks", super::COUNTED);
+        }
+        let rate = pressure.highest_rate();
+        let default = highest_rate(DEFAULT_RANGE, pressure.seconds);
+        finding = finding
+            .with("highest_rate_two_sources", super::rounded(2.0 * rate), PER_S, super::COMPUTED)
+            .with("highest_rate_default_range", super::rounded(default), PER_S, super::COMPUTED);
+        finding.consequence = pressure.consequence();
+        finding.remedy = format!(
+            "Open fewer connections: keep them alive and pool them; {rate:.1}/s fit. Otherwise \
+             make more triples: a second source address or peer port allows {:.1}/s{}.",
+            2.0 * rate,
+            if default > rate * 1.01 {
+                format!(", and the default ip_local_port_range {default:.0}/s")
+            } else {
+                String::new()
+            }
+        );
+        finding.dont = "Do not raise the limit on open files for it: TIME_WAIT sockets hold no \
+                        descriptor."
+            .into();
+        Some(finding)
+    };
+    case.clients().filter_map(finding).collect()
+}
+
+/// Unit of rates.
+const PER_S: &str = "connections/s";
+
+/// TW006: a program binds one and the same port, and its `connect()` is refused by its own past.
+///
+/// A socket bound beforehand may take its TIME_WAIT over whatever the sysctl and the age say, but
+/// not without timestamps: `tcp_twsk_unique()` with no `twp`, net/ipv4/tcp_ipv4.c.
+pub fn fixed_local_port(case: &Case<'_>) -> Vec<Finding> {
+    let finding = |client: Subject<'_>| {
+        let refused = client.peer.counts.refused.of(RefusalReason::NoTimestamps);
+        // A port outside the ephemeral range looks like a server's: its sockets are in that row.
+        let at = if client.peer.history.ports == Ports::None {
+            server_alike(case, &client)?
+        } else {
+            client.clone()
+        };
+        let (history, counts) = (&at.peer.history, &at.peer.counts);
+        let Ports::Same(local_port, _) = history.ports else { return None };
+        if history.autobound > 0 || refused == 0 || !at.lacks_timestamps() {
+            return None;
+        }
+        let peer = client.peer.group.to_string();
+        let mut finding = client
+            .finding(
+                Severity::Warning,
+                format!(
+                    "connect() from the fixed local port {local_port} to {peer} is refused by \
+                     the TIME_WAIT socket of its own last connection."
+                ),
+            )
+            .with("local_port", local_port, "", super::COUNTED)
+            .with("refused", refused, "attempts", super::COUNTED)
+            .with("live_sockets", counts.live(), "sockets", super::COUNTED)
+            .with("autobound", history.autobound, "sockets", super::COUNTED);
+        finding.consequence = "Each reconnect within 60 s fails with EADDRNOTAVAIL, though the \
+                               port range is all but empty."
+            .into();
+        finding.remedy = "Let connect() choose the port (do not bind one), or let timestamps \
+                          through to the peer: a bound socket with timestamps takes its own \
+                          TIME_WAIT over at once."
+            .into();
+        finding.dont =
+            "Do not count on SO_REUSEADDR, which concerns bind() and not connect(), nor \
+                        on a wider port range."
+                .into();
+        Some(finding)
+    };
+    case.clients().filter_map(finding).collect()
+}
+
+/// The row of a client's sockets that bind a port outside the ephemeral range.
+fn server_alike<'a>(case: &Case<'a>, client: &Subject<'a>) -> Option<Subject<'a>> {
+    let Group::Peer { address: wanted, port, .. } = client.peer.group else { return None };
+    case.servers().find(|server| {
+        let same = matches!(server.peer.group, Group::Peer { address, .. } if address == wanted);
+        let to_port = matches!(server.peer.history.ports, Ports::Same(_, remote) if remote == port);
+        server.netns == client.netns && same && to_port
+    })
+}
+
+/// TW007: where it hurts that TIME_WAIT is on this end, say that closing second would move it.
+pub fn closes_first(case: &Case<'_>) -> Vec<Finding> {
+    let client = case.clients().filter_map(|client| {
+        let pressure = client.pressure.as_ref()?;
+        pressure.severity()?;
+        let summary = format!(
+            "We close first towards {}: whoever does keeps the socket in TIME_WAIT, and its port \
+             with it.",
+            pressure.peer
+        );
+        let mut finding = closing(&client, summary);
+        finding.consequence =
+            "If the peer closed first its server port would wait, which costs it no port.".into();
+        finding.remedy = "Let the server end the connection (HTTP: \"Connection: close\" from its \
+                          side, or an idle timeout longer on the client's side), or do not end \
+                          it at all."
+            .into();
+        Some(finding)
+    });
+    let server = case.servers().filter_map(|server| {
+        let buckets = crate::diagnose::margins::Buckets::of(server.facts)?;
+        let live = server.peer.counts.live() as f64;
+        // Only who fills the buckets, and only when they do fill.
+        if buckets.share() < super::buckets::FULL || live < buckets.live as f64 / 10.0 {
+            return None;
+        }
+        let summary = format!(
+            "This server closes first towards {}, so TIME_WAIT piles up here; it costs memory \
+             and tcp_max_tw_buckets, and no port.",
+            server.peer.group
+        );
+        let mut finding = closing(&server, summary);
+        finding.consequence = "At the limit connections are closed without TIME_WAIT.".into();
+        finding.remedy = "Let the clients close first, or raise tcp_max_tw_buckets.".into();
+        Some(finding)
+    });
+    client.chain(server).collect()
+}
+
+/// A finding of TW007 with its figures.
+fn closing(subject: &Subject<'_>, summary: String) -> Finding {
+    let counts = &subject.peer.counts;
+    let mut finding = subject
+        .finding(Severity::Notice, summary)
+        .with("live_sockets", counts.live(), "sockets", super::COUNTED)
+        .with("closed_first", counts.entered, "connections", super::COUNTED)
+        .with("rate", super::rounded(subject.rates.entered), PER_S, super::COUNTED);
+    finding.dont = "Do not close with a RST (SO_LINGER of 0) to avoid TIME_WAIT: data the peer \
+                    has not read yet is lost."
+        .into();
+    finding
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        diagnose::{
+            RULES, Severity,
+            testing::{Client, case, facts, found, only},
+        },
+        peer::{Refused, history::Ports},
+    };
+    use serde_json::json;
+
+    #[test]
+    fn exhaustion_names_its_triple() {
+        let facts = facts();
+        let peers = [Client::at("10.2.0.2", 443).rate(600.0).live(10_000).peer()];
+        let findings = found(RULES, "TW005", &case(&peers, &facts));
+        let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+        assert_eq!(finding.figure("triple"), Some(&json!("10.1.0.1 -> 10.2.0.2:443")));
+        assert_eq!(finding.figure("highest_rate"), Some(&json!(471.0)));
+        assert_eq!(finding.figure("highest_rate_two_sources"), Some(&json!(941.0)));
+    }
+
+    #[test]
+    fn a_full_range_is_exhausted_even_when_nothing_comes_any_more() {
+        let facts = facts();
+        let severity = |live| {
+            let peers = [Client::at("10.2.0.2", 443).live(live).peer()];
+            found(RULES, "TW005", &case(&peers, &facts)).first().map(|finding| finding.severity)
+        };
+        assert_eq!(severity(28_200), Some(Severity::Critical));
+        assert_eq!(severity(27_000), None, "they come back, and no more come");
+    }
+
+    #[test]
+    fn ports_that_can_be_taken_over_are_not_short() {
+        let facts = facts();
+        let peers = [Client::at("10.2.0.2", 443).allowed().rate(3000.0).live(28_000).peer()];
+        assert_eq!(found(RULES, "TW005", &case(&peers, &facts)), []);
+    }
+
+    #[test]
+    fn a_fixed_port_is_found_by_its_refusals() {
+        let facts = facts();
+        let fixed = |refused, autobound| {
+            let mut peer = Client::at("10.2.0.2", 443).without_timestamps().live(1).peer();
+            peer.history.ports = Ports::Same(40_000, 443);
+            peer.history.autobound = autobound;
+            peer.counts.refused = Refused { by_reason: [refused, 0, 0, 0, 0] };
+            found(RULES, "TW006", &case(&[peer], &facts)).len()
+        };
+        assert_eq!(fixed(1, 0), 1);
+        assert_eq!(fixed(0, 0), 0, "nobody was refused");
+        assert_eq!(fixed(1, 1), 0, "connect() chose the port");
+    }
+
+    #[test]
+    fn who_closes_first_is_told_only_where_it_hurts() {
+        let mut facts = facts();
+        let quiet = [Client::at("10.2.0.2", 443).rate(50.0).peer()];
+        assert_eq!(found(RULES, "TW007", &case(&quiet, &facts)), []);
+        let short = [Client::at("10.2.0.2", 443).rate(500.0).peer()];
+        assert_eq!(found(RULES, "TW007", &case(&short, &facts)).len(), 1);
+        let server = [Client::at("10.2.0.2", 0).of_server().live(90_000).peer()];
+        only(&mut facts).time_wait = Some(90_000);
+        assert_eq!(found(RULES, "TW007", &case(&server, &facts)), [], "68 % of the buckets");
+        only(&mut facts).time_wait = Some(92_000);
+        assert_eq!(found(RULES, "TW007", &case(&server, &facts)).len(), 1, "70 %");
+    }
+}

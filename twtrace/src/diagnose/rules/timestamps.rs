@@ -1,0 +1,189 @@
+//! TW001, TW002: sockets without timestamps, which nothing can take over.
+
+use crate::diagnose::{Case, Finding, Severity, Subject, arithmetic::highest_rate};
+
+/// Peers short of ports whose sockets come without timestamps, with how bad it is.
+fn short<'a>(case: &Case<'a>, offered: bool) -> impl Iterator<Item = (Subject<'a>, Severity)> {
+    case.clients().filter_map(move |client| {
+        let offers = client.facts.timestamps != Some(0);
+        let severity = client.pressure.as_ref()?.severity()?;
+        (offers == offered && client.lacks_timestamps()).then_some((client, severity))
+    })
+}
+
+/// TW001: `tcp_twsk_unique()` takes no port over whose connection had no timestamp of the peer.
+pub fn none_from_peer(case: &Case<'_>) -> Vec<Finding> {
+    let finding = |(client, severity): (Subject<'_>, Severity)| {
+        let pressure = client.pressure.as_ref()?;
+        let history = &client.peer.history;
+        let before = match history.with.last_ns {
+            0 => "",
+            _ => " any more",
+        };
+        let finding = client.finding(
+            severity,
+            format!(
+                "{} sends no TCP timestamps{before} though we offer them, so none of these ports \
+                 can be taken over early: each stays in TIME_WAIT for {:.0} s.",
+                pressure.peer, pressure.seconds
+            ),
+        );
+        let counts = &client.peer.counts;
+        let mut finding = pressure
+            .prove(finding, counts.live())
+            .with("without_timestamps", counts.without_timestamps, "sockets", super::COUNTED)
+            .with("with_timestamps", counts.with_timestamps, "sockets", super::COUNTED)
+            .with("tcp_timestamps", client.facts.timestamps, "", "net.ipv4.tcp_timestamps")
+            .with("tcp_tw_reuse", client.facts.tw_reuse, "", "net.ipv4.tcp_tw_reuse");
+        let delay = client.facts.tw_reuse_delay_ms.unwrap_or(1000) as f64 / 1000.0;
+        let with_timestamps = highest_rate(pressure.usable as f64, delay);
+        finding = finding.with(
+            "highest_rate_with_timestamps",
+            super::rounded(with_timestamps),
+            "connections/s",
+            super::COMPUTED,
+        );
+        let ago = |moment: u64| case.now_ns.saturating_sub(moment) as f64 / 1e9;
+        finding = finding.with(
+            "first_without",
+            super::rounded(ago(history.without.first_ns)),
+            "s ago",
+            super::COUNTED,
+        );
+        if history.with.last_ns != 0 {
+            let last = super::rounded(ago(history.with.last_ns));
+            finding = finding.with("last_with", last, "s ago", super::COUNTED);
+        }
+        finding.consequence = pressure.consequence();
+        finding.remedy = format!(
+            "Find what erases the option between here and {}: a load balancer, NAT, proxy, SYN \
+             proxy or firewall (compare the SYN and SYN-ACK on both sides), or \
+             net.ipv4.tcp_timestamps=0 on the peer; let it pass them, and {with_timestamps:.0} \
+             connections/s fit instead of {:.1}.{} Until then keep \
+             connections open and reuse them, let the peer close first, or add source addresses, \
+             peer ports or local ports: each further address or peer port allows {:.1} more \
+             connections/s.",
+            pressure.peer,
+            pressure.highest_rate(),
+            match client.facts.tw_reuse {
+                Some(1) => String::new(),
+                Some(other) => format!(
+                    " tcp_tw_reuse has to be 1 as well; it is {other}, and without timestamps \
+                     it changes nothing."
+                ),
+                None => String::new(),
+            },
+            pressure.highest_rate()
+        );
+        finding.dont = "Do not expect tcp_tw_reuse to help while the timestamps are missing, nor \
+                        tcp_fin_timeout, which is not the length of TIME_WAIT; do not lower \
+                        tcp_max_tw_buckets."
+            .into();
+        Some(finding)
+    };
+    short(case, true).filter_map(finding).collect()
+}
+
+/// TW002: the same, by this end's own setting.
+pub fn off_here(case: &Case<'_>) -> Vec<Finding> {
+    let finding = |(client, severity): (Subject<'_>, Severity)| {
+        let pressure = client.pressure.as_ref()?;
+        let finding = client.finding(
+            severity,
+            format!(
+                "TCP timestamps are off on this end (tcp_timestamps=0), so no port towards {} can \
+                 be taken over early, whatever tcp_tw_reuse says.",
+                pressure.peer
+            ),
+        );
+        let mut finding = pressure
+            .prove(finding, client.peer.counts.live())
+            .with("tcp_timestamps", client.facts.timestamps, "", "net.ipv4.tcp_timestamps")
+            .with("tcp_tw_reuse", client.facts.tw_reuse, "", "net.ipv4.tcp_tw_reuse");
+        finding.consequence = pressure.consequence();
+        finding.remedy = format!(
+            "Set net.ipv4.tcp_timestamps=1 (the default; its offset is random per connection, so \
+             it tells nobody the uptime){}. New connections profit; those in TIME_WAIT run out.",
+            if client.facts.tw_reuse == Some(1) { "" } else { " and net.ipv4.tcp_tw_reuse=1" }
+        );
+        finding.dont = "Do not leave timestamps off for hardening: PAWS and the early reuse of \
+                        ports both rest on them."
+            .into();
+        Some(finding)
+    };
+    short(case, false).filter_map(finding).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::diagnose::{
+        RULES, Severity,
+        testing::{Client, case, facts, found, only},
+    };
+    use serde_json::json;
+
+    fn peer() -> Client {
+        Client::at("10.2.0.2", 8080).without_timestamps()
+    }
+
+    #[test]
+    fn a_peer_without_timestamps_is_found_when_it_will_exhaust_the_ports() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_999);
+        let peers = [peer().rate(50.0).live(400).peer()];
+        let findings = found(RULES, "TW001", &case(&peers, &facts));
+        let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+        assert_eq!(finding.severity, Severity::Critical);
+        assert_eq!(finding.figure("live_sockets"), Some(&json!(400)));
+        assert_eq!(finding.figure("usable_ports"), Some(&json!(1000)));
+        let seconds = finding.figure("seconds_to_exhaustion").and_then(|s| s.as_f64()).unwrap();
+        assert!((11.0..13.0).contains(&seconds), "{seconds}");
+        assert!(finding.remedy.contains("tcp_tw_reuse has to be 1 as well; it is 2"));
+    }
+
+    #[test]
+    fn it_is_quiet_below_seventy_per_cent_and_warns_from_there_on() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_999);
+        let severity = |rate| {
+            let peers = [peer().rate(rate).peer()];
+            found(RULES, "TW001", &case(&peers, &facts)).first().map(|finding| finding.severity)
+        };
+        assert_eq!(severity(11.5), None, "690 of 1000");
+        assert_eq!(severity(11.8), Some(Severity::Warning), "708");
+        assert_eq!(severity(16.5), Some(Severity::Warning), "990");
+        assert_eq!(severity(17.0), Some(Severity::Critical), "1020");
+    }
+
+    #[test]
+    fn it_goes_when_timestamps_are_back() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_999);
+        let mut back = Client::at("10.2.0.2", 8080).allowed().rate(50.0).peer();
+        back.history.without.last_ns = 1;
+        back.history.stuck = 800;
+        assert_eq!(found(RULES, "TW001", &case(&[back], &facts)), []);
+    }
+
+    #[test]
+    fn a_server_needs_no_ports() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_999);
+        let peers = [peer().of_server().rate(500.0).live(30_000).peer()];
+        assert_eq!(found(RULES, "TW001", &case(&peers, &facts)), []);
+    }
+
+    #[test]
+    fn timestamps_off_here_are_not_blamed_on_the_peer() {
+        let mut facts = facts();
+        only(&mut facts).timestamps = Some(0);
+        let peers = [peer().rate(500.0).live(9000).peer()];
+        assert_eq!(found(RULES, "TW001", &case(&peers, &facts)), []);
+        assert_eq!(found(RULES, "TW002", &case(&peers, &facts)).len(), 1);
+        only(&mut facts).timestamps = Some(1);
+        assert_eq!(found(RULES, "TW002", &case(&peers, &facts)), []);
+        let quiet = [peer().rate(5.0).peer()];
+        only(&mut facts).timestamps = Some(0);
+        assert_eq!(found(RULES, "TW002", &case(&quiet, &facts)), [], "harmless");
+    }
+}

@@ -1,0 +1,136 @@
+//! Cases made up for the tests of rules.
+
+use super::{Case, Finding, Loss, Rule};
+use crate::{
+    event::Role,
+    host::facts::{HostFacts, NamespaceFacts},
+    path::Outcome,
+    peer::{Group, Peer, history::Entry},
+};
+
+/// The one namespace.
+pub const NETNS: u32 = 7;
+/// Now; the session began a minute ago.
+pub const NOW_NS: u64 = 1_000_000_000_000;
+
+/// A case of a session without loss.
+pub fn case<'a>(peers: &'a [Peer], facts: &'a HostFacts) -> Case<'a> {
+    Case { peers, facts, loss: Loss::default(), now_ns: NOW_NS, since_ns: NOW_NS - 60_000_000_000 }
+}
+
+/// A host with mainline's defaults in one namespace.
+pub fn facts() -> HostFacts {
+    let namespace = NamespaceFacts {
+        tw_reuse: Some(2),
+        tw_reuse_delay_ms: Some(1000),
+        timestamps: Some(1),
+        port_range: Some(32_768..=60_999),
+        max_tw_buckets: Some(131_072),
+        fin_timeout: Some(60),
+        rfc1337: Some(0),
+        time_wait: Some(0),
+        ..NamespaceFacts::default()
+    };
+    HostFacts { namespaces: [(NETNS, namespace)].into(), ..HostFacts::default() }
+}
+
+/// The namespace of [`facts`].
+pub fn only(facts: &mut HostFacts) -> &mut NamespaceFacts {
+    facts.namespaces.get_mut(&NETNS).unwrap()
+}
+
+/// What one rule finds.
+pub fn found(rules: &[Rule], id: &str, case: &Case<'_>) -> Vec<Finding> {
+    let rule = rules.iter().find(|rule| rule.id == id).unwrap();
+    (rule.check)(case)
+}
+
+/// A peer in the making.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    address: [u8; 16],
+    port: u16,
+    role: Role,
+    rate: f64,
+    live: u64,
+    with_timestamps: bool,
+    blocked: bool,
+}
+
+impl Client {
+    /// A peer with timestamps whose fast path is closed, as with the default `tcp_tw_reuse`.
+    pub fn at(address: &str, port: u16) -> Self {
+        let address: std::net::Ipv4Addr = address.parse().unwrap();
+        Self {
+            address: address.to_ipv6_mapped().octets(),
+            port,
+            role: Role::Client,
+            rate: 0.0,
+            live: 0,
+            with_timestamps: true,
+            blocked: true,
+        }
+    }
+
+    /// Entries a second over the last seconds.
+    pub fn rate(self, rate: f64) -> Self {
+        Self { rate, ..self }
+    }
+
+    /// Live sockets.
+    pub fn live(self, live: u64) -> Self {
+        Self { live, ..self }
+    }
+
+    /// The peer sends no timestamps.
+    pub fn without_timestamps(self) -> Self {
+        Self { with_timestamps: false, blocked: true, ..self }
+    }
+
+    /// Its ports may be taken over.
+    pub fn allowed(self) -> Self {
+        Self { blocked: false, ..self }
+    }
+
+    /// This end is the server.
+    pub fn of_server(self) -> Self {
+        Self { role: Role::Server, ..self }
+    }
+
+    /// The row.
+    pub fn peer(self) -> Peer {
+        let mut peer = Peer::new(Group::peer(NETNS, self.role, self.address, self.port));
+        let local = std::net::Ipv4Addr::new(10, 1, 0, 1).to_ipv6_mapped().octets();
+        // Spread over exactly the seconds that the window holds at NOW_NS.
+        let entries = (self.rate * 9.0).round() as u64;
+        for n in 0..entries {
+            peer.history.enter(&Entry {
+                mono_ns: NOW_NS - 9_000_000_000 + n * 9_000_000_000 / entries,
+                with_timestamps: self.with_timestamps,
+                blocked: self.blocked,
+                autobound: true,
+                local,
+                local_port: 32_768 + (n % 28_000) as u16,
+                remote_port: self.port,
+            });
+        }
+        if entries == 0 {
+            let (with_timestamps, blocked) = (self.with_timestamps, self.blocked);
+            let mono_ns = NOW_NS - 30_000_000_000;
+            let entry = Entry { with_timestamps, blocked, local, mono_ns, ..Entry::default() };
+            peer.history.present(&entry);
+        }
+        peer.counts.entered = self.live.max(entries);
+        let ended = peer.counts.entered - self.live;
+        peer.counts.ended[Outcome::TwoMsl as usize] = ended;
+        peer.history.stuck = if self.blocked { self.live } else { 0 };
+        if self.with_timestamps {
+            peer.counts.with_timestamps = peer.counts.entered;
+            peer.counts.eligible = peer.counts.entered;
+        } else {
+            peer.counts.without_timestamps = peer.counts.entered;
+        }
+        peer.scheduled_ms = 60_000;
+        peer
+    }
+}

@@ -1,0 +1,91 @@
+//! The kernel's own counters of one network namespace: `netstat` and `sockstat`.
+
+use std::{collections::HashMap, path::Path};
+
+use super::{HostFactError, text};
+
+/// The `TcpExt` counters, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TcpExt(HashMap<String, u64>);
+
+impl TcpExt {
+    /// Reads `net/netstat` below `net_root` (`/proc/thread-self/net`).
+    ///
+    /// # Errors
+    /// [`HostFactError`]; a file without `TcpExt` is malformed.
+    pub fn read(net_root: &Path) -> Result<Self, HostFactError> {
+        let path = net_root.join("netstat");
+        let Some(text) = text(&path)? else { return Ok(Self::default()) };
+        let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+        let (Some(names), Some(values)) = (lines.next(), lines.next()) else {
+            return Err(HostFactError::malformed(&path, &text, "a table of TcpExt counters"));
+        };
+        // A few counters are signed, and none of those is of interest here.
+        let pairs = names.split_whitespace().zip(values.split_whitespace()).skip(1);
+        Ok(Self(
+            pairs
+                .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+                .collect(),
+        ))
+    }
+
+    /// A counter; `None` if this kernel does not have it.
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied()
+    }
+
+    /// What a counter grew by since `before`; 0 if this kernel does not have it.
+    pub fn since(&self, before: &Self, name: &str) -> u64 {
+        self.get(name).unwrap_or(0).saturating_sub(before.get(name).unwrap_or(0))
+    }
+
+    /// Sets a counter; for tests of what is concluded from it.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: u64) -> Self {
+        self.0.insert(name.to_owned(), value);
+        self
+    }
+}
+
+/// TIME_WAIT sockets of the namespace, FIN_WAIT2 mini-sockets among them (`sockstat`, `TCP: tw`).
+///
+/// # Errors
+/// [`HostFactError`].
+pub fn time_wait_sockets(net_root: &Path) -> Result<Option<u64>, HostFactError> {
+    let path = net_root.join("sockstat");
+    let Some(text) = text(&path)? else { return Ok(None) };
+    let count = text.lines().find(|line| line.starts_with("TCP:")).and_then(|line| {
+        let mut words = line.split_whitespace();
+        words.find(|word| *word == "tw")?;
+        words.next()?.parse().ok()
+    });
+    count.map(Some).ok_or_else(|| HostFactError::malformed(&path, &text, "a line TCP: with tw"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn counters_are_found_by_name_and_compared_with_before() {
+        let root = tempfile::tempdir().unwrap();
+        let text = "TcpExt: TW TWRecycled Odd\nTcpExt: 12 3 -4\nIpExt: A\nIpExt: 1\n";
+        fs::write(root.path().join("netstat"), text).unwrap();
+        let now = TcpExt::read(root.path()).unwrap();
+        assert_eq!(now.get("TW"), Some(12));
+        assert_eq!(now.get("Odd"), None);
+        assert_eq!(now.since(&TcpExt::default().with("TW", 10), "TW"), 2);
+        assert_eq!(now.since(&TcpExt::default(), "PAWSPassive"), 0);
+    }
+
+    #[test]
+    fn sockstat_tells_the_time_wait_sockets() {
+        let root = tempfile::tempdir().unwrap();
+        let text = "sockets: used 9\nTCP: inuse 5 orphan 0 tw 7 alloc 6 mem 1\n";
+        fs::write(root.path().join("sockstat"), text).unwrap();
+        assert_eq!(time_wait_sockets(root.path()).unwrap(), Some(7));
+        fs::write(root.path().join("sockstat"), "TCP: inuse 5\n").unwrap();
+        assert!(time_wait_sockets(root.path()).unwrap_err().to_string().contains("sockstat"));
+    }
+}

@@ -1,0 +1,398 @@
+//! What a row's past looked like, in bounded memory: rates over the last seconds, when timestamps
+//! were seen and when not, and which addresses and ports of this end took part.
+
+/// Seconds the rates look back.
+pub const WINDOW_SECONDS: usize = 10;
+/// Local addresses told apart; beyond, sources are only known to be more.
+const MAX_LOCALS: usize = 8;
+/// Changes between "with timestamps" and "without" that are kept; the latest are.
+const MAX_CHANGES: usize = 8;
+/// Nanoseconds of a second.
+const SECOND: u64 = 1_000_000_000;
+
+/// What happened in one second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    second: u64,
+    entered: u32,
+    blocked: u32,
+    without: u32,
+    ended: u32,
+    freed: u32,
+}
+
+/// One entry, as far as the history looks at it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Entry {
+    /// `CLOCK_MONOTONIC` nanoseconds of the entry.
+    pub mono_ns: u64,
+    /// Whether the peer had sent timestamps.
+    pub with_timestamps: bool,
+    /// Whether a reason other than FIN_WAIT2 closes its fast path.
+    pub blocked: bool,
+    /// Whether `connect()` chose the local port.
+    pub autobound: bool,
+    /// Address of this end, v4-mapped where it is IPv4.
+    pub local: [u8; 16],
+    /// Port of this end.
+    pub local_port: u16,
+    /// Port of the other end.
+    pub remote_port: u16,
+}
+
+/// The ports of a row's connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ports {
+    /// No connection was seen.
+    #[default]
+    None,
+    /// Every connection had this local and this remote port.
+    Same(u16, u16),
+    /// They differed.
+    Many,
+}
+
+/// Moment at which sockets began to come with timestamps, or without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// `CLOCK_MONOTONIC` nanoseconds of the first socket of the new kind.
+    pub mono_ns: u64,
+    /// When the last socket of the kind before was seen.
+    pub before_ns: u64,
+    /// The new kind.
+    pub with_timestamps: bool,
+}
+
+/// When sockets of one kind were seen; 0 is never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// The first, `CLOCK_MONOTONIC` nanoseconds.
+    pub first_ns: u64,
+    /// The last.
+    pub last_ns: u64,
+}
+
+impl Span {
+    fn note(&mut self, mono_ns: u64) {
+        self.first_ns = if self.first_ns == 0 { mono_ns } else { self.first_ns.min(mono_ns) };
+        self.last_ns = self.last_ns.max(mono_ns);
+    }
+
+    fn absorb(&mut self, other: &Self) {
+        for moment in [other.first_ns, other.last_ns].into_iter().filter(|moment| *moment != 0) {
+            self.note(moment);
+        }
+    }
+}
+
+/// What happened a second of late.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// Seconds that the rates are taken over.
+    pub seconds: f64,
+    /// Entries.
+    pub entered: f64,
+    /// Entries whose fast path is closed.
+    pub blocked: f64,
+    /// Share of the entries without timestamps, 0 to 1; `None` when nothing entered.
+    pub without_share: Option<f64>,
+    /// Ends.
+    pub ended: f64,
+    /// Ends of sockets whose fast path was closed.
+    pub freed: f64,
+}
+
+/// A row's past.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    slots: [Slot; WINDOW_SECONDS],
+    locals: Vec<([u8; 16], u64)>,
+    /// Entries from addresses beyond those told apart.
+    other_locals: u64,
+    changes: Vec<Change>,
+    /// Changes ever seen; more than are kept if they are frequent.
+    pub changes_seen: u64,
+    /// Sockets with timestamps.
+    pub with: Span,
+    /// Sockets without.
+    pub without: Span,
+    /// Kind of the last socket.
+    last_with: Option<bool>,
+    /// Ports of the connections.
+    pub ports: Ports,
+    /// Entries whose local port `connect()` chose.
+    pub autobound: u64,
+    /// Live sockets whose fast path is closed.
+    pub stuck: u64,
+    /// Ended sockets whose TIME_WAIT was armed again, promotion from FIN_WAIT2 left out.
+    pub rearmed: u64,
+    /// Ends by RST of sockets that were in TIME_WAIT proper.
+    pub assassinated: u64,
+    /// Takeovers by sockets bound beforehand.
+    pub bound_reuse: u64,
+}
+
+impl History {
+    /// Takes an entry in.
+    pub fn enter(&mut self, entry: &Entry) {
+        if let Some(slot) = self.slot(entry.mono_ns) {
+            slot.entered = slot.entered.saturating_add(1);
+            slot.blocked = slot.blocked.saturating_add(u32::from(entry.blocked));
+            slot.without = slot.without.saturating_add(u32::from(!entry.with_timestamps));
+        }
+        self.autobound += u64::from(entry.autobound);
+        self.change(entry);
+        self.seen(entry);
+    }
+
+    /// Takes in a socket that was there at the start; its entry is what its timer tells.
+    pub fn present(&mut self, entry: &Entry) {
+        self.autobound += u64::from(entry.autobound);
+        self.seen(entry);
+    }
+
+    fn seen(&mut self, entry: &Entry) {
+        let span = if entry.with_timestamps { &mut self.with } else { &mut self.without };
+        span.note(entry.mono_ns);
+        let pair = Ports::Same(entry.local_port, entry.remote_port);
+        self.ports = match self.ports {
+            Ports::None => pair,
+            same if same == pair => same,
+            _ => Ports::Many,
+        };
+        self.count_local(entry.local, 1);
+    }
+
+    fn count_local(&mut self, address: [u8; 16], more: u64) {
+        let known = self.locals.iter().position(|(local, _)| *local == address);
+        match known {
+            Some(index) => self.locals[index].1 += more,
+            None if self.locals.len() < MAX_LOCALS => self.locals.push((address, more)),
+            None => self.other_locals += more,
+        }
+    }
+
+    /// Notes a change of kind; entries come in order but for what two CPUs report at once.
+    fn change(&mut self, entry: &Entry) {
+        let with = entry.with_timestamps;
+        // What was there at the start is the kind before the first entry.
+        let before = self.last_with.or_else(|| {
+            let known = self.with.last_ns.max(self.without.last_ns) != 0;
+            known.then_some(self.with.last_ns > self.without.last_ns)
+        });
+        self.last_with = Some(with);
+        if before.is_none_or(|before| before == with) {
+            return;
+        }
+        let before_ns = if with { self.without.last_ns } else { self.with.last_ns };
+        self.changes_seen += 1;
+        if self.changes.len() == MAX_CHANGES {
+            self.changes.remove(0);
+        }
+        self.changes.push(Change { mono_ns: entry.mono_ns, before_ns, with_timestamps: with });
+    }
+
+    /// Takes an end in; `stuck` if its fast path was closed.
+    pub fn end(&mut self, mono_ns: u64, stuck: bool) {
+        if let Some(slot) = self.slot(mono_ns) {
+            slot.ended = slot.ended.saturating_add(1);
+            slot.freed = slot.freed.saturating_add(u32::from(stuck));
+        }
+        self.stuck = self.stuck.saturating_sub(u64::from(stuck));
+    }
+
+    /// The slot of a moment, emptied if it was another second's; `None` for the distant past.
+    fn slot(&mut self, mono_ns: u64) -> Option<&mut Slot> {
+        let second = mono_ns / SECOND;
+        let slot = &mut self.slots[second as usize % WINDOW_SECONDS];
+        if slot.second > second {
+            return None;
+        }
+        if slot.second < second {
+            *slot = Slot { second, ..Slot::default() };
+        }
+        Some(slot)
+    }
+
+    /// What happened a second, over the window or the time since `since_ns`, the start of the
+    /// session, or since the row's first entry if that is shorter; over a second at least.
+    pub fn rates(&self, now_ns: u64, since_ns: u64) -> Rates {
+        let oldest = (now_ns / SECOND).saturating_sub(WINDOW_SECONDS as u64 - 1);
+        let mut sum = Slot::default();
+        for slot in self.slots.iter().filter(|slot| slot.second >= oldest) {
+            sum.entered = sum.entered.saturating_add(slot.entered);
+            sum.blocked = sum.blocked.saturating_add(slot.blocked);
+            sum.without = sum.without.saturating_add(slot.without);
+            sum.ended = sum.ended.saturating_add(slot.ended);
+            sum.freed = sum.freed.saturating_add(slot.freed);
+        }
+        let first = match (self.with.first_ns, self.without.first_ns) {
+            (0, only) | (only, 0) => only,
+            (with, without) => with.min(without),
+        };
+        let from = (oldest * SECOND).max(since_ns).max(first);
+        let seconds = (now_ns.saturating_sub(from) as f64 / SECOND as f64).max(1.0);
+        let rate = |count: u32| f64::from(count) / seconds;
+        Rates {
+            seconds,
+            entered: rate(sum.entered),
+            blocked: rate(sum.blocked),
+            without_share: (sum.entered > 0)
+                .then(|| f64::from(sum.without) / f64::from(sum.entered)),
+            ended: rate(sum.ended),
+            freed: rate(sum.freed),
+        }
+    }
+
+    /// The latest changes, oldest first.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// Whether the last socket came with timestamps; `None` if there was no socket.
+    pub fn last_with_timestamps(&self) -> Option<bool> {
+        self.last_with.or_else(|| {
+            let last = self.with.last_ns.max(self.without.last_ns);
+            (last != 0).then_some(self.with.last_ns == last)
+        })
+    }
+
+    /// Addresses of this end, the busiest first, with the sockets of each.
+    pub fn locals(&self) -> Vec<([u8; 16], u64)> {
+        let mut locals = self.locals.clone();
+        locals.sort_by(|one, two| two.1.cmp(&one.1).then(one.0.cmp(&two.0)));
+        locals
+    }
+
+    /// Sockets from addresses beyond those told apart.
+    pub const fn other_locals(&self) -> u64 {
+        self.other_locals
+    }
+
+    /// Takes another row's past in. What is told of single moments stays the own row's.
+    pub fn absorb(&mut self, other: &Self) {
+        for theirs in &other.slots {
+            if let Some(slot) = self.slot(theirs.second * SECOND) {
+                slot.entered = slot.entered.saturating_add(theirs.entered);
+                slot.blocked = slot.blocked.saturating_add(theirs.blocked);
+                slot.without = slot.without.saturating_add(theirs.without);
+                slot.ended = slot.ended.saturating_add(theirs.ended);
+                slot.freed = slot.freed.saturating_add(theirs.freed);
+            }
+        }
+        for (local, count) in &other.locals {
+            self.count_local(*local, *count);
+        }
+        self.other_locals += other.other_locals;
+        self.changes_seen += other.changes_seen;
+        self.with.absorb(&other.with);
+        self.without.absorb(&other.without);
+        if other.ports != Ports::None && self.ports != other.ports {
+            let empty = self.ports == Ports::None;
+            self.ports = if empty { other.ports } else { Ports::Many };
+        }
+        self.autobound += other.autobound;
+        self.stuck += other.stuck;
+        self.rearmed += other.rearmed;
+        self.assassinated += other.assassinated;
+        self.bound_reuse += other.bound_reuse;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(millis: u64, with_timestamps: bool) -> Entry {
+        Entry {
+            mono_ns: millis * 1_000_000,
+            with_timestamps,
+            blocked: !with_timestamps,
+            local: [1; 16],
+            local_port: (millis % 60_000) as u16,
+            remote_port: 80,
+            ..Entry::default()
+        }
+    }
+
+    #[test]
+    fn rates_are_those_of_the_last_seconds_only() {
+        let mut history = History::default();
+        for tenth in 0..300 {
+            history.enter(&entry(100_000 + tenth * 100, tenth >= 200));
+        }
+        let rates = history.rates(130_000_000_000, 0);
+        assert!((9.5..=10.5).contains(&rates.entered), "{rates:?}");
+        assert_eq!(rates.without_share, Some(0.0), "the first 20 s are forgotten");
+        assert_eq!(history.rates(150_000_000_000, 0).entered, 0.0);
+    }
+
+    #[test]
+    fn a_young_rows_rate_is_taken_over_its_age() {
+        let mut history = History::default();
+        (0..100).for_each(|n| history.enter(&entry(50_000 + n * 20, false)));
+        let rates = history.rates(52_000_000_000, 0);
+        assert!((49.0..=51.0).contains(&rates.entered), "{rates:?}");
+        let young = history.rates(50_010_000_000, 0);
+        assert_eq!(young.seconds, 1.0, "never over less than a second");
+    }
+
+    #[test]
+    fn the_moment_timestamps_went_away_is_kept() {
+        let mut history = History::default();
+        history.enter(&entry(1_000, true));
+        history.enter(&entry(2_000, true));
+        history.enter(&entry(3_000, false));
+        history.enter(&entry(4_000, false));
+        let change =
+            Change { mono_ns: 3_000_000_000, before_ns: 2_000_000_000, with_timestamps: false };
+        assert_eq!(history.changes(), [change]);
+        assert_eq!(history.last_with_timestamps(), Some(false));
+        assert_eq!(history.with.last_ns, 2_000_000_000);
+        assert_eq!(history.without.first_ns, 3_000_000_000);
+    }
+
+    #[test]
+    fn sockets_of_before_the_session_are_the_kind_before() {
+        let mut history = History::default();
+        history.present(&entry(500, true));
+        history.enter(&entry(9_000, false));
+        assert_eq!(history.changes().len(), 1);
+        assert_eq!(history.changes()[0].before_ns, 500_000_000);
+    }
+
+    #[test]
+    fn changes_and_addresses_stay_bounded() {
+        let mut history = History::default();
+        for n in 0..100_u64 {
+            let local = [n as u8; 16];
+            history.enter(&Entry { local, ..entry(n * 10 + 1, n % 2 == 0) });
+        }
+        assert_eq!((history.changes().len(), history.changes_seen), (MAX_CHANGES, 99));
+        assert_eq!((history.locals().len(), history.other_locals()), (MAX_LOCALS, 92));
+    }
+
+    #[test]
+    fn ports_are_the_same_until_one_differs() {
+        let mut history = History::default();
+        let fixed = Entry { local_port: 5000, ..entry(1, true) };
+        history.enter(&fixed);
+        history.enter(&fixed);
+        assert_eq!(history.ports, Ports::Same(5000, 80));
+        history.enter(&Entry { local_port: 5001, ..fixed });
+        assert_eq!(history.ports, Ports::Many);
+    }
+
+    #[test]
+    fn absorbing_adds_rates_and_addresses() {
+        let mut one = History::default();
+        let mut two = History::default();
+        one.enter(&entry(5_000, true));
+        two.enter(&Entry { local: [2; 16], ..entry(5_100, false) });
+        two.stuck = 3;
+        one.absorb(&two);
+        assert_eq!(one.rates(5_900_000_000, 0).entered, 2.0);
+        assert_eq!(one.locals().len(), 2);
+        assert_eq!(one.stuck, 3);
+    }
+}

@@ -1,0 +1,339 @@
+//! What is wrong and what to do: for people, and as `twtrace.diagnosis/1`.
+
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use super::{
+    style::Palette,
+    text::{COLUMNS, wrapped},
+};
+use crate::{
+    diagnose::{
+        Evidence, Finding, Severity,
+        arithmetic::Exhaustion,
+        finding::rounded,
+        margins::{Margins, NamespaceMargins},
+        pressure::Pressure,
+    },
+    host::facts::NamespaceFacts,
+    summary::{Examined, Summary},
+};
+
+/// Name and version of the document.
+pub const SCHEMA: &str = "twtrace.diagnosis/1";
+
+/// Column at which a figure's source begins.
+const SOURCE_AT: usize = 50;
+
+/// Writes the findings, worst first, and the margins, as JSON.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_json(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, &document(summary))?;
+    writeln!(out)
+}
+
+fn document(summary: &Summary) -> Value {
+    let Some(examined) = &summary.examined else {
+        return json!({ "schema": SCHEMA, "findings": [], "margins": {} });
+    };
+    let findings: Vec<Value> = examined.diagnosis.findings.iter().map(Finding::document).collect();
+    let wall = humantime::format_rfc3339_millis(examined.clock.wall);
+    json!({
+        "schema": SCHEMA,
+        "at": wall.to_string(),
+        "backend": summary.backend.as_str(),
+        "elapsed_s": rounded(summary.elapsed.as_secs_f64()),
+        "kernel": examined.facts.kernel,
+        "findings": findings,
+        "margins": margins_document(&examined.diagnosis.margins),
+        "histories": summary.rows.iter().filter_map(|row| {
+            super::history::document(row, &examined.clock)
+        }).collect::<Vec<_>>(),
+        "unread": examined.facts.unread,
+    })
+}
+
+fn margins_document(margins: &Margins) -> Value {
+    let namespaces: Vec<Value> = margins
+        .namespaces
+        .iter()
+        .map(|namespace| {
+            json!({
+                "netns": namespace.netns,
+                "rules": namespace.rules.sentence(),
+                "ports": namespace.ports.as_ref().map(ports_document),
+                "buckets": namespace.buckets.map(|buckets| json!({
+                    "live": buckets.live,
+                    "max": buckets.max,
+                    "share": buckets.share(),
+                    "overflow": buckets.overflow,
+                })),
+                "conntrack": namespace.conntrack.map(|conntrack| json!({
+                    "count": conntrack.count,
+                    "max": conntrack.max,
+                    "time_wait_s": conntrack.time_wait_s,
+                })),
+            })
+        })
+        .collect();
+    json!({
+        "namespaces": namespaces,
+        "time_wait_sockets": margins.sockets,
+        "time_wait_bytes": margins.bytes,
+        "open_files": margins.files.map(|(open, max)| json!({ "open": open, "max": max })),
+    })
+}
+
+fn ports_document(ports: &Pressure) -> Value {
+    let seconds = match ports.exhaustion {
+        Exhaustion::Now => Some(0.0),
+        Exhaustion::In(seconds) => Some(seconds),
+        Exhaustion::Never => None,
+    };
+    json!({
+        "triple": ports.triple(),
+        "sources": ports.sources,
+        "usable": ports.usable,
+        "stuck": ports.used.round() as u64,
+        "steady_state": ports.steady.round() as u64,
+        "share": ports.share(),
+        "rate": rounded(ports.rate),
+        "blocked_rate": rounded(ports.blocked_rate),
+        "highest_rate": rounded(ports.highest_rate()),
+        "seconds_to_exhaustion": seconds.map(rounded),
+    })
+}
+
+/// Writes the findings, worst first, or that there is none; then the margins.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::Result<()> {
+    let Some(examined) = &summary.examined else { return Ok(()) };
+    writeln!(
+        out,
+        "twtrace: observed through {} for {:.1} s, kernel {}",
+        summary.backend,
+        summary.elapsed.as_secs_f64(),
+        examined.facts.kernel
+    )?;
+    let blind = summary.backend.blind_spots();
+    if !blind.is_empty() {
+        wrapped(out, "  not seen this way: ", &blind.join(", "))?;
+    }
+    writeln!(out)?;
+    write_findings(out, summary, examined, palette)?;
+    write_margins(out, summary, examined, palette)
+}
+
+/// Writes the findings alone, or that there is none.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_findings(
+    out: &mut impl Write,
+    summary: &Summary,
+    examined: &Examined,
+    palette: Palette,
+) -> io::Result<()> {
+    if examined.diagnosis.findings.is_empty() {
+        let margins = &examined.diagnosis.margins;
+        let text = if margins.namespaces.is_empty() {
+            "No finding, but no network namespace could be read: nothing is known of its limits."
+                .to_owned()
+        } else {
+            format!(
+                "No finding: {} sockets are in TIME_WAIT now, and no limit is near. TIME_WAIT is \
+                 how TCP ends; by itself it is harmless.",
+                margins.sockets
+            )
+        };
+        wrapped(out, "", &text)?;
+        return writeln!(out);
+    }
+    let findings = &examined.diagnosis.findings;
+    for (index, finding) in findings.iter().enumerate() {
+        write_finding(out, summary, finding, &findings[..index], palette)?;
+    }
+    Ok(())
+}
+
+fn write_finding(
+    out: &mut impl Write,
+    summary: &Summary,
+    finding: &Finding,
+    before: &[Finding],
+    palette: Palette,
+) -> io::Result<()> {
+    let heading = format!("{} {}", finding.id, finding.severity.as_str().to_uppercase());
+    let heading = match finding.severity {
+        Severity::Critical => palette.alarm(heading),
+        Severity::Warning => palette.warning(heading),
+        Severity::Notice => palette.heading(heading),
+    };
+    match finding.netns {
+        Some(netns) => {
+            writeln!(out, "{heading}  network namespace {}", summary.namespace(netns))?;
+        }
+        None => writeln!(out, "{heading}")?,
+    }
+    wrapped(out, "  ", &finding.summary)?;
+    // What was said of the same peer a moment ago need not be said again.
+    let of_peer = |other: &&Finding| {
+        finding.peer.is_some() && other.peer == finding.peer && other.netns == finding.netns
+    };
+    let known = |figure: &Evidence| {
+        before.iter().filter(of_peer).any(|other| other.evidence.contains(figure))
+    };
+    for figure in finding.evidence.iter().filter(|figure| !known(figure)) {
+        write_figure(out, figure)?;
+    }
+    if !before.iter().filter(of_peer).any(|other| other.consequence == finding.consequence) {
+        wrapped(out, "  So:     ", &finding.consequence)?;
+    }
+    wrapped(out, "  Do:     ", &finding.remedy)?;
+    if !finding.dont.is_empty() {
+        // The label says the first words already.
+        let dont = finding.dont.strip_prefix("Do not ").unwrap_or(&finding.dont);
+        wrapped(out, "  Do not: ", dont)?;
+    }
+    writeln!(out)
+}
+
+/// One figure: name, value, unit, and where it comes from.
+fn write_figure(out: &mut impl Write, figure: &Evidence) -> io::Result<()> {
+    let value = match &figure.value {
+        Value::String(text) => text.clone(),
+        Value::Null => "(not known)".to_owned(),
+        Value::Array(items) => {
+            let items: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
+            items.join(", ")
+        }
+        other => other.to_string(),
+    };
+    let unit = if figure.unit.is_empty() { String::new() } else { format!(" {}", figure.unit) };
+    // Sysctls keep their spelling: one wants to search for it.
+    let is_sysctl = figure.source.ends_with(figure.key);
+    let name = if is_sysctl { figure.key.to_owned() } else { figure.key.replace('_', " ") };
+    let name = format!("    {name:<26} ");
+    let left = format!("{name}{value}{unit}");
+    let width = left.chars().count();
+    if width.max(SOURCE_AT) + 2 + figure.source.len() <= COLUMNS {
+        writeln!(out, "{left:<SOURCE_AT$}  {}", figure.source)
+    } else {
+        wrapped(out, &name, &format!("{value}{unit}"))?;
+        writeln!(out, "{:name$}({})", "", figure.source, name = name.len())
+    }
+}
+
+/// How far every limit is, and what holds in each namespace.
+fn write_margins(
+    out: &mut impl Write,
+    summary: &Summary,
+    examined: &Examined,
+    palette: Palette,
+) -> io::Result<()> {
+    let margins = &examined.diagnosis.margins;
+    writeln!(out, "{}", palette.heading("Margins"))?;
+    for namespace in &margins.namespaces {
+        writeln!(out, "  network namespace {}", summary.namespace(namespace.netns))?;
+        write_namespace(out, namespace)?;
+        if let Some(facts) = examined.facts.namespaces.get(&namespace.netns) {
+            wrapped(out, "    settings     ", &settings(facts))?;
+        }
+        wrapped(out, "    rules        ", namespace.rules.sentence())?;
+    }
+    let memory = format!(
+        "{} TIME_WAIT sockets take {} KiB at most; memory is no reason to avoid them",
+        margins.sockets,
+        margins.bytes.div_ceil(1024)
+    );
+    wrapped(out, "  memory         ", &memory)?;
+    if let Some((open, max)) = margins.files {
+        let files = format!("{open} of {max} files are open; TIME_WAIT sockets hold none");
+        wrapped(out, "  descriptors    ", &files)?;
+    }
+    for fault in &examined.facts.unread {
+        wrapped(out, "  not known      ", fault)?;
+    }
+    Ok(())
+}
+
+fn write_namespace(out: &mut impl Write, namespace: &NamespaceMargins) -> io::Result<()> {
+    let ports = match &namespace.ports {
+        None => "no connection of this end was seen to close first".to_owned(),
+        Some(ports) => {
+            let mut text = format!(
+                "{}: {:.0} of {} cannot be taken over, {:.1}/s come, which settles at {:.0} \
+                 ({:.0} %); {:.1}/s fit",
+                ports.triple(),
+                ports.used,
+                ports.usable,
+                ports.blocked_rate,
+                ports.steady,
+                ports.share() * 100.0,
+                ports.highest_rate()
+            );
+            if ports.sources > 1 {
+                text.push_str(&format!(
+                    "; busiest of {} source addresses, live sockets assumed spread like entries",
+                    ports.sources
+                ));
+            }
+            text
+        }
+    };
+    wrapped(out, "    ports        ", &ports)?;
+    if let Some(buckets) = namespace.buckets {
+        let text = format!(
+            "{} of {} TIME_WAIT sockets (tcp_max_tw_buckets), {:.1} %; {} overflowed",
+            buckets.live,
+            buckets.max,
+            buckets.share() * 100.0,
+            match buckets.overflow {
+                0 => "none".to_owned(),
+                overflow => overflow.to_string(),
+            }
+        );
+        wrapped(out, "    buckets      ", &text)?;
+    }
+    if let Some(conntrack) = namespace.conntrack.filter(|conntrack| conntrack.count > 0) {
+        let text = format!(
+            "{} of {} entries; its own TIME_WAIT lasts {} s and is not the sockets'",
+            conntrack.count, conntrack.max, conntrack.time_wait_s
+        );
+        wrapped(out, "    conntrack    ", &text)?;
+    }
+    Ok(())
+}
+
+/// The settings that matter, as `sysctl` names them.
+fn settings(facts: &NamespaceFacts) -> String {
+    let mut words: Vec<String> = [
+        ("tcp_tw_reuse", facts.tw_reuse),
+        ("tcp_tw_reuse_delay", facts.tw_reuse_delay_ms),
+        ("tcp_tw_recycle", facts.tw_recycle),
+        ("tcp_timestamps", facts.timestamps),
+        ("tcp_fin_timeout", facts.fin_timeout),
+        ("tcp_rfc1337", facts.rfc1337),
+        ("tcp_tw_timeout", facts.tw_timeout),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some(format!("{name}={}", value?)))
+    .collect();
+    if let Some(range) = &facts.port_range {
+        words.push(format!("ip_local_port_range={}-{}", range.start(), range.end()));
+    }
+    if !facts.reserved_ports.is_empty() {
+        let reserved: Vec<String> = facts
+            .reserved_ports
+            .iter()
+            .map(|range| format!("{}-{}", range.start(), range.end()))
+            .collect();
+        words.push(format!("ip_local_reserved_ports={}", reserved.join(",")));
+    }
+    words.join(" ")
+}
