@@ -29,7 +29,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::lab::{Backend, Lab};
 
 /// Scenarios mostly wait for timers, so there are more of them at once than processors.
-const THREADS: usize = 8;
+const THREADS: usize = 6;
+
+/// Times a scenario may try to make happen what it is about.
+const TRIES: usize = 3;
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
@@ -50,6 +53,7 @@ fn harness(mut args: Vec<String>) -> Result<ExitCode> {
     let backends = take_option(&mut args, "--attach")?.unwrap_or_else(|| "tracepoint".to_owned());
     let backends = Backend::list(&backends)?;
     let named = take_option(&mut args, "--twtrace")?;
+    let only = take_option(&mut args, "--only")?;
     let mut args = Arguments::from_iter(args);
     args.test_threads.get_or_insert(THREADS);
     let twtrace = if args.list { "twtrace".into() } else { lab::find_twtrace(named.as_deref())? };
@@ -57,15 +61,35 @@ fn harness(mut args: Vec<String>) -> Result<ExitCode> {
         .iter()
         .flat_map(|scenario| backends.iter().map(move |backend| (scenario, *backend)))
         .filter(|(scenario, backend)| scenario.on.includes(*backend))
+        .filter(|(scenario, backend)| {
+            let name = full_name(scenario, *backend);
+            only.as_ref().is_none_or(|only| only.split(',').any(|wanted| wanted == name))
+        })
         .map(|(scenario, backend)| trial(scenario, Lab { backend, twtrace: twtrace.clone() }))
         .collect();
     Ok(libtest_mimic::run(&args, trials).exit_code())
 }
 
+fn full_name(scenario: &scenario::Scenario, backend: Backend) -> String {
+    format!("{}::{}", backend.name(), scenario.name)
+}
+
 fn trial(scenario: &'static scenario::Scenario, lab: Lab) -> Trial {
-    Trial::test(format!("{}::{}", lab.backend.name(), scenario.name), move || {
-        (scenario.run)(&lab).map_err(|error| Failed::from(causes(&error)))
+    Trial::test(full_name(scenario, lab.backend), move || {
+        let mut tries = 1;
+        loop {
+            match (scenario.run)(&lab) {
+                Err(error) if tries < TRIES && is_spoilt(&error) => tries += 1,
+                outcome => return outcome.map_err(|error| Failed::from(causes(&error))),
+            }
+        }
     })
+}
+
+/// Whether it was the scenario itself that failed to make happen what it is about, by the kernel's
+/// own counters.
+fn is_spoilt(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.to_string() == scenario::SPOILT)
 }
 
 /// The error and what it came from, one below the other; blocks stay blocks.

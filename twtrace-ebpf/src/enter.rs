@@ -1,11 +1,15 @@
 //! A socket enters TIME_WAIT.
 //!
 //! `tcp_time_wait()` may run with softirqs on (from the backlog of a socket in use), so another
-//! call can come in between on the same CPU, and what is taken down there is kept by socket.
-//! `inet_twsk_hashdance*()` inside it runs with softirqs off and has both sockets at hand: the
-//! event leaves there, in the last moment at which no one else can find the timewait socket, so
-//! that no end can overtake it. `tcp_done()`, the last thing `tcp_time_wait()` does, finds those
-//! for which there was none: the overflow.
+//! call can come in between on the same CPU: what is taken down is kept by socket. The kernel
+//! does not run a program that is running on the CPU already, so one call in thousands is not
+//! seen by one of the programs; hence each has another to stand in for it:
+//!
+//! - `inet_twsk_hashdance*()` has both sockets at hand, and the event leaves there, in the last
+//!   moment at which no one else can find the timewait socket: no end can overtake it;
+//! - `inet_twsk_alloc()` returns the timewait socket, or nothing: the overflow;
+//! - `tcp_done()`, the last thing `tcp_time_wait()` does, reports what is still waiting then: an
+//!   overflow, or an entry the hash dance was not seen of.
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::warn;
@@ -16,51 +20,54 @@ use twtrace_common::{
 use crate::{
     emit,
     maps::{self, CpuState, ENTERING, Entering, LIVE, config, count},
-    read,
+    read, timers,
 };
 
 /// `tcp_time_wait(sk, state, timeo)` begins.
 #[inline(always)]
 pub fn on_time_wait(sk: u64, state: u8, timeo: u32) {
-    let entering = Entering { timeo, state: u32::from(state) };
+    let entering = Entering { timeo, state: u32::from(state), tw: 0 };
     let _ = ENTERING.insert(sk, entering, 0);
+}
+
+/// `inet_twsk_alloc(sk, …)` returned.
+#[inline(always)]
+pub fn on_alloc(sk: u64, tw: u64) {
+    if let Some(entering) = ENTERING.get_ptr_mut(sk) {
+        // SAFETY: null-checked; only this call of `tcp_time_wait()` is about this socket.
+        unsafe { (*entering).tw = tw };
+    }
 }
 
 /// `inet_twsk_hashdance_schedule(tw, sk, hashinfo, timeo)` or, before Linux 6.11,
 /// `inet_twsk_hashdance(tw, sk, hashinfo)` just after the arming: the socket enters.
 #[inline(always)]
 pub fn on_hashdance<C: EbpfContext>(ctx: &C, tw: u64, sk: u64, timeo: Option<u32>) {
-    let Some(cpu) = maps::cpu() else { return };
     // SAFETY: read before the entry is removed below.
     let argument = unsafe { ENTERING.get(sk) }.map_or(0, |entering| entering.timeo);
     let _ = ENTERING.remove(sk);
-    let armed = match timeo {
-        Some(timeo) => timeo,
-        None if cpu.armed_tw == tw => cpu.armed as u32,
-        None => 0,
+    let armed = match (timeo, maps::cpu()) {
+        (Some(timeo), _) => timeo,
+        (None, Some(cpu)) if cpu.armed_tw == tw => cpu.armed as u32,
+        _ => 0,
     };
-    read::common(cpu, sk);
-    let state = read::field(tw, config!(layout.tw_substate)) as u8;
-    if !begin(cpu, Kind::Entered, state) {
-        return;
+    if let Some(cpu) = maps::entering_cpu() {
+        enter(ctx, cpu, tw, sk, argument, armed);
     }
-    cpu.entered.timeo = argument;
-    cpu.entered.armed = armed;
-    add_socket(cpu, sk, read::field(sk, config!(layout.icsk_bind_hash)));
-    if config!(follow_ends) != 0 {
-        track(ctx, cpu, tw);
-    }
-    count_entry(cpu);
-    emit::send(&cpu.entered, Counter::LostEntered);
 }
 
-/// `tcp_done(sk)`: if `sk` was entering and no timewait socket came of it, it overflowed.
+/// `tcp_done(sk)`: reports the entry of `sk` if nobody has.
 #[inline(always)]
-pub fn on_done(sk: u64) {
-    // SAFETY: read before the entry is removed below.
-    let Some(&Entering { timeo, state }) = (unsafe { ENTERING.get(sk) }) else { return };
+pub fn on_done<C: EbpfContext>(ctx: &C, sk: u64) {
+    // SAFETY: copied before the entry is removed below.
+    let Some(&Entering { timeo, state, tw }) = (unsafe { ENTERING.get(sk) }) else { return };
     let _ = ENTERING.remove(sk);
     let Some(cpu) = maps::overflow_cpu() else { return };
+    if tw != 0 {
+        let timer = tw.wrapping_add(u64::from(config!(layout.tw_timer.offset)));
+        enter(ctx, cpu, tw, sk, timeo, timers::jiffies_left(timer));
+        return;
+    }
     read::common(cpu, sk);
     if !begin(cpu, Kind::Entered, state as u8) {
         return;
@@ -70,6 +77,24 @@ pub fn on_done(sk: u64) {
     add_socket(cpu, sk, read::field(sk, config!(layout.icsk_bind_hash)));
     count_entry(cpu);
     count(Counter::Overflow);
+    emit::send(&cpu.entered, Counter::LostEntered);
+}
+
+/// `tw` takes the place of `sk`: begins to follow it and sends the entry.
+#[inline(always)]
+fn enter<C: EbpfContext>(ctx: &C, cpu: &mut CpuState, tw: u64, sk: u64, timeo: u32, armed: u32) {
+    read::common(cpu, sk);
+    let state = read::field(tw, config!(layout.tw_substate)) as u8;
+    if !begin(cpu, Kind::Entered, state) {
+        return;
+    }
+    cpu.entered.timeo = timeo;
+    cpu.entered.armed = armed;
+    add_socket(cpu, sk, read::field(sk, config!(layout.icsk_bind_hash)));
+    if config!(follow_ends) != 0 {
+        track(ctx, cpu, tw);
+    }
+    count_entry(cpu);
     emit::send(&cpu.entered, Counter::LostEntered);
 }
 

@@ -56,12 +56,18 @@ at_entry! {
     // Linux 4.4 to 6.10 for every arming; from 6.11 on only re-arming is sure to be seen here.
     fentry_twsk_schedule, kprobe_twsk_schedule =>
         |ctx, tw, timeo, rearm| enter::on_arm(tw, timeo as u32, rearm & 0xff != 0);
-    fentry_tcp_done, kprobe_tcp_done => |ctx, sk| enter::on_done(sk);
+    fentry_tcp_done, kprobe_tcp_done => |ctx, sk| enter::on_done(&ctx, sk);
     fentry_state_process, kprobe_state_process => |ctx, tw| end::on_state_process(tw);
     fentry_tw_timer_handler, kprobe_tw_timer_handler => |ctx, timer| end::on_timer(timer);
     fentry_twsk_purge, kprobe_twsk_purge => |ctx, _hashinfo| end::on_purge(true);
     fentry_tcp_abort, kprobe_tcp_abort => |ctx, sk| end::on_abort(sk);
     fentry_twsk_destructor, kprobe_twsk_destructor => |ctx, tw| end::on_destroy(tw);
+}
+
+#[fexit]
+pub fn fexit_twsk_alloc(ctx: FExitContext) -> i32 {
+    enter::on_alloc(ctx.arg(0), ctx.arg(3));
+    0
 }
 
 // The returned value follows the arguments, whose number differs between kernels: a program for

@@ -77,7 +77,7 @@ pub static REFUSALS: PerCpuHashMap<RefusalKey, Refusals> = PerCpuHashMap::with_m
 /// belongs to programs that run with softirqs off, the others to one program each that may be
 /// interrupted.
 #[map]
-pub static CPU: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(3, 0);
+pub static CPU: PerCpuArray<CpuState> = PerCpuArray::with_max_entries(4, 0);
 
 /// Arguments of a `tcp_time_wait()` call in progress.
 #[derive(Clone, Copy)]
@@ -87,6 +87,8 @@ pub struct Entering {
     pub timeo: u32,
     /// Second argument.
     pub state: u32,
+    /// The timewait socket, 0 until there is one.
+    pub tw: u64,
 }
 
 /// A connection within its network namespace.
@@ -148,7 +150,13 @@ pub fn iterator_cpu() -> Option<&'static mut CpuState> {
     slot(1)
 }
 
-/// Scratch space for reporting an overflow, which may happen with softirqs on.
+/// Scratch space for reporting an entry, from Linux 6.11 on with softirqs on.
+#[inline(always)]
+pub fn entering_cpu() -> Option<&'static mut CpuState> {
+    slot(3)
+}
+
+/// Scratch space for reporting what is still waiting when the full socket closes.
 #[inline(always)]
 pub fn overflow_cpu() -> Option<&'static mut CpuState> {
     slot(2)

@@ -13,7 +13,7 @@ use twtrace::{
     view::{self, Format, events::EventWriter, style::Palette},
 };
 use twtrace_common::{
-    Counter, EndReason, Ended, Entered, Flow, Header, Kind, TCP_FIN_WAIT2, TCP_TIME_WAIT,
+    Counter, Ended, Entered, Flow, Header, Kind, TCP_FIN_WAIT2, TCP_TIME_WAIT,
     ended_flags, entered_flags,
 };
 

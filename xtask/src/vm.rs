@@ -150,7 +150,7 @@ fn run(args: &Args, programs: &StaticPrograms) -> Result<bool> {
         for _ in 0..args.jobs.max(1) {
             scope.spawn(|| {
                 while let Some(kernel) = next(&queue) {
-                    match run_one(args, &kernel, programs, accel) {
+                    match run_with_second_chance(args, &kernel, programs, accel) {
                         Ok(tally) => {
                             if !tally.failed.is_empty() && !args.keep_going {
                                 locked(&queue).clear();
@@ -187,11 +187,47 @@ fn work_dir(kernel: &Kernel) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Runs the scenarios under one kernel, printing each as it ends.
-fn run_one(args: &Args, kernel: &Kernel, programs: &StaticPrograms, accel: Accel) -> Result<Tally> {
+/// Most scenarios that are run a second time; if more fail, something is wrong.
+const SECOND_CHANCES: usize = 8;
+
+/// Runs the scenarios under one kernel, and those that failed once more, one at a time in a fresh
+/// machine: emulation is slow enough for scenarios to spoil each other's timing. What fails alone
+/// as well has failed.
+fn run_with_second_chance(
+    args: &Args,
+    kernel: &Kernel,
+    programs: &StaticPrograms,
+    accel: Accel,
+) -> Result<Tally> {
+    let mut tally = run_one(args, kernel, programs, accel, &args.options)?;
+    if tally.failed.is_empty() || tally.failed.len() > SECOND_CHANCES {
+        return Ok(tally);
+    }
+    let prefix = format!("{}/", kernel.label);
+    let names: Vec<&str> =
+        tally.failed.iter().map(|(name, _)| name.trim_start_matches(&prefix)).collect();
+    for (name, log) in &tally.failed {
+        say!("{name} failed beside others:\n{}", log.trim_end());
+    }
+    say!("{}: {} scenarios once more, one at a time", kernel.label, names.len());
+    let alone = ["--test-threads".to_owned(), "1".to_owned(), "--only".to_owned(), names.join(",")];
+    let again = run_one(args, kernel, programs, accel, &alone)?;
+    tally.failed.clear();
+    tally.add(again);
+    Ok(tally)
+}
+
+/// Runs scenarios under one kernel, printing each as it ends.
+fn run_one(
+    args: &Args,
+    kernel: &Kernel,
+    programs: &StaticPrograms,
+    accel: Accel,
+    options: &[String],
+) -> Result<Tally> {
     let started = Instant::now();
     let mut inside = ["--format", "json", "--attach", &args.attach].map(str::to_owned).to_vec();
-    inside.extend(args.filter.iter().chain(&args.options).cloned());
+    inside.extend(args.filter.iter().chain(options).cloned());
     let dir = work_dir(kernel)?;
     let initramfs = initramfs::build(kernel, programs, &inside, &dir)?;
     let processors = args.processors;

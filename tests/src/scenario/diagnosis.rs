@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::counters::Counters;
 use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::topology::{self, ROUTED, SERVER, ephemeral_ports};
@@ -13,8 +14,11 @@ use crate::traffic::{Behaviour, Client, Server};
 use crate::twtrace::{self, Tracer};
 use crate::{expect, wait};
 
-/// Connections a second of [`paced`], few enough for software emulation.
-const RATE: u32 = 50;
+/// Connections a second of [`paced`], at most: the ports must be gone before the first of them
+/// come back after 60 s, also where software emulation does half as many.
+const RATE: u32 = 40;
+/// TIME_WAIT sockets when the story is diagnosed, half of the ports.
+const HALF: u64 = 500;
 
 /// Identifiers of a report's findings, in order.
 pub fn ids(report: &Value) -> Result<Vec<String>> {
@@ -59,21 +63,24 @@ fn now() -> Result<f64> {
     Ok((since.as_millis() % 86_400_000) as f64 / 1000.0)
 }
 
-/// Opens and closes connections at [`RATE`] until `enough`, or until no port is left: then gives
-/// the moment.
-fn paced(client: &Client, server: &Server, enough: impl Fn() -> bool) -> Result<Option<f64>> {
-    let began = Instant::now();
-    for n in 0_u32.. {
-        if enough() {
-            break;
-        }
+/// Opens and closes connections at [`RATE`] until no port is left; gives the moment of each, that
+/// of the failure last.
+fn paced(client: &Client, server: &Server) -> Result<Vec<f64>> {
+    let mut moments = Vec::new();
+    loop {
+        let began = Instant::now();
+        moments.push(now()?);
         if client.try_connections(server.addr(), 1)?.no_port > 0 {
-            return Ok(Some(now()?));
+            return Ok(moments);
         }
-        let due = Duration::from_secs(1) * n / RATE;
-        wait::pass(due.saturating_sub(began.elapsed()));
+        wait::pass((Duration::from_secs(1) / RATE).saturating_sub(began.elapsed()));
     }
-    Ok(None)
+}
+
+/// Moments a second between two others.
+fn rate(moments: &[f64], from: f64, to: f64) -> f64 {
+    let between = moments.iter().filter(|moment| (from..to).contains(*moment)).count();
+    between as f64 / (to - from)
 }
 
 /// The seeds' story: diagnosed before it fails, its end predicted, its healing explained.
@@ -86,12 +93,14 @@ pub fn of_the_story(lab: &Lab) -> Result<()> {
     let client = Client::new(&net.client);
 
     let tracer = diagnose(lab, &net.client)?;
-    let (report, failed) = thread::scope(|scope| {
-        let traffic = scope.spawn(|| paced(&client, &server, || false));
-        wait::pass(Duration::from_secs(8));
-        let report = tracer.finish_report();
-        let failed = traffic.join().map_err(|_| anyhow::anyhow!("the traffic panicked"))?;
-        anyhow::Ok((report?, failed?.context("connect() never failed")?))
+    let (report, moments) = thread::scope(|scope| {
+        let traffic = scope.spawn(|| paced(&client, &server));
+        let half = wait::until("half of the ports to be taken", wait::SOON, || {
+            Ok((Counters::read(&net.client)?.live >= HALF).then_some(()))
+        });
+        let report = half.and_then(|()| tracer.finish_report());
+        let moments = traffic.join().map_err(|_| anyhow::anyhow!("the traffic panicked"))?;
+        anyhow::Ok((report?, moments?))
     })?;
     let first = &report["findings"][0];
     expect::equal("first finding", &Some("TW001"), &first["id"].as_str())?;
@@ -99,15 +108,21 @@ pub fn of_the_story(lab: &Lab) -> Result<()> {
     expect::equal("its peer", &Some("10.2.0.2:8080"), &first["peer"].as_str())?;
     expect::equal("usable ports", &1000.0, &figure(first, "usable_ports")?)?;
     let live = figure(first, "live_sockets")?;
-    expect::that((200.0..700.0).contains(&live), || format!("{live} live sockets after 8 s"))?;
+    expect::that((500.0..600.0).contains(&live), || format!("{live} live sockets"))?;
     let at = seconds(&report["at"])?;
     let predicted = figure(first, "seconds_to_exhaustion")?;
+    let failed = *moments.last().context("no connection")?;
     let real = failed - at;
-    eprintln!("exhaustion was predicted in {predicted:.1} s and came in {real:.1} s");
     expect::that(real > 0.0, || "connect() failed before it was said".to_owned())?;
-    expect::that((predicted - real).abs() <= real * 0.1, || {
-        format!("exhaustion was predicted in {predicted} s and came in {real} s")
-    })?;
+    // "At the present rate": a loaded machine does not keep its own pace, which is no error.
+    let (before, after) = (rate(&moments, at - 10.0, at), rate(&moments, at, failed));
+    let expected = real * after / before;
+    let told = format!(
+        "exhaustion was predicted in {predicted:.1} s and came in {real:.1} s, at {after:.1} \
+         connections/s after {before:.1} connections/s"
+    );
+    eprintln!("{told}");
+    expect::that((predicted - expected).abs() <= expected * 0.1, || told)?;
     let history = &report["histories"][0];
     expect::that(history["with_timestamps"]["last"].is_null(), || format!("{history:#}"))?;
 

@@ -41,7 +41,7 @@ pub fn events_ndjson(lab: &Lab) -> Result<()> {
     for event in &events {
         expect::equal("remote", &"10.1.0.2:8080", &event["remote"].as_str().unwrap_or_default())?;
         expect::equal("netns", &Some(net.client.inum()), &event["netns"].as_u64())?;
-        if event["event"] != "present" {
+        if event["event"] == "entered" {
             let local = event["local"].as_str().unwrap_or_default();
             expect::equal("local", &"10.1.0.1:40000", &local)?;
         }

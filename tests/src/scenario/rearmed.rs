@@ -27,13 +27,14 @@ pub fn by_a_retransmitted_fin(lab: &Lab) -> Result<()> {
     let port = stream.local_addr()?.port();
     stream.shutdown(Shutdown::Write)?;
     peer.close_second()?;
-    wait::until("the timer to run down", wait::SOON, || {
-        Ok((left(&net.client, port)? < Duration::from_secs(60) - ANOTHER_BUCKET).then_some(()))
+    let before = wait::until("the timer to run down", wait::SOON, || {
+        let left = left(&net.client, port)?;
+        Ok((left < Duration::from_secs(60) - ANOTHER_BUCKET).then_some(left))
     })?;
     peer.send_at(FIN | ACK, peer.seq.wrapping_sub(1), peer.ack)?;
     peer.hear_ack()?;
     let after = left(&net.client, port)?;
-    expect::that(after > Duration::from_secs(57), || format!("{after:?} left after the re-arm"))?;
+    expect::that(after > before, || format!("{before:?} left before, {after:?} after"))?;
     kill(&net, &mut peer)?;
 
     let want = Totals { entered: 1, killed: 1, ..Totals::default() };
@@ -62,7 +63,8 @@ pub fn by_promotion(lab: &Lab) -> Result<()> {
     peer.send(FIN | ACK)?;
     peer.hear_ack()?;
     let after = left(&net.client, peer.heard.from.port())?;
-    expect::that(after > Duration::from_secs(57), || format!("{after:?} left after promotion"))?;
+    // Armed for 20 s before; emulation may take seconds between the FIN and this look.
+    expect::that(after > Duration::from_secs(50), || format!("{after:?} left after promotion"))?;
     kill(&net, &mut peer)?;
 
     let want = Totals { entered: 1, fin_wait2: 1, killed: 1, ..Totals::default() };

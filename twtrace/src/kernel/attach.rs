@@ -273,9 +273,31 @@ fn attach_hook(
     (types, btf): (&BtfIndex<'_>, &Btf),
     attached: &mut Vec<&'static str>,
 ) -> Result<(), String> {
-    let Some(arguments) = types.function_args(hook.function) else {
+    let programs = programs_for(backend, hook, types.function_args(hook.function))?;
+    for name in programs {
+        let program = ebpf.program_mut(name).ok_or("the embedded object lacks a program")?;
+        let result = match program {
+            Program::FEntry(program) => attach_fentry(program, hook.function, btf),
+            Program::FExit(program) => attach_fexit(program, hook.function, btf),
+            Program::KProbe(program) => attach_kprobe(program, hook.function),
+            _ => return Err(format!("{name} is of an unexpected kind")),
+        };
+        result.map_err(|error| format!("{}: {}", hook.function, brief(&error)))?;
+        attached.push(name);
+    }
+    Ok(())
+}
+
+/// The programs a hook takes, in the order they are attached; none for an optional function that
+/// this kernel lacks. `arguments` is the function's number of them, if it exists.
+fn programs_for(
+    backend: Backend,
+    hook: &Hook,
+    arguments: Option<usize>,
+) -> Result<Vec<&'static str>, String> {
+    let Some(arguments) = arguments else {
         return if hook.optional {
-            Ok(())
+            Ok(Vec::new())
         } else {
             Err(format!("the kernel has no function {}", hook.function))
         };
@@ -291,20 +313,9 @@ fn attach_hook(
     } else {
         programs.extend(hook.kprobe_entry);
         programs.extend(hook.entry.map(|(_, kprobe)| kprobe));
-        programs.extend(hook.exit.map(|(_, kretprobe)| kretprobe));
+        programs.extend(hook.exit.and_then(|(_, kretprobe)| kretprobe));
     }
-    for name in programs {
-        let program = ebpf.program_mut(name).ok_or("the embedded object lacks a program")?;
-        let result = match program {
-            Program::FEntry(program) => attach_fentry(program, hook.function, btf),
-            Program::FExit(program) => attach_fexit(program, hook.function, btf),
-            Program::KProbe(program) => attach_kprobe(program, hook.function),
-            _ => return Err(format!("{name} is of an unexpected kind")),
-        };
-        result.map_err(|error| format!("{}: {}", hook.function, brief(&error)))?;
-        attached.push(name);
-    }
-    Ok(())
+    Ok(programs)
 }
 
 fn attach_fentry(program: &mut FEntry, function: &str, btf: &Btf) -> Result<(), ProgramError> {
@@ -365,6 +376,35 @@ mod tests {
         assert_eq!(found, Some((Backend::Kprobe, 7)));
         assert_eq!(tried, [Backend::Fentry, Backend::Kprobe], "nothing behind it is tried");
         assert_eq!(refused, [Refusal { backend: Backend::Fentry, reason: "no fentry".to_owned() }]);
+    }
+
+    fn hook(function: &str) -> &'static Hook {
+        hooks::ALL.iter().find(|hook| hook.function == function).unwrap()
+    }
+
+    #[test]
+    fn a_function_the_kernel_lacks_is_named_unless_it_is_optional() {
+        let missing = programs_for(Backend::Kprobe, hook("tcp_twsk_unique"), None);
+        assert_eq!(missing, Err("the kernel has no function tcp_twsk_unique".to_owned()));
+        assert_eq!(programs_for(Backend::Kprobe, hook("tcp_abort"), None), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn the_fexit_program_fits_the_number_of_arguments() {
+        let programs = |arguments| {
+            programs_for(Backend::Fentry, hook("tcp_timewait_state_process"), Some(arguments))
+        };
+        assert_eq!(programs(4), Ok(vec!["fentry_state_process", "fexit_state_process_4"]));
+        let error = programs(9).unwrap_err();
+        assert_eq!(error, "tcp_timewait_state_process has 9 arguments, as in no kernel known");
+    }
+
+    #[test]
+    fn a_kretprobe_comes_after_the_kprobe_that_keeps_its_arguments() {
+        assert_eq!(
+            programs_for(Backend::Kprobe, hook("tcp_twsk_unique"), Some(3)),
+            Ok(vec!["kprobe_twsk_unique", "kretprobe_twsk_unique"])
+        );
     }
 
     #[test]

@@ -7,8 +7,8 @@ pub struct Hook {
     pub function: &'static str,
     /// fentry and kprobe program for its entry.
     pub entry: Option<(&'static str, &'static str)>,
-    /// fexit and kretprobe program for its return.
-    pub exit: Option<(Fexit, &'static str)>,
+    /// fexit and kretprobe program for its return; not every return has a kretprobe.
+    pub exit: Option<(Fexit, Option<&'static str>)>,
     /// kprobe program needed before a kretprobe one, because a kretprobe has no arguments.
     pub kprobe_entry: Option<&'static str>,
     /// Whether a kernel without the function is still fine.
@@ -76,7 +76,7 @@ pub const ALL: &[Hook] = &[
     Hook {
         function: "inet_twsk_purge",
         entry: Some(("fentry_twsk_purge", "kprobe_twsk_purge")),
-        exit: Some((Fexit::One("fexit_twsk_purge"), "kretprobe_twsk_purge")),
+        exit: Some((Fexit::One("fexit_twsk_purge"), Some("kretprobe_twsk_purge"))),
         ..NONE
     },
     Hook {
@@ -87,14 +87,14 @@ pub const ALL: &[Hook] = &[
     },
     Hook {
         function: "tcp_twsk_unique",
-        exit: Some((Fexit::One("fexit_twsk_unique"), "kretprobe_twsk_unique")),
+        exit: Some((Fexit::One("fexit_twsk_unique"), Some("kretprobe_twsk_unique"))),
         kprobe_entry: Some("kprobe_twsk_unique"),
         ..NONE
     },
     Hook {
         function: "tcp_timewait_state_process",
         entry: Some(("fentry_state_process", "kprobe_state_process")),
-        exit: Some((Fexit::ByArguments(STATE_PROCESS), "kretprobe_state_process")),
+        exit: Some((Fexit::ByArguments(STATE_PROCESS), Some("kretprobe_state_process"))),
         ..NONE
     },
     Hook {
@@ -104,6 +104,13 @@ pub const ALL: &[Hook] = &[
     },
     ENTRY[0],
     ENTRY[1],
+    Hook {
+        // A kretprobe would not know the socket. It is not needed either: while a kprobe program
+        // runs the kernel skips them all, so that no one of them is missed alone.
+        function: "inet_twsk_alloc",
+        exit: Some((Fexit::One("fexit_twsk_alloc"), None)),
+        ..NONE
+    },
     Hook { function: "tcp_done", entry: Some(("fentry_tcp_done", "kprobe_tcp_done")), ..NONE },
     Hook {
         function: "tcp_time_wait",

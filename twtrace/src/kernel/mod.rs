@@ -117,6 +117,15 @@ pub enum KernelError {
         /// `uname -r`.
         release: String,
     },
+    /// The kernel has no memory for a map.
+    #[error(
+        "the kernel has no memory for twtrace's map {map}: make it smaller with --max-live or \
+         --buffer, or see the memory limit of this control group"
+    )]
+    NoMemory {
+        /// Name of the map.
+        map: String,
+    },
     /// A map or the object could not be set up.
     #[error("the kernel refused twtrace's maps: {0}")]
     Object(String),

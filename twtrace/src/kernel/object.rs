@@ -111,6 +111,11 @@ fn object_error(error: EbpfError) -> KernelError {
         {
             KernelError::TooOld { release: preflight::release() }
         }
+        EbpfError::MapError(MapError::CreateError { name, io_error })
+            if io_error.raw_os_error() == Some(12) =>
+        {
+            KernelError::NoMemory { map: name.clone() }
+        }
         _ => KernelError::Object(chain(&error)),
     }
 }
@@ -127,4 +132,29 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused_map(name: &str, errno: i32) -> String {
+        let io_error = std::io::Error::from_raw_os_error(errno);
+        let error = MapError::CreateError { name: name.to_owned(), io_error };
+        object_error(EbpfError::MapError(error)).to_string()
+    }
+
+    #[test]
+    fn a_kernel_without_ring_buffers_is_told_what_would_be_needed() {
+        let message = refused_map("EVENTS", 22);
+        assert!(message.contains("has no BPF ring buffer"), "{message}");
+        assert!(message.contains("needs Linux 5.8"), "{message}");
+        assert!(message.contains(&preflight::release()), "{message}");
+    }
+
+    #[test]
+    fn a_map_refused_for_want_of_memory_is_named_with_the_flags_that_make_it_smaller() {
+        let message = refused_map("LIVE", 12);
+        assert!(message.contains("LIVE") && message.contains("--max-live"), "{message}");
+    }
 }
