@@ -6,6 +6,11 @@
 //! early end, and the functions on its stack tell why. A re-arm that lands in the same bucket of
 //! the timer wheel fires nothing and stays unseen.
 
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value, keys and records would be copied to a stack too small for them"
+)]
+
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_get_stack, bpf_jiffies64},

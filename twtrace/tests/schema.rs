@@ -13,8 +13,8 @@ use twtrace::{
     view::{self, Format, events::EventWriter, style::Palette},
 };
 use twtrace_common::{
-    Counter, Ended, Entered, Flow, Header, Kind, TCP_FIN_WAIT2, TCP_TIME_WAIT,
-    ended_flags, entered_flags,
+    Counter, Ended, Entered, Flow, Header, Kind, TCP_FIN_WAIT2, TCP_TIME_WAIT, ended_flags,
+    entered_flags,
 };
 
 fn schema(name: &str) -> jsonschema::Validator {
