@@ -82,7 +82,7 @@ pub mod ended_flags {
 
 /// One call of `tcp_time_wait()`, or one socket found in place at the start.
 ///
-/// Fields that this kernel or backend cannot know are 0, which [`decode`](Decode) documents.
+/// Fields that this kernel or backend cannot know are 0; each says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Entered {

@@ -31,7 +31,7 @@ pub struct Pipeline {
     undecodable: u64,
     /// Applies the rules, where rows and ends allow it.
     examiner: Option<Examiner>,
-    /// Signs of trouble already dealt with: losses, skips and missed hooks together.
+    /// Signs of trouble already dealt with: losses, skips and missed ends together.
     trouble: u64,
 }
 
