@@ -62,6 +62,9 @@ pub mod entered_flags {
     pub const UNTRACKED: u16 = 1 << 3;
     /// An end will be reported for this socket.
     pub const FOLLOWED: u16 = 1 << 4;
+    /// For a socket that was there at the start: somebody saw its entry, and `mono_ns` is that
+    /// moment.
+    pub const ENTRY_KNOWN: u16 = 1 << 5;
 }
 
 /// Flags of [`Ended`].

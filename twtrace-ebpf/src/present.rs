@@ -6,11 +6,11 @@
 
 use aya_ebpf::{EbpfContext, helpers::bpf_seq_write};
 use core::ffi::c_void;
-use twtrace_common::{Counter, Kind, TCP_TIME_WAIT};
+use twtrace_common::{Counter, Entered, Kind, TCP_TIME_WAIT, entered_flags};
 
 use crate::{
     emit, enter,
-    maps::{self, LIVE, config, count},
+    maps::{self, CpuState, LIVE, config, count},
     read, timers,
 };
 
@@ -46,15 +46,21 @@ pub fn iter_tcp_follow(raw: *mut c_void) -> i32 {
     0
 }
 
-/// Likewise, and writes the address of each to the reader: what still lives.
+/// Likewise, and writes each to the reader: what still lives.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
 pub fn iter_tcp_list(raw: *mut c_void) -> i32 {
-    if let Some(tw) = timewait_socket(raw) {
+    if let Some(tw) = timewait_socket(raw)
+        && let Some(cpu) = maps::iterator_cpu()
+        && describe(cpu, tw)
+    {
+        cpu.entered.tw = tw;
         // SAFETY: the kernel passes a valid context, whose first member leads to the output.
         let seq = unsafe { (*(*raw.cast::<TcpIterator>()).meta).seq };
-        // SAFETY: the address lives on the stack during the call.
-        unsafe { bpf_seq_write(seq.cast(), (&raw const tw).cast(), size_of::<u64>() as u32) };
+        // SAFETY: the record lives in this CPU's scratch space during the call.
+        unsafe {
+            bpf_seq_write(seq.cast(), (&raw const cpu.entered).cast(), size_of::<Entered>() as u32)
+        };
     }
     0
 }
@@ -79,18 +85,27 @@ fn follow(ctx: &IteratorContext, tw: u64) {
         return;
     }
     let Some(cpu) = maps::iterator_cpu() else { return };
+    if !describe(cpu, tw) {
+        return;
+    }
+    enter::track(ctx, cpu, tw);
+    count(Counter::Present);
+    emit::send(&cpu.entered, Counter::LostPresent);
+}
+
+/// Puts together the record of a timewait socket in place; false if the user did not ask for it.
+#[inline(always)]
+fn describe(cpu: &mut CpuState, tw: u64) -> bool {
     read::common(cpu, tw);
     let state = read::field(tw, config!(layout.tw_substate)) as u8;
     if !enter::begin(cpu, Kind::Present, state) {
-        return;
+        return false;
     }
     let timer = tw.wrapping_add(u64::from(config!(layout.tw_timer.offset)));
     cpu.entered.armed = timers::jiffies_left(timer);
     cpu.entered.ts_recent_stamp = read::signed(tw, config!(layout.tw_ts_recent_stamp));
     if enter::autobound(read::field(tw, config!(layout.tw_tb))) {
-        cpu.entered.header.flags |= twtrace_common::entered_flags::AUTOBOUND;
+        cpu.entered.header.flags |= entered_flags::AUTOBOUND;
     }
-    enter::track(ctx, cpu, tw);
-    count(Counter::Present);
-    emit::send(&cpu.entered, Counter::LostPresent);
+    true
 }

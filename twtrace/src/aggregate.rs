@@ -15,7 +15,7 @@ use twtrace_common::{ended_flags, entered_flags};
 use crate::{
     event::{Event, Role},
     path::{self, Block, Outcome},
-    peer::{Group, GroupBy, PeerTable, Prefixes, Refused, history::Entry},
+    peer::{Group, GroupBy, Past, PeerTable, Prefixes, Refused, history::Entry, minutes::Memory},
     track::{EndResult, EnterResult, LiveSockets, Tracked},
     units::{Hz, TCP_TIMEWAIT_LEN_MS},
 };
@@ -31,6 +31,8 @@ pub struct Settings {
     pub max_peers: usize,
     /// Most sockets followed at once.
     pub max_live: usize,
+    /// How much is remembered minute by minute.
+    pub memory: Memory,
     /// Tick rate of the kernel the events come from.
     pub hz: Hz,
     /// Whether that kernel has `tcp_tw_recycle`.
@@ -78,7 +80,7 @@ impl Aggregate {
     /// An empty aggregate.
     pub fn new(settings: Settings) -> Self {
         Self {
-            table: PeerTable::with_capacity(settings.max_peers),
+            table: PeerTable::with_capacity(settings.max_peers, settings.memory),
             live: LiveSockets::with_capacity(settings.max_live),
             settings,
             unfollowed: 0,
@@ -111,12 +113,13 @@ impl Aggregate {
         let followed = entered.header.flags & entered_flags::FOLLOWED != 0;
         let overflow = entered.header.flags & entered_flags::OVERFLOW != 0;
         let untracked = entered.header.flags & entered_flags::UNTRACKED != 0;
+        let entry_known = entered.header.flags & entered_flags::ENTRY_KNOWN != 0;
         let mut row = self.row_of_entry(entered, role);
         let mut stuck = false;
         if overflow {
             // No socket came of it: there is nothing to follow.
         } else if followed && !untracked {
-            let entered_ns = if present { 0 } else { entered.mono_ns };
+            let entered_ns = if present && !entry_known { 0 } else { entered.mono_ns };
             match self.live.enter(
                 entered.tw,
                 Tracked { entered_ns, row, netns: entered.header.netns, blocked },
@@ -152,7 +155,11 @@ impl Aggregate {
             peer.counts.present += 1;
             let left_ns = hz.millis(entered.armed) * 1_000_000;
             let lived_ns = (TCP_TIMEWAIT_LEN_MS * 1_000_000).saturating_sub(left_ns);
-            let mono_ns = entered.mono_ns.saturating_sub(lived_ns);
+            let mono_ns = if entry_known {
+                entered.mono_ns
+            } else {
+                entered.mono_ns.saturating_sub(lived_ns)
+            };
             peer.history.present(&Entry { mono_ns, ..entry });
             return;
         }
@@ -177,6 +184,11 @@ impl Aggregate {
             peer.scheduled_ms = hz.millis(entered.armed);
             peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
         }
+        let minute = self.table.minute(row, entered.mono_ns);
+        add(&mut minute.entered, 1);
+        add(&mut minute.without_timestamps, u64::from(!path.eligible));
+        add(&mut minute.blocked, u64::from(blocked));
+        add(&mut minute.overflow, u64::from(overflow));
     }
 
     fn end(&mut self, ended: &Ended, role: Role) {
@@ -238,6 +250,13 @@ impl Aggregate {
             peer.scheduled_ms = hz.millis(ended.last_armed);
             peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
         }
+        let minute = self.table.minute(row, ended.mono_ns);
+        let count = match outcome {
+            Outcome::Recycled | Outcome::Reused | Outcome::Replaced => &mut minute.fast,
+            Outcome::TwoMsl => &mut minute.two_msl,
+            _ => &mut minute.other,
+        };
+        add(count, 1);
     }
 
     /// Books the end of a socket whose entry event was lost: it did enter.
@@ -264,21 +283,28 @@ impl Aggregate {
         &self,
         before_ns: u64,
         lives: impl FnMut(u64, &Tracked) -> bool,
-    ) -> Vec<(u64, Tracked)> {
+    ) -> Vec<(u64, u64)> {
         self.live.vanished(before_ns, lives)
     }
 
     /// Books those of the vanished sockets whose end has not come in since as ended unseen.
     /// Answers how many there were.
-    pub fn heal_vanished(&mut self, vanished: &[(u64, Tracked)]) -> u64 {
+    pub fn heal_vanished(&mut self, vanished: &[(u64, u64)]) -> u64 {
         let mut healed = 0;
-        for (tw, socket) in vanished {
-            if self.live.remove(*tw, socket) {
-                self.heal(*socket);
+        for (tw, entered_ns) in vanished {
+            if let Some(socket) = self.live.remove(*tw, *entered_ns) {
+                self.heal(socket);
                 healed += 1;
             }
         }
         healed
+    }
+
+    /// Takes in what was known of peers before the session, where rows are peers.
+    pub fn remember(&mut self, past: &[Past]) {
+        if self.settings.group_by == GroupBy::Peer {
+            past.iter().for_each(|peer| self.table.remember(peer));
+        }
     }
 
     /// Adds refused takeovers of a peer.
@@ -291,10 +317,13 @@ impl Aggregate {
             GroupBy::Cgroup | GroupBy::Uid => Group::UnknownOwner,
         };
         let row = self.table.slot(group);
-        let counts = &mut self.table.row(row).counts;
-        for (total, more) in counts.refused.by_reason.iter_mut().zip(refused.by_reason) {
+        let peer = self.table.row(row);
+        for (total, more) in peer.counts.refused.by_reason.iter_mut().zip(refused.by_reason) {
             *total += more;
         }
+        let last_ns = peer.last_ns;
+        let minute = self.table.minute(row, last_ns);
+        add(&mut minute.refused, refused.total());
     }
 
     fn row_of_entry(&mut self, entered: &Entered, role: Role) -> u32 {
@@ -334,6 +363,11 @@ impl Aggregate {
         &self.settings
     }
 
+    /// The sockets followed, by address, in no order.
+    pub fn live(&self) -> impl Iterator<Item = (u64, &Tracked)> {
+        self.live.iter()
+    }
+
     /// Sockets followed now.
     pub fn followed(&self) -> usize {
         self.live.len()
@@ -368,6 +402,11 @@ impl Aggregate {
             went_or_lives: live + sum.ended_total() + sum.overflow,
         }
     }
+}
+
+/// Adds to a minute's count, which stays at its highest rather than wrap.
+fn add(count: &mut u32, more: u64) {
+    *count = count.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
 }
 
 /// An entry as a row's history wants it.

@@ -56,6 +56,10 @@ pub enum Command {
     Watch(WatchArgs),
     /// Tell all that is known of one peer.
     Peer(PeerArgs),
+    /// Keep everything that happens in a file, for `replay` and `--replay`.
+    Record(RecordArgs),
+    /// Watch a recording.
+    Replay(ReplayArgs),
     /// Observe for 15 s, then say what is wrong and what to do, or how far each limit is.
     Diagnose(DiagnoseArgs),
     /// The same for one peer, with its history: since when it has sent no timestamps, and so on.
@@ -82,6 +86,13 @@ pub struct ObserveArgs {
     /// Most sockets followed at once; beyond, counts stay right and lifetimes are sampled.
     #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub max_live: u32,
+    /// Take in a recording instead of watching this host.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["attach", "btf", "buffer"])]
+    pub replay: Option<PathBuf>,
+    /// Take the recording in this many times as fast as it happened; as fast as it goes if not
+    /// given.
+    #[arg(long, value_name = "TIMES", value_parser = parse_speed)]
+    pub speed: Option<f64>,
     /// Size of the event buffer, rounded up to a power of two.
     #[arg(long, value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub buffer: u32,
@@ -163,9 +174,41 @@ pub struct WatchArgs {
     /// One line an event instead of sums.
     #[arg(long)]
     pub events: bool,
+    /// Keep everything that is taken in in this file too, for `replay` and `--replay`.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// Watch while this command runs, and stop with it.
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// Arguments of `twtrace record`.
+#[derive(Clone, Debug, Args)]
+pub struct RecordArgs {
+    /// The file; one that is there is replaced.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Which sockets, and how.
+    #[command(flatten)]
+    pub observe: ObserveArgs,
+    /// Begin another file when this one is that large, such as 64MiB; the one before becomes
+    /// FILE.1, and so on.
+    #[arg(long, value_name = "SIZE")]
+    pub rotate: Option<bytesize::ByteSize>,
+    /// Most files kept, the one being written among them.
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "rotate", value_parser = parse_keep)]
+    pub keep: usize,
+}
+
+/// Arguments of `twtrace replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// The recording.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// What to show of it, and how.
+    #[command(flatten)]
+    pub watch: WatchArgs,
 }
 
 /// Arguments of `twtrace peer`.
@@ -245,6 +288,16 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
         return Err("an interval is at least 50ms".into());
     }
     Ok(interval)
+}
+
+fn parse_speed(text: &str) -> Result<f64, String> {
+    let speed = text.parse::<f64>().ok().filter(|speed| speed.is_finite() && *speed > 0.0);
+    speed.ok_or_else(|| "a speed is a number above 0, such as 10 or 0.5".into())
+}
+
+fn parse_keep(text: &str) -> Result<usize, String> {
+    let keep = text.parse::<usize>().ok().filter(|keep| *keep > 0);
+    keep.ok_or_else(|| "at least one file is kept".into())
 }
 
 fn parse_prefixes(text: &str) -> Result<crate::peer::Prefixes, String> {

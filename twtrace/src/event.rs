@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 use twtrace_common::{
     Decode, EndReason, Ended, Entered, Flow, Header, Kind, ended_flags, entered_flags,
 };
@@ -84,7 +85,8 @@ impl Event {
 }
 
 /// Which end of a connection this host was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// It connected: its port comes from the ephemeral range.
     Client,
@@ -178,6 +180,16 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A batch as a recording has it: each record with its length in front.
+    pub const fn from_bytes(bytes: Bytes) -> Self {
+        Self { bytes }
+    }
+
+    /// The records as a recording stores them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The records, undecoded and in order.
     pub fn records(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest: &[u8] = &self.bytes;

@@ -5,14 +5,15 @@
 //! | layer | modules |
 //! |---|---|
 //! | values | [`units`], [`event`] |
-//! | rules | [`path`] |
+//! | rules | [`path`], [`select`] |
 //! | state | [`peer`], [`track`], [`aggregate`] |
 //! | facts of the host | [`host`] |
 //! | what to make of it all | [`diagnose`] |
 //! | the read model | [`summary`] |
 //! | what people and programs read | [`view`] |
 //! | the kernel, the only users of aya | [`kernel`] |
-//! | one run | [`examiner`], [`pipeline`], [`session`], [`cli`] |
+//! | what flows in, and its files | [`feed`], [`recording`] |
+//! | one run | [`pipeline`], [`session`], [`cli`] |
 //!
 //! A view never reads the kernel, and only `kernel` and the lowest calls of `host` need privileges:
 //! everything else is reached by tests with records made up or recorded.
@@ -22,12 +23,14 @@ pub mod aggregate;
 pub mod cli;
 pub mod diagnose;
 pub mod event;
-pub mod examiner;
+pub mod feed;
 pub mod host;
 pub mod kernel;
 pub mod path;
 pub mod peer;
 pub mod pipeline;
+pub mod recording;
+pub mod select;
 pub mod session;
 pub mod summary;
 pub mod track;

@@ -65,6 +65,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         match &cli.command {
             Command::Watch(args) => session::watch(args, palette).await,
             Command::Peer(args) => session::peer(args, palette).await,
+            Command::Record(args) => session::record(args).await,
+            Command::Replay(args) => session::replay(args, palette).await,
             Command::Diagnose(args) => session::diagnose(args, palette).await,
             Command::Explain(args) => session::explain(args, palette).await,
             Command::Check(args) => session::check(args).await,

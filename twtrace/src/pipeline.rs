@@ -1,243 +1,324 @@
-//! The one owner of the aggregate: source in, summaries out.
+//! The one owner of a session's state: a feed in, summaries out, and a recorder that may listen.
 
-use std::time::{Duration, Instant};
+use std::{collections::HashMap, time::Duration};
 
-use rustix::time::{ClockId, clock_gettime};
-use twtrace_common::Counter;
+use twtrace_common::{Counter, Decode, Entered, Kind, entered_flags};
 
 use crate::{
     aggregate::{Aggregate, Settings},
-    event::Event,
-    examiner::Examiner,
-    host::cgroup,
-    kernel::{Inventory, KernelError, Namespace, Namespaces, Options, Source, Totals, Tracer},
-    peer::GroupBy,
-    summary::{Context, RowChoice, Summary},
+    event::{BatchBuilder, Event},
+    feed::{Core, Input, KernelFeed, NoMoment, Origin, StreamEnd, StreamFeed, Wishes},
+    kernel::{KernelError, Options},
+    recording::{Recorder, WriteError},
+    summary::{RowChoice, Summary},
 };
 
 /// How often the buffer is looked into when it is too empty to be woken for.
 pub const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
+/// Peers whose past goes into one input.
+const PAST_AT_ONCE: usize = 1024;
+/// Sockets that go into one input.
+const SOCKETS_AT_ONCE: usize = 16_384;
 
-/// Where control groups are mounted; hosts with both versions have the second below `unified`.
-const CGROUP_ROOTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+/// Why a session cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The kernel side.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The recording being written.
+    #[error(transparent)]
+    Recording(#[from] WriteError),
+    /// The stream ended before anything could be said.
+    #[error(transparent)]
+    NoMoment(#[from] NoMoment),
+}
+
+/// What was taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Nothing was there.
+    Nothing,
+    /// Something; there may be more.
+    Something,
+    /// The facts of a moment, told by whoever wrote the stream.
+    Moment,
+    /// Nothing will come any more.
+    End,
+}
+
+/// Where inputs come from.
+enum Feed {
+    Kernel(Box<KernelFeed>),
+    Stream(Box<StreamFeed>),
+}
+
+/// Where inputs go.
+struct Sink {
+    core: Core,
+    recorder: Option<Recorder>,
+    /// Why recording stopped, until somebody asks.
+    failed: Option<WriteError>,
+}
+
+impl Sink {
+    fn take(&mut self, input: Input, observe: &mut dyn FnMut(&Event)) {
+        if let Some(recorder) = &mut self.recorder
+            && let Err(error) = recorder.write(&input)
+        {
+            self.failed = Some(error);
+            self.recorder = None;
+        }
+        self.core.take(input, observe);
+    }
+}
 
 /// A session's machinery.
 pub struct Pipeline {
-    tracer: Tracer,
-    source: Source,
-    aggregate: Aggregate,
-    options: Options,
-    started: Instant,
-    undecodable: u64,
-    /// Applies the rules, where rows and ends allow it.
-    examiner: Option<Examiner>,
-    /// Signs of trouble already dealt with: losses, skips and missed ends together.
-    trouble: u64,
+    feed: Feed,
+    sink: Sink,
 }
 
 impl Pipeline {
     /// Attaches, then reads the sockets that are in TIME_WAIT already, showing each to `observe`.
+    /// `settings` are asked for once the origin is known.
     ///
     /// # Errors
-    /// Those of [`Tracer::start`] and of the reading.
-    pub fn start(
+    /// Those of attaching and of the reading.
+    pub fn attach(
         options: Options,
-        settings: Settings,
+        wishes: Wishes,
+        settings: impl FnOnce(&Origin) -> Settings,
         observe: &mut dyn FnMut(&Event),
-    ) -> Result<Self, KernelError> {
-        let mut tracer = Tracer::start(&options)?;
-        let source = tracer.source()?;
-        let netns = options.filter.netns;
-        let examines = settings.group_by == GroupBy::Peer && options.follow_ends;
-        let mut pipeline = Self {
-            tracer,
-            source,
-            aggregate: Aggregate::new(settings),
-            options,
-            started: Instant::now(),
-            undecodable: 0,
-            examiner: examines.then(|| Examiner::begin(netns)),
-            trouble: 0,
-        };
-        if pipeline.options.follow_ends {
-            pipeline.read_present(observe)?;
-            pipeline.aggregate.set_ready(monotonic_ns());
+    ) -> Result<Self, PipelineError> {
+        Self::attach_recording(options, wishes, settings, |_| Ok(None), observe)
+    }
+
+    /// Like [`Pipeline::attach`], with a recorder that is told everything from the first input on.
+    ///
+    /// # Errors
+    /// Those of attaching, of the reading, and of the recorder.
+    pub fn attach_recording(
+        options: Options,
+        wishes: Wishes,
+        settings: impl FnOnce(&Origin) -> Settings,
+        recorder: impl FnOnce(&Origin) -> Result<Option<Recorder>, WriteError>,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<Self, PipelineError> {
+        let follow_ends = options.follow_ends;
+        let (mut kernel, origin) = KernelFeed::attach(options, wishes)?;
+        let recorder = recorder(&origin)?;
+        let settings = settings(&origin);
+        let mut sink = Sink { core: Core::new(origin, settings), recorder, failed: None };
+        if follow_ends {
+            kernel.follow_present(&mut |input| sink.take(input, observe))?;
         }
-        pipeline.started = Instant::now();
-        if let Some(examiner) = &mut pipeline.examiner {
-            examiner.set_ready(monotonic_ns());
-        }
+        sink.take(Input::Ready(crate::feed::monotonic_ns()), observe);
+        let mut pipeline = Self { feed: Feed::Kernel(Box::new(kernel)), sink };
+        pipeline.look(observe)?;
         Ok(pipeline)
     }
 
-    /// The kernel side.
-    pub fn tracer(&mut self) -> &mut Tracer {
-        &mut self.tracer
+    /// Takes in a recording, or what a daemon sends.
+    pub fn read(stream: StreamFeed, core: Core) -> Self {
+        let sink = Sink { core, recorder: None, failed: None };
+        Self { feed: Feed::Stream(Box::new(stream)), sink }
     }
 
-    /// What was gathered.
-    pub fn aggregate(&self) -> &Aggregate {
-        &self.aggregate
+    /// The kernel side, where this session has it.
+    pub fn kernel(&mut self) -> Option<&mut KernelFeed> {
+        match &mut self.feed {
+            Feed::Kernel(kernel) => Some(kernel),
+            Feed::Stream(_) => None,
+        }
     }
 
-    /// Waits until the kernel side says that much is waiting.
+    /// What was taken in.
+    pub fn core(&self) -> &Core {
+        &self.sink.core
+    }
+
+    /// Takes in what was known before.
+    pub fn remember(&mut self, past: Vec<crate::peer::Past>) {
+        self.sink.take(Input::Past(past), &mut |_| {});
+    }
+
+    /// How the stream ended, if it has.
+    pub fn end(&self) -> Option<&StreamEnd> {
+        match &self.feed {
+            Feed::Kernel(_) => None,
+            Feed::Stream(stream) => stream.end(),
+        }
+    }
+
+    /// Waits until something is there to be taken in.
     ///
     /// # Errors
     /// [`KernelError::Ring`].
-    pub async fn readable(&self) -> Result<(), KernelError> {
-        self.source.readable().await
-    }
-
-    /// Takes in one bounded batch, showing each event to `observe`. True if there may be more.
-    pub fn drain(&mut self, observe: &mut dyn FnMut(&Event)) -> bool {
-        drain(&mut self.source, &mut self.aggregate, &mut self.undecodable, observe)
-    }
-
-    /// Takes in everything that waits.
-    pub fn drain_all(&mut self, observe: &mut dyn FnMut(&Event)) {
-        while self.drain(observe) {}
-    }
-
-    /// Takes the summary of this moment, healing what was lost before.
-    ///
-    /// # Errors
-    /// The kernel's totals could not be read.
-    pub fn summary(
-        &mut self,
-        choice: RowChoice,
-        observe: &mut dyn FnMut(&Event),
-    ) -> Result<Summary, KernelError> {
-        let totals = self.source.totals()?;
-        let skipped = self.tracer.skipped();
-        // After the totals, so that whatever they count is in the rows as well, unless it is lost.
-        self.drain_all(observe);
-        for (key, refused) in self.source.new_refusals() {
-            self.aggregate.refuse(&key, &refused);
-        }
-        let trouble = totals.lost() + skipped + totals.of(Counter::MissedEnd);
-        if trouble > self.trouble && self.options.follow_ends {
-            self.trouble = trouble;
-            self.heal(observe);
-        }
-        let mut summary = Summary::new(&self.aggregate, choice, self.context(totals, skipped));
-        if let Some(examiner) = &mut self.examiner {
-            let now_ns = monotonic_ns();
-            summary.examined = Some(examiner.examine(&self.aggregate, &summary.trust, now_ns));
-        }
-        Ok(summary)
-    }
-
-    fn context(&self, totals: Totals, skipped: u64) -> Context {
-        let cgroup_names = if self.aggregate.settings().group_by == GroupBy::Cgroup {
-            let root = CGROUP_ROOTS.iter().map(std::path::Path::new).find(|root| root.is_dir());
-            root.map(cgroup::names).unwrap_or_default()
-        } else {
-            Default::default()
-        };
-        Context {
-            backend: self.tracer.backend(),
-            refused_backends: self.tracer.refused().to_vec(),
-            elapsed: self.started.elapsed(),
-            totals,
-            skipped,
-            undecodable: self.undecodable,
-            netns_names: Namespaces::scan().names(),
-            cgroup_names,
-        }
-    }
-
-    /// Reads what is in TIME_WAIT already, namespace by namespace, taking records in meanwhile so
-    /// that a crowded host does not overflow the buffer.
-    fn read_present(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<(), KernelError> {
-        for namespace in Tracer::namespaces_of(&self.options.filter) {
-            let mut inventory = self.tracer.follow_present()?;
-            let (source, aggregate) = (&mut self.source, &mut self.aggregate);
-            let undecodable = &mut self.undecodable;
-            let read = read_beside(&mut inventory, &namespace, || {
-                while drain(source, aggregate, undecodable, observe) {}
-            });
-            if let Err(error) = read {
-                tracing::warn!(
-                    namespace = namespace.inum,
-                    %error,
-                    "cannot read the sockets present; their ends will be told apart"
-                );
-            }
+    pub async fn readable(&mut self) -> Result<(), PipelineError> {
+        match &mut self.feed {
+            Feed::Kernel(kernel) => kernel.readable().await?,
+            Feed::Stream(stream) => stream.readable().await,
         }
         Ok(())
     }
 
-    /// Finds the sockets whose end was lost or missed, and counts them as ended unseen.
-    fn heal(&mut self, observe: &mut dyn FnMut(&Event)) {
-        let before = monotonic_ns();
-        // First what the kernel side itself missed: sockets it follows that are no more.
-        let mut alive = std::collections::HashMap::new();
-        for namespace in Tracer::namespaces_of(&self.options.filter) {
-            let Ok(mut inventory) = self.tracer.list_live() else { break };
-            if let Ok(sockets) = inventory.read(&namespace) {
-                alive.insert(namespace.inum, sockets);
-            }
+    /// Takes in one bounded batch, showing each event to `observe`.
+    ///
+    /// # Errors
+    /// The recording could not be written.
+    pub fn drain(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<Drained, PipelineError> {
+        let input = match &mut self.feed {
+            Feed::Kernel(kernel) => kernel.records(),
+            Feed::Stream(stream) => stream.take(),
+        };
+        let Some(input) = input else {
+            return Ok(if self.end().is_some() { Drained::End } else { Drained::Nothing });
+        };
+        let drained = match &input {
+            Input::Moment(_) => Drained::Moment,
+            _ => Drained::Something,
+        };
+        self.sink.take(input, observe);
+        match self.sink.failed.take() {
+            Some(error) => Err(error.into()),
+            None => Ok(drained),
         }
-        let missed = self.aggregate.vanished(before, |tw, socket| {
-            alive.get(&socket.netns).is_none_or(|sockets| sockets.contains(&tw))
+    }
+
+    /// Finds out everything a summary of this moment needs, healing what was lost before. In a
+    /// stream somebody else did.
+    ///
+    /// # Errors
+    /// The kernel's totals could not be read, or the recording not be written.
+    pub fn look(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<(), PipelineError> {
+        let Self { feed: Feed::Kernel(kernel), sink } = self else { return Ok(()) };
+        let (totals, skipped) = kernel.totals()?;
+        // After the totals, so that whatever they count is in the rows as well, unless it is lost.
+        drain_all(kernel, sink, observe);
+        if let Some(refusals) = kernel.refusals() {
+            sink.take(refusals, observe);
+        }
+        if kernel.is_in_trouble(&totals, skipped) {
+            let vanished = kernel.vanished(sink.core.aggregate());
+            // Ends that were merely on their way.
+            drain_all(kernel, sink, observe);
+            sink.take(vanished, observe);
+        }
+        let moment = kernel.moment(&sink.core, totals, skipped);
+        sink.take(moment, observe);
+        self.rotate()?;
+        match self.sink.failed.take() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the summary of this moment, or of the last one a stream told.
+    ///
+    /// # Errors
+    /// Those of [`Pipeline::look`], and [`NoMoment`] in a stream.
+    pub fn summary(
+        &mut self,
+        choice: RowChoice,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<Summary, PipelineError> {
+        self.look(observe)?;
+        Ok(self.sink.core.summary(choice)?)
+    }
+
+    /// Ends the recording, if there is one.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn finish_recording(&mut self) -> Result<(), PipelineError> {
+        match self.sink.recorder.take() {
+            Some(mut recorder) => Ok(recorder.finish()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins the next file of a recording when one is due, with all that is known and lives now.
+    fn rotate(&mut self) -> Result<(), PipelineError> {
+        if !self.sink.recorder.as_ref().is_some_and(Recorder::is_full) {
+            return Ok(());
+        }
+        let (origin, inputs) = self.begin_in_the_middle(&mut |_| {})?;
+        if let Some(recorder) = &mut self.sink.recorder {
+            recorder.rotate(&origin)?;
+            inputs.iter().try_for_each(|input| recorder.write(input))?;
+        }
+        Ok(())
+    }
+
+    /// What somebody who begins to listen now has to take in first: where it all comes from, what
+    /// is known of peers, and the sockets that live.
+    ///
+    /// # Errors
+    /// The kernel's totals could not be read.
+    pub fn begin_in_the_middle(
+        &mut self,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<(Origin, Vec<Input>), PipelineError> {
+        let Self { feed: Feed::Kernel(kernel), sink } = self else {
+            return Err(NoMoment.into());
+        };
+        let mut sockets: HashMap<u64, Entered> =
+            kernel.live_now().into_values().flatten().map(|socket| (socket.tw, socket)).collect();
+        // What came since the walk began is newer than what the walk saw.
+        drain_all(kernel, sink, &mut |event| {
+            if let Event::Entered(entered) = event {
+                sockets.insert(entered.tw, *entered);
+            }
+            observe(event);
         });
-        for (tw, socket) in &missed {
-            self.source.forget(*tw, socket.entered_ns);
-        }
-        // Then the ends whose event was lost: sockets it follows no more.
-        let source = &self.source;
-        let gone =
-            self.aggregate.vanished(before, |tw, socket| source.follows(tw, socket.entered_ns));
-        // Ends that are merely on their way arrive now and are no longer tracked afterwards.
-        self.drain_all(observe);
-        let healed = self.aggregate.heal_vanished(&gone);
-        tracing::debug!(healed, "ends that were not seen are counted as unknown");
+        let (totals, skipped) = kernel.totals()?;
+        let aggregate = sink.core.aggregate();
+        let (present, count) = present(aggregate, &sockets);
+        let mut before = totals;
+        before = before.with(Counter::Present, totals.of(Counter::Present).wrapping_sub(count));
+        let origin =
+            Origin { totals_before: before, skipped_before: skipped, ..sink.core.origin().clone() };
+        let past = aggregate.table().past();
+        let mut inputs: Vec<Input> =
+            past.chunks(PAST_AT_ONCE).map(|some| Input::Past(some.to_vec())).collect();
+        inputs.extend(present);
+        inputs.push(Input::Ready(crate::feed::monotonic_ns()));
+        inputs.push(kernel.moment(&sink.core, totals, skipped));
+        Ok((origin, inputs))
     }
 }
 
-/// Takes one bounded batch from the source into the aggregate. True if there may be more.
-fn drain(
-    source: &mut Source,
-    aggregate: &mut Aggregate,
-    undecodable: &mut u64,
-    observe: &mut dyn FnMut(&Event),
-) -> bool {
-    let Some(batch) = source.drain() else { return false };
-    for event in batch.events() {
-        match event {
-            Ok(event) => {
-                aggregate.apply(&event);
-                observe(&event);
-            }
-            Err(error) => {
-                tracing::warn!(%error);
-                *undecodable += 1;
-            }
+/// Takes in everything that waits.
+fn drain_all(kernel: &mut KernelFeed, sink: &mut Sink, observe: &mut dyn FnMut(&Event)) {
+    while let Some(input) = kernel.records() {
+        sink.take(input, observe);
+    }
+}
+
+/// The sockets followed, as records of sockets that were there at the start, and their number.
+fn present(aggregate: &Aggregate, sockets: &HashMap<u64, Entered>) -> (Vec<Input>, u64) {
+    let mut builder = BatchBuilder::default();
+    let mut inputs = Vec::new();
+    let mut count = 0;
+    for (tw, tracked) in aggregate.live() {
+        // One that the walk did not see ended while it went on; its end is on its way.
+        let Some(socket) = sockets.get(&tw) else { continue };
+        let mut socket = *socket;
+        socket.header.kind = Kind::Present as u8;
+        socket.header.flags |= entered_flags::FOLLOWED;
+        if tracked.entered_ns != 0 {
+            socket.header.flags |= entered_flags::ENTRY_KNOWN;
+            socket.mono_ns = tracked.entered_ns;
+        }
+        builder.push(socket.as_bytes());
+        count += 1;
+        if builder.len() == SOCKETS_AT_ONCE {
+            inputs.push(Input::Records(builder.take()));
         }
     }
-    true
-}
-
-/// Reads a namespace on another thread while `meanwhile` runs again and again on this one.
-fn read_beside(
-    inventory: &mut Inventory<'_>,
-    namespace: &Namespace,
-    mut meanwhile: impl FnMut(),
-) -> std::io::Result<()> {
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(|| inventory.read(namespace).map(drop));
-        while !reader.is_finished() {
-            meanwhile();
-            std::thread::yield_now();
-        }
-        meanwhile();
-        reader.join().unwrap_or_else(|_| Err(std::io::Error::other("the reader failed")))
-    })
-}
-
-/// `CLOCK_MONOTONIC` now, nanoseconds: the clock of the kernel programs.
-pub fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+    if !builder.is_empty() {
+        inputs.push(Input::Records(builder.take()));
+    }
+    (inputs, count)
 }

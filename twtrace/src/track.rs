@@ -122,21 +122,23 @@ impl LiveSockets {
         &self,
         before_ns: u64,
         mut lives: impl FnMut(u64, &Tracked) -> bool,
-    ) -> Vec<(u64, Tracked)> {
-        self.sockets
-            .iter()
-            .filter(|(tw, socket)| socket.entered_ns < before_ns && !lives(**tw, socket))
-            .map(|(tw, socket)| (*tw, *socket))
+    ) -> Vec<(u64, u64)> {
+        self.iter()
+            .filter(|(tw, socket)| socket.entered_ns < before_ns && !lives(*tw, socket))
+            .map(|(tw, socket)| (tw, socket.entered_ns))
             .collect()
     }
 
-    /// Stops to follow exactly this socket; false if that has happened already.
-    pub fn remove(&mut self, tw: u64, socket: &Tracked) -> bool {
-        let same = self.sockets.get(&tw) == Some(socket);
-        if same {
-            self.sockets.remove(&tw);
-        }
-        same
+    /// The sockets followed, by address, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Tracked)> {
+        self.sockets.iter().map(|(tw, socket)| (*tw, socket))
+    }
+
+    /// Stops to follow the socket at `tw` that entered at `entered_ns`; `None` if that has
+    /// happened already.
+    pub fn remove(&mut self, tw: u64, entered_ns: u64) -> Option<Tracked> {
+        let same = self.sockets.get(&tw).is_some_and(|socket| socket.entered_ns == entered_ns);
+        if same { self.sockets.remove(&tw) } else { None }
     }
 
     /// Sockets followed now.
@@ -196,9 +198,9 @@ mod tests {
         live.enter(0xb0, socket(2));
         live.enter(0xc0, socket(9));
         let vanished = live.vanished(5, |tw, _| tw == 0xb0);
-        assert_eq!(vanished, [(0xa0, socket(1))]);
-        assert!(live.remove(0xa0, &socket(1)));
-        assert!(!live.remove(0xa0, &socket(1)), "its end came in after all");
+        assert_eq!(vanished, [(0xa0, 1)]);
+        assert_eq!(live.remove(0xa0, 1), Some(socket(1)));
+        assert_eq!(live.remove(0xa0, 1), None, "its end came in after all");
         assert_eq!(live.len(), 2);
     }
 

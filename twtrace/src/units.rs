@@ -2,8 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 /// Ticks a second of the kernel (`CONFIG_HZ`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hz(u32);
 
 impl Hz {
@@ -35,7 +37,7 @@ impl Hz {
 }
 
 /// One moment by two clocks, to turn times of the one into times of the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
     /// `CLOCK_MONOTONIC`, the clock of the kernel programs, nanoseconds.
     pub mono_ns: u64,

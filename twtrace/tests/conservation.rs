@@ -21,6 +21,7 @@ fn settings(max_peers: usize, max_live: usize) -> Settings {
         hz: Hz::new(250),
         recycle_exists: false,
         follow_ends: true,
+        memory: twtrace::peer::minutes::Memory::default(),
     }
 }
 

@@ -116,6 +116,7 @@ fn summary(examined: Examined) -> Summary {
         hz: Hz::new(250),
         recycle_exists: false,
         follow_ends: true,
+        memory: twtrace::peer::minutes::Memory::default(),
     });
     for n in 0..20_u64 {
         let flow = Flow {

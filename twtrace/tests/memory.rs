@@ -27,6 +27,7 @@ fn a_million_sockets_of_a_million_peers_take_bounded_memory() {
         hz: Hz::new(250),
         recycle_exists: false,
         follow_ends: true,
+        memory: twtrace::peer::minutes::Memory::default(),
     });
     let mut after_warm_up = 0;
     for id in 1..=1_000_000_u64 {

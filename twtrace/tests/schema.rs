@@ -99,6 +99,7 @@ fn summary(backend: Backend, follow_ends: bool, top: Option<usize>) -> Summary {
         hz: Hz::new(250),
         recycle_exists: false,
         follow_ends,
+        memory: twtrace::peer::minutes::Memory::default(),
     });
     events().iter().filter(|event| !matches!(event, Event::Present(_))).for_each(|event| {
         if follow_ends || matches!(event, Event::Entered(_)) {

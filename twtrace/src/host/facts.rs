@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive, path::Path};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     HostFactError, configured,
     configured::Setting,
@@ -10,7 +12,8 @@ use super::{
 };
 
 /// Facts of the whole host, and of those of its network namespaces that matter.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostFacts {
     /// `uname -r`.
     pub kernel: String,
@@ -27,7 +30,8 @@ pub struct HostFacts {
 }
 
 /// Facts of one network namespace. A sysctl this kernel lacks is `None`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NamespaceFacts {
     /// `tcp_tw_reuse`: 0 off, 1 on, 2 loopback only.
     pub tw_reuse: Option<u64>,
@@ -53,14 +57,16 @@ pub struct NamespaceFacts {
     pub time_wait: Option<u64>,
     /// Counters now.
     pub counters: TcpExt,
-    /// Counters when the session began, or when the namespace was first seen.
+    /// Counters when the session began, or when the namespace was first seen; whoever takes the
+    /// moments in knows them.
+    #[serde(skip)]
     pub counters_before: TcpExt,
     /// Connection tracking, when it is loaded.
     pub conntrack: Option<Conntrack>,
 }
 
 /// Connection tracking of a namespace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conntrack {
     /// `nf_conntrack_tcp_timeout_time_wait`, seconds.
     pub time_wait_s: u64,

@@ -2,10 +2,12 @@
 
 use std::{collections::HashMap, path::Path};
 
+use serde::{Deserialize, Serialize};
+
 use super::{HostFactError, text};
 
 /// The `TcpExt` counters, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TcpExt(HashMap<String, u64>);
 
 impl TcpExt {

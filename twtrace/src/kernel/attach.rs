@@ -6,6 +6,7 @@ use aya::{
     Btf, Ebpf,
     programs::{FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint},
 };
+use serde::{Deserialize, Serialize};
 use twtrace_common::{Config, Filter};
 
 use super::{
@@ -32,7 +33,7 @@ pub struct Options {
 }
 
 /// A way that was tried and did not work.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The way.
     pub backend: Backend,

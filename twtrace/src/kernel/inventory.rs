@@ -1,12 +1,12 @@
 //! The sockets that are in TIME_WAIT already, from the kernel's own iterator over TCP sockets.
 
 use std::{
-    collections::HashSet,
     fs::File,
     io::{self, Read},
 };
 
 use aya::programs::Iter;
+use twtrace_common::{Decode, Entered};
 
 use super::Namespace;
 
@@ -20,12 +20,12 @@ impl<'a> Inventory<'a> {
         Self { program }
     }
 
-    /// Walks a namespace and answers what the iterator wrote: the addresses of its timewait
-    /// sockets, or nothing from the one that makes the kernel side follow them.
+    /// Walks a namespace and answers what the iterator wrote: its timewait sockets, or nothing
+    /// from the one that makes the kernel side follow them.
     ///
     /// # Errors
     /// The namespace vanished, may not be entered, or could not be read.
-    pub fn read(&mut self, namespace: &Namespace) -> io::Result<HashSet<u64>> {
+    pub fn read(&mut self, namespace: &Namespace) -> io::Result<Vec<Entered>> {
         let program = &mut *self.program;
         namespace.run(move || {
             let link = program.attach().map_err(io::Error::other)?;
@@ -34,15 +34,14 @@ impl<'a> Inventory<'a> {
             let mut file: File = link.into_file().map_err(io::Error::other)?;
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
-            Ok(addresses(&bytes))
+            Ok(sockets(&bytes))
         })?
     }
 }
 
-/// The addresses in what the iterator wrote.
-fn addresses(bytes: &[u8]) -> HashSet<u64> {
-    let (words, _) = bytes.as_chunks::<8>();
-    words.iter().map(|word| u64::from_ne_bytes(*word)).collect()
+/// The sockets in what the iterator wrote.
+fn sockets(bytes: &[u8]) -> Vec<Entered> {
+    bytes.chunks_exact(size_of::<Entered>()).filter_map(Entered::from_bytes).collect()
 }
 
 #[cfg(test)]
@@ -50,10 +49,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_iterator_wrote_is_a_list_of_addresses() {
-        let mut bytes = 7_u64.to_ne_bytes().to_vec();
-        bytes.extend_from_slice(&9_u64.to_ne_bytes());
-        assert_eq!(addresses(&bytes), HashSet::from([7, 9]));
-        assert!(addresses(&bytes[..5]).is_empty());
+    fn what_the_iterator_wrote_is_a_list_of_sockets() {
+        let socket = |tw| Entered { tw, ..Entered::default() };
+        let bytes = [socket(7).as_bytes(), socket(9).as_bytes()].concat();
+        assert_eq!(sockets(&bytes), [socket(7), socket(9)]);
+        assert_eq!(sockets(&bytes[..bytes.len() - 1]), [socket(7)], "one cut off is none");
     }
 }

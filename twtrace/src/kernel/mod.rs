@@ -14,16 +14,20 @@ mod symbols;
 
 use std::{fmt, path::PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 pub use attach::{Options, Refusal, Tracer};
 pub use btf::{BtfError, BtfIndex};
 pub use inventory::Inventory;
 pub use layout::resolve as resolve_layout;
 pub use namespaces::{Namespace, Namespaces, find as find_namespace};
+pub use preflight::release;
 pub use source::{Source, Totals};
 pub use symbols::SymbolError;
 
 /// How the kernel programs are attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// BPF trampolines on the kernel's functions: the cheapest.
     Fentry,

@@ -6,6 +6,7 @@ use aya::{
     Ebpf, Pod,
     maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
 };
+use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
 use twtrace_common::{Counter, Live, RefusalKey, Refusals};
 
@@ -40,9 +41,27 @@ struct PodLive(Live);
 unsafe impl Pod for PodLive {}
 
 /// Exact totals of the kernel programs, all CPUs together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<u64>", into = "Vec<u64>")]
 pub struct Totals {
     by_counter: [u64; Counter::COUNT as usize],
+}
+
+impl From<Vec<u64>> for Totals {
+    /// By index; counters that whoever wrote them did not have are 0.
+    fn from(counts: Vec<u64>) -> Self {
+        let mut totals = Self::default();
+        for (total, count) in totals.by_counter.iter_mut().zip(counts) {
+            *total = count;
+        }
+        totals
+    }
+}
+
+impl From<Totals> for Vec<u64> {
+    fn from(totals: Totals) -> Self {
+        totals.by_counter.to_vec()
+    }
 }
 
 impl Totals {
@@ -56,6 +75,27 @@ impl Totals {
     pub fn with(mut self, counter: Counter, value: u64) -> Self {
         self.by_counter[counter as usize] = value;
         self
+    }
+
+    /// What was counted since `before`. A counter that is behind it wraps, as one that a feed
+    /// from the middle sets back does.
+    #[must_use]
+    pub fn since(mut self, before: &Self) -> Self {
+        for (count, before) in self.by_counter.iter_mut().zip(before.by_counter) {
+            *count = count.wrapping_sub(before);
+        }
+        self
+    }
+
+    /// Only what was lost or could not be read; the others are 0.
+    #[must_use]
+    pub fn losses(&self) -> Self {
+        use Counter::{
+            LostEnded, LostEntered, LostPresent, MissedEnd, ReadFailed, RefusalsDropped,
+        };
+        [LostEntered, LostEnded, LostPresent, MissedEnd, ReadFailed, RefusalsDropped]
+            .into_iter()
+            .fold(Self::default(), |losses, counter| losses.with(counter, self.of(counter)))
     }
 
     /// Events that found no room in the buffer.

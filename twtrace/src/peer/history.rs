@@ -1,6 +1,10 @@
 //! What a row's past looked like, in bounded memory: rates over the last seconds, when timestamps
 //! were seen and when not, and which addresses and ports of this end took part.
 
+use serde::{Deserialize, Serialize};
+
+use super::Past;
+
 /// Seconds the rates look back.
 pub const WINDOW_SECONDS: usize = 10;
 /// Local addresses told apart; beyond, sources are only known to be more.
@@ -53,7 +57,7 @@ pub enum Ports {
 }
 
 /// Moment at which sockets began to come with timestamps, or without.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// `CLOCK_MONOTONIC` nanoseconds of the first socket of the new kind.
     pub mono_ns: u64,
@@ -64,7 +68,7 @@ pub struct Change {
 }
 
 /// When sockets of one kind were seen; 0 is never.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     /// The first, `CLOCK_MONOTONIC` nanoseconds.
     pub first_ns: u64,
@@ -149,6 +153,15 @@ impl History {
     pub fn present(&mut self, entry: &Entry) {
         self.autobound += u64::from(entry.autobound);
         self.seen(entry);
+    }
+
+    /// Takes in what was known before the session.
+    pub fn remember(&mut self, past: &Past) {
+        self.with.absorb(&past.with);
+        self.without.absorb(&past.without);
+        let newest = past.changes.len().saturating_sub(MAX_CHANGES);
+        self.changes = past.changes[newest..].to_vec();
+        self.changes_seen += past.changes_seen;
     }
 
     fn seen(&mut self, entry: &Entry) {

@@ -4,10 +4,13 @@ mod counts;
 mod group;
 pub mod history;
 mod lifetimes;
+pub mod minutes;
+mod past;
 mod table;
 
 pub use counts::{Counts, Refused};
 pub use group::{Group, GroupBy, Prefixes};
 pub use history::History;
 pub use lifetimes::{LifetimeSummary, Lifetimes};
+pub use past::Past;
 pub use table::{OTHER, Peer, PeerTable};

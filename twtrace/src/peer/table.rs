@@ -4,7 +4,10 @@ use std::collections::hash_map::Entry;
 
 use rustc_hash::FxHashMap;
 
-use super::{Counts, Group, History, Lifetimes};
+use super::{
+    Counts, Group, History, Lifetimes, Past,
+    minutes::{Book, Memory, Minute},
+};
 
 /// Index of the row that takes what found no place.
 pub const OTHER: u32 = 0;
@@ -33,6 +36,10 @@ pub struct Peer {
     pub rto_max_ms: u64,
     /// `CLOCK_MONOTONIC` nanoseconds of its last event.
     pub last_ns: u64,
+    /// The newest minute in which something happened; those before are in the table's book.
+    minute: Minute,
+    /// Number of the row among all that ever were: a place is used again, a number is not.
+    serial: u32,
     /// Looked for since the eviction hand last passed.
     recent: bool,
 }
@@ -50,6 +57,8 @@ impl Peer {
             rto_ms: 0,
             rto_max_ms: 0,
             last_ns: 0,
+            minute: Minute::default(),
+            serial: 0,
             recent: true,
         }
     }
@@ -83,11 +92,13 @@ pub struct PeerTable {
     hand: usize,
     evicted: u64,
     folded: u64,
+    serials: u32,
+    book: Book,
 }
 
 impl PeerTable {
     /// A table of at most `capacity` rows beside [`OTHER`].
-    pub fn with_capacity(capacity: usize) -> Self {
+    pub fn with_capacity(capacity: usize, memory: Memory) -> Self {
         Self {
             rows: vec![Peer::new(Group::Other)],
             index: FxHashMap::default(),
@@ -95,6 +106,8 @@ impl PeerTable {
             hand: 1,
             evicted: 0,
             folded: 0,
+            serials: 0,
+            book: Book::new(memory),
         }
     }
 
@@ -117,10 +130,55 @@ impl PeerTable {
             self.folded += 1;
             return OTHER;
         };
+        self.serials = self.serials.wrapping_add(1);
+        self.rows[row as usize].serial = self.serials;
         if let Entry::Vacant(entry) = self.index.entry(group) {
             entry.insert(row);
         }
         row
+    }
+
+    /// The minute of a row in which something happens at `mono_ns` of `CLOCK_MONOTONIC`.
+    ///
+    /// What is told late, in no order, is counted in the row's newest minute.
+    pub fn minute(&mut self, row: u32, mono_ns: u64) -> &mut Minute {
+        let peer = &mut self.rows[row as usize];
+        let now = Minute::at(i64::try_from(mono_ns).unwrap_or(i64::MAX));
+        if now > peer.minute.minute {
+            let fresh = Minute { minute: now, ..Minute::default() };
+            let over = std::mem::replace(&mut peer.minute, fresh);
+            self.book.put(peer.serial, over);
+        }
+        &mut peer.minute
+    }
+
+    /// A row's minutes in which something happened, as far as they are remembered, ascending.
+    pub fn minutes(&self, peer: &Peer) -> Vec<Minute> {
+        let newest = Some(peer.minute).filter(|minute| !minute.is_empty());
+        self.book.of(peer.serial).chain(newest).collect()
+    }
+
+    /// What is known of each peer that would be worth telling another session.
+    pub fn past(&self) -> Vec<Past> {
+        let mut minutes = self.book.by_row();
+        let past = |peer: &Peer| {
+            let mut minutes = minutes.remove(&peer.serial).unwrap_or_default();
+            minutes.extend(Some(peer.minute).filter(|minute| !minute.is_empty()));
+            Past::of(&peer.group, &peer.history, minutes)
+        };
+        self.rows().iter().filter_map(past).collect()
+    }
+
+    /// Takes in what was known of a peer before.
+    pub fn remember(&mut self, past: &Past) {
+        let row = self.slot(past.group());
+        if row == OTHER {
+            return;
+        }
+        let peer = &mut self.rows[row as usize];
+        peer.history.remember(past);
+        let serial = peer.serial;
+        past.minutes.iter().for_each(|minute| self.book.put(serial, *minute));
     }
 
     /// Frees a row by the second-chance rule; `None` if those looked at are live or in use.
@@ -205,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_full_table_folds_new_peers_while_the_old_ones_live() {
-        let mut table = PeerTable::with_capacity(2);
+        let mut table = PeerTable::with_capacity(2, Memory::default());
         for uid in [1, 2, 1, 3, 4] {
             enter(&mut table, uid);
         }
@@ -218,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_quiet_peer_without_live_sockets_gives_its_place_away() {
-        let mut table = PeerTable::with_capacity(2);
+        let mut table = PeerTable::with_capacity(2, Memory::default());
         let first = enter(&mut table, 1);
         end(&mut table, first);
         enter(&mut table, 2);
@@ -234,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_table_without_room_counts_everything_as_other() {
-        let mut table = PeerTable::with_capacity(0);
+        let mut table = PeerTable::with_capacity(0, Memory::default());
         assert_eq!(enter(&mut table, 1), OTHER);
         assert_eq!(table.other().counts.entered, 1);
     }

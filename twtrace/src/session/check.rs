@@ -12,7 +12,7 @@ use std::{
 use super::{SessionError, gather::gather};
 use crate::{
     cli::CheckArgs,
-    summary::{RowChoice, Summary},
+    summary::Summary,
     view::check::{self, Status},
 };
 
@@ -36,7 +36,5 @@ async fn summary(args: &CheckArgs) -> Result<Summary, SessionError> {
     if args.warn > args.crit {
         return Err(SessionError::Usage("--warn must not be above --crit".into()));
     }
-    let duration = args.observe.duration.unwrap_or(OBSERVE);
-    let mut pipeline = gather(&args.observe, None, Some(duration)).await?;
-    Ok(pipeline.summary(RowChoice::default(), &mut |_| {})?)
+    gather(&args.observe, None, Some(OBSERVE)).await
 }

@@ -9,7 +9,6 @@ use std::{
 use super::{SessionError, gather::gather};
 use crate::{
     cli::DiagnoseArgs,
-    summary::RowChoice,
     view::{self, ReportFormat, style::Palette},
 };
 
@@ -21,9 +20,7 @@ pub(super) const OBSERVE: Duration = Duration::from_secs(15);
 /// # Errors
 /// [`SessionError`].
 pub async fn diagnose(args: &DiagnoseArgs, palette: Palette) -> Result<ExitCode, SessionError> {
-    let duration = args.observe.duration.unwrap_or(OBSERVE);
-    let mut pipeline = gather(&args.observe, None, Some(duration)).await?;
-    let summary = pipeline.summary(RowChoice::default(), &mut |_| {})?;
+    let summary = gather(&args.observe, None, Some(OBSERVE)).await?;
     let mut out = BufWriter::new(io::stdout().lock());
     match args.output {
         ReportFormat::Json => view::diagnosis::write_json(&mut out, &summary)?,

@@ -8,7 +8,6 @@ use std::{
 use super::{SessionError, diagnose::OBSERVE, gather::gather};
 use crate::{
     cli::ExplainArgs,
-    summary::RowChoice,
     view::{self, ReportFormat, style::Palette},
 };
 
@@ -17,9 +16,7 @@ use crate::{
 /// # Errors
 /// [`SessionError`].
 pub async fn explain(args: &ExplainArgs, palette: Palette) -> Result<ExitCode, SessionError> {
-    let duration = args.observe.duration.unwrap_or(OBSERVE);
-    let mut pipeline = gather(&args.observe, Some(args.peer), Some(duration)).await?;
-    let summary = pipeline.summary(RowChoice::default(), &mut |_| {})?;
+    let summary = gather(&args.observe, Some(args.peer), Some(OBSERVE)).await?;
     let mut out = BufWriter::new(io::stdout().lock());
     match args.output {
         ReportFormat::Json => view::diagnosis::write_json(&mut out, &summary)?,

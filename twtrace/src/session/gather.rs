@@ -5,48 +5,64 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{SessionError, observe, stop::Stop, watch::announce};
+use super::{
+    SessionError,
+    observe::{self, Plan},
+    stop::Stop,
+};
 use crate::{
     cli::{ObserveArgs, PeerAddress},
-    peer::{GroupBy, Prefixes},
-    pipeline::{DRAIN_INTERVAL, Pipeline},
+    pipeline::{DRAIN_INTERVAL, Drained, Pipeline},
+    select::Selection,
+    summary::{RowChoice, Summary},
 };
 
-/// Rows when only one address is asked for: each of its ports, and this host's roles.
-pub const MAX_ROWS: usize = 65_536;
-
-/// Observes all peers, or one, for `duration` or until a signal; then gives the pipeline, still
-/// attached.
+/// Observes all peers, or one, for as long as the user said or else for `usual` or until a signal,
+/// or a recording to its end; then gives the summary.
 ///
 /// # Errors
 /// [`SessionError`].
 pub async fn gather(
     args: &ObserveArgs,
     peer: Option<PeerAddress>,
-    duration: Option<Duration>,
-) -> Result<Pipeline, SessionError> {
-    let selection = observe::Selection {
+    usual: Option<Duration>,
+) -> Result<Summary, SessionError> {
+    let selection = Selection {
         networks: peer.map(|peer| IpNet::from(peer.ip)).into_iter().collect(),
         port: peer.and_then(|peer| peer.port),
-        ..observe::Selection::default()
+        ..Selection::default()
     };
-    let options = observe::options(args, &selection, true)?;
-    let settings = observe::settings(args, GroupBy::Peer, Prefixes::default(), MAX_ROWS, true);
     let mut stop = Stop::listen()?;
-    let mut pipeline = Pipeline::start(options, settings, &mut |_| {})?;
-    if let Some(diagnostics) = pipeline.tracer().diagnostics() {
-        tokio::spawn(diagnostics);
-    }
-    announce(&mut pipeline);
-    stop.after(duration);
+    let mut pipeline = observe::open(args, Plan { selection, ..Plan::default() }, &mut |_| {})?;
+    let usual = usual.filter(|_| args.replay.is_none());
+    observe_for(&mut pipeline, &mut stop, args.duration.or(usual)).await?;
+    observe::tell_end(&pipeline, args);
+    Ok(pipeline.summary(RowChoice::default(), &mut |_| {})?)
+}
+
+/// Takes in what comes until something ends it. A time is that of what is taken in: a recording
+/// of a minute has a minute, however fast it is read.
+pub async fn observe_for(
+    pipeline: &mut Pipeline,
+    stop: &mut Stop,
+    duration: Option<Duration>,
+) -> Result<(), SessionError> {
+    let live = pipeline.kernel().is_some();
+    stop.after(duration.filter(|_| live));
     let mut drain = interval(DRAIN_INTERVAL);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = stop.wait() => return Ok(pipeline),
+            _ = stop.wait() => return Ok(()),
             readable = pipeline.readable() => readable?,
             _ = drain.tick() => {}
         }
-        pipeline.drain(&mut |_| {});
+        match pipeline.drain(&mut |_| {})? {
+            Drained::End => return Ok(()),
+            Drained::Moment if duration.is_some_and(|time| pipeline.core().elapsed() >= time) => {
+                return Ok(());
+            }
+            _ => {}
+        }
     }
 }

@@ -6,18 +6,22 @@ mod explain;
 mod gather;
 mod observe;
 mod peer;
+mod record;
+mod replay;
 mod stop;
 mod watch;
 
-use std::io;
+use std::{io, path::PathBuf};
 
 pub use check::check;
 pub use diagnose::diagnose;
 pub use explain::explain;
 pub use peer::peer;
+pub use record::record;
+pub use replay::replay;
 pub use watch::watch;
 
-use crate::kernel::KernelError;
+use crate::{kernel::KernelError, pipeline::PipelineError, recording::ReadError};
 
 /// Why a session failed.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +29,17 @@ pub enum SessionError {
     /// The kernel side.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// A recording that cannot be read.
+    #[error("{}: {error}", path.display())]
+    Recording {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: ReadError,
+    },
+    /// Taking things in.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
     /// Writing the output.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),

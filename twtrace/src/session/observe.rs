@@ -1,121 +1,188 @@
-//! What a user typed, as the kernel programs and the aggregate want it.
+//! Begins a session: what a user typed, as a pipeline that has read what is there.
 
-use std::net::IpAddr;
+use std::{fs::File, io::Write, path::PathBuf};
 
-use ipnet::IpNet;
-use twtrace_common::{AF_INET, AF_INET6, CidrFilter, Filter, MAX_CIDRS};
+use twtrace_common::MAX_CIDRS;
 
 use super::SessionError;
 use crate::{
     aggregate::Settings,
     cli::ObserveArgs,
+    event::Event,
+    feed::{Core, Origin, Pace, StreamEnd, StreamFeed, Wishes},
     kernel::{Options, find_namespace},
-    peer::{GroupBy, Prefixes},
-    units::Hz,
+    peer::{GroupBy, Prefixes, minutes::Memory},
+    pipeline::Pipeline,
+    recording::{ReadError, Recorder, Rotation},
+    select::Selection,
 };
 
-/// Which sockets are wanted, beside the namespace.
-#[derive(Clone, Debug, Default)]
-pub struct Selection {
-    /// Remote networks, any if there is none.
-    pub networks: Vec<IpNet>,
-    /// Remote port.
-    pub port: Option<u16>,
-    /// Local port.
-    pub local_port: Option<u16>,
-    /// Only IPv4.
-    pub ipv4: bool,
-    /// Only IPv6.
-    pub ipv6: bool,
+/// Rows when only one address is asked for: each of its ports, and this host's roles.
+pub const MAX_ROWS: usize = 65_536;
+
+/// What a session wants beside what every session may be told.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Which sockets; the namespace is the user's, by [`ObserveArgs`].
+    pub selection: Selection,
+    /// Whether ends are followed.
+    pub follow_ends: bool,
+    /// What rows stand for.
+    pub group_by: GroupBy,
+    /// Prefix lengths of the subnet grouping.
+    pub prefixes: Prefixes,
+    /// Most rows.
+    pub max_peers: usize,
+    /// Whether findings are wanted of every summary.
+    pub facts: bool,
+    /// A file to keep everything in, and when to begin another.
+    pub record: Option<(PathBuf, Option<Rotation>)>,
 }
 
-/// Options of the kernel side.
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            selection: Selection::default(),
+            follow_ends: true,
+            group_by: GroupBy::Peer,
+            prefixes: Prefixes::default(),
+            max_peers: MAX_ROWS,
+            facts: true,
+            record: None,
+        }
+    }
+}
+
+/// Begins, showing the sockets present to `observe`, and says so on stderr.
 ///
 /// # Errors
-/// A namespace that does not exist, or more networks than the kernel side takes.
-pub fn options(
+/// [`SessionError`].
+pub fn open(
     args: &ObserveArgs,
-    selection: &Selection,
-    follow_ends: bool,
-) -> Result<Options, SessionError> {
-    if selection.networks.len() > MAX_CIDRS {
+    plan: Plan,
+    observe: &mut dyn FnMut(&Event),
+) -> Result<Pipeline, SessionError> {
+    if plan.selection.networks.len() > MAX_CIDRS {
         return Err(SessionError::Usage(format!(
             "at most {MAX_CIDRS} networks can be given with --peer"
         )));
     }
-    let netns = args.netns.as_deref().map(find_namespace).transpose()?.unwrap_or(0);
-    let mut filter = Filter {
-        netns,
-        cidr_count: selection.networks.len() as u32,
-        family: match (selection.ipv4, selection.ipv6) {
-            (true, _) => AF_INET,
-            (_, true) => AF_INET6,
-            _ => 0,
-        },
-        remote_port: selection.port.unwrap_or(0),
-        local_port: selection.local_port.unwrap_or(0),
-        ..Filter::default()
+    let mut pipeline = match &args.replay {
+        Some(path) => replay(args, path, plan)?,
+        None => attach(args, plan, observe)?,
     };
-    for (slot, network) in filter.cidrs.iter_mut().zip(&selection.networks) {
-        *slot = cidr(*network);
-    }
-    Ok(Options {
+    announce(&mut pipeline, args);
+    Ok(pipeline)
+}
+
+/// Attaches to the kernel.
+fn attach(
+    args: &ObserveArgs,
+    plan: Plan,
+    observe: &mut dyn FnMut(&Event),
+) -> Result<Pipeline, SessionError> {
+    let netns = args.netns.as_deref().map(find_namespace).transpose()?.unwrap_or(0);
+    let selection = Selection { netns, ..plan.selection.clone() };
+    let options = Options {
         attach: args.attach.only(),
-        follow_ends,
-        filter,
+        follow_ends: plan.follow_ends,
+        filter: selection.filter(),
         btf: args.btf.clone(),
         max_live: args.max_live,
         ring_bytes: (args.buffer << 20).next_power_of_two(),
-    })
+    };
+    let recording = plan.record.is_some();
+    let wishes = Wishes {
+        facts: plan.follow_ends && plan.facts && plan.group_by == GroupBy::Peer || recording,
+        cgroup_names: plan.group_by == GroupBy::Cgroup || recording,
+    };
+    let record = plan.record.clone();
+    let mut pipeline = Pipeline::attach_recording(
+        options,
+        wishes,
+        |origin| settings(args, &plan, origin),
+        |origin| {
+            record.map(|(path, rotation)| Recorder::create(&path, origin, rotation)).transpose()
+        },
+        observe,
+    )?;
+    let kernel = pipeline.kernel().map(|kernel| kernel.tracer());
+    if let Some(diagnostics) = kernel.and_then(|tracer| tracer.diagnostics()) {
+        tokio::spawn(diagnostics);
+    }
+    Ok(pipeline)
+}
+
+/// Opens a recording.
+fn replay(args: &ObserveArgs, path: &PathBuf, plan: Plan) -> Result<Pipeline, SessionError> {
+    if plan.record.is_some() {
+        return Err(SessionError::Usage("a recording being replayed is not recorded again".into()));
+    }
+    let failed = |error| SessionError::Recording { path: path.clone(), error };
+    let file = File::open(path).map_err(|source| failed(ReadError::Unopened { source }))?;
+    let pace = args.speed.map_or(Pace::Unbounded, Pace::Times);
+    let (stream, origin) = StreamFeed::open(file, pace).map_err(failed)?;
+    read(args, stream, origin, plan)
+}
+
+/// A pipeline that takes a stream in.
+fn read(
+    args: &ObserveArgs,
+    stream: StreamFeed,
+    origin: Origin,
+    plan: Plan,
+) -> Result<Pipeline, SessionError> {
+    // The inode number of a namespace is the recording host's: only a number can name it.
+    let netns = match args.netns.as_deref() {
+        None => 0,
+        Some(wanted) => wanted.parse().or_else(|_| find_namespace(wanted))?,
+    };
+    let selection = Selection { netns, ..plan.selection.clone() };
+    let plan = Plan { follow_ends: plan.follow_ends && origin.follow_ends, ..plan };
+    let settings = settings(args, &plan, &origin);
+    Ok(Pipeline::read(stream, Core::narrowed(origin, settings, selection)))
 }
 
 /// Settings of the aggregate.
-pub fn settings(
-    args: &ObserveArgs,
-    group_by: GroupBy,
-    prefixes: Prefixes,
-    max_peers: usize,
-    follow_ends: bool,
-) -> Settings {
+fn settings(args: &ObserveArgs, plan: &Plan, origin: &Origin) -> Settings {
     Settings {
-        group_by,
-        prefixes,
-        max_peers,
+        group_by: plan.group_by,
+        prefixes: plan.prefixes,
+        max_peers: plan.max_peers,
         max_live: args.max_live as usize,
-        hz: Hz::of_running_kernel(),
-        // Gone since 4.12, and every kernel these programs load on is newer.
-        recycle_exists: std::path::Path::new("/proc/sys/net/ipv4/tcp_tw_recycle").exists(),
-        follow_ends,
+        memory: Memory::default(),
+        hz: origin.hz,
+        recycle_exists: origin.recycle_exists,
+        follow_ends: plan.follow_ends,
     }
 }
 
-/// A network as the kernel programs compare it: both halves of a v6 address, v4 as v4-mapped.
-fn cidr(network: IpNet) -> CidrFilter {
-    let (address, prefix) = match network.network() {
-        IpAddr::V4(address) => (address.to_ipv6_mapped(), u32::from(network.prefix_len()) + 96),
-        IpAddr::V6(address) => (address, u32::from(network.prefix_len())),
+/// Says on stderr what runs, and that the counting has begun.
+fn announce(pipeline: &mut Pipeline, args: &ObserveArgs) {
+    let origin = pipeline.core().origin();
+    let mut line = match &args.replay {
+        Some(path) => format!(
+            "twtrace: replaying {}, recorded through {} on kernel {}",
+            path.display(),
+            origin.backend,
+            origin.kernel
+        ),
+        None => format!("twtrace: watching through {}", origin.backend),
     };
-    let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
-    let bits = u128::from(address) & mask;
-    CidrFilter {
-        network: [(bits >> 64) as u64, bits as u64],
-        mask: [(mask >> 64) as u64, mask as u64],
+    for refusal in &origin.refused {
+        line.push_str(&format!("; {} did not work: {}", refusal.backend, refusal.reason));
     }
+    // A reader that went away is found out when the output is written.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn networks_become_masks_over_both_halves_of_an_address() {
-        let v4 = cidr("10.2.0.0/16".parse().unwrap());
-        assert_eq!(v4.network, [0, 0x0000_ffff_0a02_0000]);
-        assert_eq!(v4.mask, [u64::MAX, 0xffff_ffff_ffff_0000]);
-        let v6 = cidr("2001:db8::/32".parse().unwrap());
-        assert_eq!(v6.network, [0x2001_0db8_0000_0000, 0]);
-        assert_eq!(v6.mask, [0xffff_ffff_0000_0000, 0]);
-        assert_eq!(cidr("::/0".parse().unwrap()).mask, [0, 0], "everything");
-        assert_eq!(cidr("0.0.0.0/0".parse().unwrap()).mask, [u64::MAX, 0xffff_ffff_0000_0000]);
+/// Says on stderr how a stream ended, unless it did as it should.
+pub fn tell_end(pipeline: &Pipeline, args: &ObserveArgs) {
+    if let (Some(StreamEnd::Broken(error)), Some(path)) = (pipeline.end(), &args.replay) {
+        let _ = writeln!(
+            std::io::stderr(),
+            "twtrace: {}: {error}; the answer is that of what comes before",
+            path.display()
+        );
     }
 }

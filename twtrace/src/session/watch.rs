@@ -4,19 +4,24 @@ use std::{
     io::{self, BufWriter, IsTerminal, Write},
     os::unix::process::ExitStatusExt,
     process::ExitCode,
+    time::Duration,
 };
 
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
-    SessionError, observe,
+    SessionError,
+    observe::{self, Plan},
     stop::{Stop, Stopped},
 };
 use crate::{
     cli::WatchArgs,
     event::Event,
-    pipeline::{DRAIN_INTERVAL, Pipeline},
+    feed::Origin,
+    pipeline::{DRAIN_INTERVAL, Drained},
+    select::Selection,
     summary::{RowChoice, Summary},
+    units::Hz,
     view::{self, Format, events::EventWriter, style::Palette},
 };
 
@@ -28,57 +33,72 @@ const TABLE_TOP: usize = 20;
 /// # Errors
 /// [`SessionError`].
 pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, SessionError> {
-    let follow_ends = !args.no_ends;
-    let selection = observe::Selection {
-        networks: args.peer.clone(),
-        port: args.port,
-        local_port: args.local_port,
-        ipv4: args.ipv4,
-        ipv6: args.ipv6,
-    };
-    let options = observe::options(&args.observe, &selection, follow_ends)?;
-    let settings =
-        observe::settings(&args.observe, args.by, args.prefixes, args.max_peers, follow_ends);
-    let writer = EventWriter {
-        format: args.output,
-        hz: settings.hz,
-        recycle_exists: settings.recycle_exists,
+    let plan = Plan {
+        selection: Selection {
+            netns: 0,
+            networks: args.peer.clone(),
+            port: args.port,
+            local_port: args.local_port,
+            ipv4: args.ipv4,
+            ipv6: args.ipv6,
+        },
+        follow_ends: !args.no_ends,
+        group_by: args.by,
+        prefixes: args.prefixes,
+        max_peers: args.max_peers,
+        facts: true,
+        record: args.record.clone().map(|path| (path, None)),
     };
     let mut stop = Stop::listen()?;
-    let mut screen = Screen::new(args, writer, palette)?;
-    let mut pipeline = Pipeline::start(options, settings, &mut |event| screen.events.take(event))?;
-    if let Some(diagnostics) = pipeline.tracer().diagnostics() {
-        tokio::spawn(diagnostics);
-    }
-    announce(&mut pipeline);
+    let mut screen = Screen::new(args, palette)?;
+    let mut pipeline = observe::open(&args.observe, plan, &mut |event| screen.events.take(event))?;
+    screen.begin(pipeline.core().origin());
 
-    stop.after(args.observe.duration);
+    let live = pipeline.kernel().is_some();
+    stop.after(args.observe.duration.filter(|_| live));
     stop.with_command(&args.command, args.output.is_machine())?;
     let mut drain = interval(DRAIN_INTERVAL);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut redraw = interval(args.interval);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut shown = Duration::ZERO;
 
     let stopped = loop {
+        let mut due = false;
         tokio::select! {
             stopped = stop.wait() => break stopped,
             readable = pipeline.readable() => readable?,
             _ = drain.tick() => {}
-            _ = redraw.tick(), if screen.refreshes() => {
-                let summary = pipeline.summary(screen.choice, &mut |event| screen.events.take(event))?;
-                screen.refresh(&summary)?;
-            }
+            _ = redraw.tick(), if live => due = true,
         }
         // One bounded batch a turn, so that a flood cannot keep Ctrl-C waiting.
-        pipeline.drain(&mut |event| screen.events.take(event));
+        let drained = pipeline.drain(&mut |event| screen.events.take(event))?;
         screen.events.flush()?;
+        let elapsed = pipeline.core().elapsed();
+        if drained == Drained::Moment && elapsed >= shown + args.interval {
+            shown = elapsed;
+            due = true;
+        }
+        if due && screen.refreshes() {
+            let summary =
+                pipeline.summary(screen.choice, &mut |event| screen.events.take(event))?;
+            screen.refresh(&summary)?;
+        } else if due && args.record.is_some() {
+            // A recording has moments though nothing is shown.
+            pipeline.look(&mut |event| screen.events.take(event))?;
+        }
         let enough = args.count.is_some_and(|count| screen.events.entered >= count);
-        if enough && !stop.has_command() {
+        if enough && !stop.has_command() || drained == Drained::End {
+            break Stopped::Asked;
+        }
+        if !live && args.observe.duration.is_some_and(|time| elapsed >= time) {
             break Stopped::Asked;
         }
     };
+    observe::tell_end(&pipeline, &args.observe);
     let summary = pipeline.summary(screen.choice, &mut |event| screen.events.take(event))?;
     screen.finish(&summary)?;
+    pipeline.finish_recording()?;
     Ok(match stopped {
         Stopped::Asked => ExitCode::SUCCESS,
         // As a shell would say it: a signal is 128 and its number.
@@ -88,17 +108,6 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
             .and_then(|code| u8::try_from(code).ok())
             .map_or(ExitCode::FAILURE, ExitCode::from),
     })
-}
-
-/// Says on stderr what runs, and that the counting has begun.
-pub(super) fn announce(pipeline: &mut Pipeline) {
-    let tracer = pipeline.tracer();
-    let mut line = format!("twtrace: watching through {}", tracer.backend());
-    for refusal in tracer.refused() {
-        line.push_str(&format!("; {} did not work: {}", refusal.backend, refusal.reason));
-    }
-    // A reader that went away is found out when the output is written.
-    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Where summaries and events go.
@@ -111,11 +120,14 @@ struct Screen<'a> {
 }
 
 impl<'a> Screen<'a> {
-    fn new(args: &'a WatchArgs, writer: EventWriter, palette: Palette) -> io::Result<Self> {
+    fn new(args: &'a WatchArgs, palette: Palette) -> io::Result<Self> {
         let top = match args.output {
             Format::Table => Some(args.top.unwrap_or(TABLE_TOP)),
             _ => args.top,
         };
+        // What is present is shown before the origin is known to the caller, and is of this host.
+        let writer =
+            EventWriter { format: args.output, hz: Hz::of_running_kernel(), recycle_exists: false };
         let mut events = EventLines {
             out: BufWriter::with_capacity(1 << 16, io::stdout()),
             writer: args.events.then_some(writer),
@@ -133,6 +145,14 @@ impl<'a> Screen<'a> {
             terminal: io::stdout().is_terminal(),
             events,
         })
+    }
+
+    /// Tells where the events come from.
+    fn begin(&mut self, origin: &Origin) {
+        if let Some(writer) = &mut self.events.writer {
+            writer.hz = origin.hz;
+            writer.recycle_exists = origin.recycle_exists;
+        }
     }
 
     /// Whether there is something to write between start and end.

@@ -1,0 +1,188 @@
+//! The fold: inputs in, summaries out. It looks at nothing but its inputs.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{Input, Moment, Origin};
+use crate::{
+    aggregate::{Aggregate, Settings},
+    diagnose::{Case, Loss, diagnose},
+    event::{Batch, Event},
+    host::{facts::HostFacts, netstat::TcpExt},
+    peer::GroupBy,
+    select::Selection,
+    summary::{Context, Examined, RowChoice, Summary, Trust},
+};
+
+/// A summary was asked for before the first moment was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nothing can be said yet: no moment has been told")]
+pub struct NoMoment;
+
+/// Everything that was taken in so far.
+#[derive(Debug)]
+pub struct Core {
+    origin: Origin,
+    /// What is taken in of a stream that brings more.
+    selection: Selection,
+    aggregate: Aggregate,
+    undecodable: u64,
+    /// When the session was ready, `CLOCK_MONOTONIC` nanoseconds.
+    ready_ns: u64,
+    /// Counters of each namespace when it was first told of.
+    before: HashMap<u32, TcpExt>,
+    moment: Option<Box<Moment>>,
+}
+
+impl Core {
+    /// Nothing taken in yet.
+    pub fn new(origin: Origin, settings: Settings) -> Self {
+        Self::narrowed(origin, settings, Selection::default())
+    }
+
+    /// The same for a part of what comes.
+    pub fn narrowed(origin: Origin, settings: Settings, selection: Selection) -> Self {
+        Self {
+            origin,
+            selection,
+            aggregate: Aggregate::new(settings),
+            undecodable: 0,
+            ready_ns: 0,
+            before: HashMap::new(),
+            moment: None,
+        }
+    }
+
+    /// Where the inputs come from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// What was gathered.
+    pub fn aggregate(&self) -> &Aggregate {
+        &self.aggregate
+    }
+
+    /// The moment told last.
+    pub fn moment(&self) -> Option<&Moment> {
+        self.moment.as_deref()
+    }
+
+    /// When the session was ready, `CLOCK_MONOTONIC` nanoseconds; 0 if it is not yet.
+    pub const fn ready_ns(&self) -> u64 {
+        self.ready_ns
+    }
+
+    /// Time from the start of the session to the moment told last.
+    pub fn elapsed(&self) -> Duration {
+        let now = self.moment.as_ref().map_or(self.ready_ns, |moment| moment.clock.mono_ns);
+        Duration::from_nanos(now.saturating_sub(self.ready_ns))
+    }
+
+    /// Takes one input in, showing each event to `observe`.
+    pub fn take(&mut self, input: Input, observe: &mut dyn FnMut(&Event)) {
+        match input {
+            Input::Records(batch) => self.records(&batch, observe),
+            Input::Refusals(refusals) => {
+                for (key, refused) in &refusals {
+                    if self.selection.wants_peer(key.remote, key.remote_port, key.netns) {
+                        self.aggregate.refuse(key, refused);
+                    }
+                }
+            }
+            Input::Vanished(sockets) => {
+                let healed = self.aggregate.heal_vanished(&sockets);
+                tracing::debug!(healed, "ends that were not seen are counted as unknown");
+            }
+            Input::Past(mut peers) => {
+                peers
+                    .retain(|peer| self.selection.wants_peer(peer.octets(), peer.port, peer.netns));
+                self.aggregate.remember(&peers);
+            }
+            Input::Ready(mono_ns) => {
+                self.ready_ns = mono_ns;
+                self.aggregate.set_ready(mono_ns);
+            }
+            Input::Moment(moment) => self.set_moment(moment),
+        }
+    }
+
+    fn records(&mut self, batch: &Batch, observe: &mut dyn FnMut(&Event)) {
+        for event in batch.events() {
+            match event {
+                Ok(event) => {
+                    if self.selection.wants(event.flow(), event.header().netns) {
+                        self.aggregate.apply(&event);
+                        observe(&event);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error);
+                    self.undecodable += 1;
+                }
+            }
+        }
+    }
+
+    fn set_moment(&mut self, mut moment: Box<Moment>) {
+        moment.totals = moment.totals.since(&self.origin.totals_before);
+        moment.skipped = moment.skipped.saturating_sub(self.origin.skipped_before);
+        if !self.selection.is_everything() {
+            // What came is known by the rows alone; what was lost may have been any of it.
+            moment.totals = moment.totals.losses();
+        }
+        if let Some(facts) = &mut moment.facts
+            && self.selection.netns != 0
+        {
+            facts.namespaces.retain(|inum, _| *inum == self.selection.netns);
+        }
+        for (inum, facts) in moment.facts.iter_mut().flat_map(|facts| &mut facts.namespaces) {
+            let before = self.before.entry(*inum).or_insert_with(|| facts.counters.clone());
+            facts.counters_before.clone_from(before);
+        }
+        self.moment = Some(moment);
+    }
+
+    /// The summary of the moment told last.
+    ///
+    /// # Errors
+    /// [`NoMoment`].
+    pub fn summary(&self, choice: RowChoice) -> Result<Summary, NoMoment> {
+        let moment = self.moment.as_deref().ok_or(NoMoment)?;
+        let context = Context {
+            backend: self.origin.backend,
+            refused_backends: self.origin.refused.clone(),
+            elapsed: self.elapsed(),
+            totals: moment.totals,
+            skipped: moment.skipped,
+            undecodable: self.undecodable,
+            netns_names: moment.netns_names.clone(),
+            cgroup_names: moment.cgroup_names.clone(),
+        };
+        let mut summary = Summary::new(&self.aggregate, choice, context);
+        let settings = self.aggregate.settings();
+        if let Some(facts) = &moment.facts
+            && settings.group_by == GroupBy::Peer
+            && settings.follow_ends
+        {
+            summary.examined = Some(self.examine(moment, facts, &summary.trust));
+        }
+        Ok(summary)
+    }
+
+    /// Applies the rules to a moment.
+    fn examine(&self, moment: &Moment, facts: &HostFacts, trust: &Trust) -> Examined {
+        let diagnosis = diagnose(&Case {
+            peers: self.aggregate.table().rows(),
+            facts,
+            loss: Loss {
+                events: trust.lost,
+                skipped: trust.skipped,
+                unseen_ends: trust.healed,
+                unfollowed: trust.unfollowed,
+            },
+            now_ns: moment.clock.mono_ns,
+            since_ns: self.ready_ns,
+        });
+        Examined { diagnosis, facts: facts.clone(), clock: moment.clock }
+    }
+}

@@ -1,0 +1,255 @@
+//! The kernel programs as a feed.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    path::Path,
+    time::SystemTime,
+};
+
+use rustix::time::{ClockId, clock_gettime};
+use twtrace_common::{ABI, Counter, Entered};
+
+use super::{Core, Input, Moment, Origin, Wishes};
+use crate::{
+    aggregate::Aggregate,
+    host::{
+        HostFactError, cgroup,
+        facts::{self, HostFacts, NamespaceFacts},
+    },
+    kernel::{
+        Inventory, KernelError, Namespace, Namespaces, Options, Source, Totals, Tracer,
+        find_namespace,
+    },
+    units::{Clock, Hz},
+};
+
+/// Where procfs is mounted.
+const PROC: &str = "/proc";
+/// This thread's own namespace.
+const OWN: &str = "/proc/thread-self/ns/net";
+/// Most namespaces whose facts are read at once.
+const MAX_NAMESPACES: usize = 256;
+/// Where control groups are mounted; hosts with both versions have the second below `unified`.
+const CGROUP_ROOTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+
+/// Attached programs, and the host they run on.
+pub struct KernelFeed {
+    tracer: Tracer,
+    source: Source,
+    options: Options,
+    wishes: Wishes,
+    /// Signs of trouble already dealt with: losses, skips and missed ends together.
+    trouble: u64,
+}
+
+impl KernelFeed {
+    /// Attaches.
+    ///
+    /// # Errors
+    /// Those of [`Tracer::start`].
+    pub fn attach(options: Options, wishes: Wishes) -> Result<(Self, Origin), KernelError> {
+        let mut tracer = Tracer::start(&options)?;
+        let source = tracer.source()?;
+        let origin = Origin {
+            abi: ABI,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: crate::kernel::release(),
+            boot_id: boot_id(),
+            hz: Hz::of_running_kernel(),
+            // Gone since 4.12.
+            recycle_exists: Path::new("/proc/sys/net/ipv4/tcp_tw_recycle").exists(),
+            backend: tracer.backend(),
+            refused: tracer.refused().to_vec(),
+            follow_ends: options.follow_ends,
+            netns: options.filter.netns,
+            totals_before: Totals::default(),
+            skipped_before: 0,
+        };
+        Ok((Self { tracer, source, options, wishes, trouble: 0 }, origin))
+    }
+
+    /// The kernel side.
+    pub fn tracer(&mut self) -> &mut Tracer {
+        &mut self.tracer
+    }
+
+    /// Waits until the kernel side says that much is waiting.
+    ///
+    /// # Errors
+    /// [`KernelError::Ring`].
+    pub async fn readable(&self) -> Result<(), KernelError> {
+        self.source.readable().await
+    }
+
+    /// One bounded batch of what waits; `None` when nothing does.
+    pub fn records(&mut self) -> Option<Input> {
+        self.source.drain().map(Input::Records)
+    }
+
+    /// Reads what is in TIME_WAIT already, namespace by namespace, taking records in meanwhile so
+    /// that a crowded host does not overflow the buffer.
+    ///
+    /// # Errors
+    /// [`KernelError::Inventory`].
+    pub fn follow_present(&mut self, take: &mut dyn FnMut(Input)) -> Result<(), KernelError> {
+        for namespace in Tracer::namespaces_of(&self.options.filter) {
+            let mut inventory = self.tracer.follow_present()?;
+            let source = &mut self.source;
+            let read = read_beside(&mut inventory, &namespace, || {
+                while let Some(batch) = source.drain() {
+                    take(Input::Records(batch));
+                }
+            });
+            if let Err(error) = read {
+                tracing::warn!(
+                    namespace = namespace.inum,
+                    %error,
+                    "cannot read the sockets present; their ends will be told apart"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The sockets in TIME_WAIT now, as the kernel has them. Namespaces that cannot be read are
+    /// missing from the answer.
+    pub fn live_now(&mut self) -> HashMap<u32, Vec<Entered>> {
+        let mut alive = HashMap::new();
+        for namespace in Tracer::namespaces_of(&self.options.filter) {
+            let Ok(mut inventory) = self.tracer.list_live() else { break };
+            if let Ok(sockets) = inventory.read(&namespace) {
+                alive.insert(namespace.inum, sockets);
+            }
+        }
+        alive
+    }
+
+    /// The kernel side's exact totals, and the program runs it skipped.
+    ///
+    /// # Errors
+    /// [`KernelError::Object`].
+    pub fn totals(&self) -> Result<(Totals, u64), KernelError> {
+        Ok((self.source.totals()?, self.tracer.skipped()))
+    }
+
+    /// Refusals that came since the last call; `None` if none did.
+    pub fn refusals(&mut self) -> Option<Input> {
+        let refusals = self.source.new_refusals();
+        (!refusals.is_empty()).then_some(Input::Refusals(refusals))
+    }
+
+    /// Whether something was lost, skipped or missed since the last call.
+    pub fn is_in_trouble(&mut self, totals: &Totals, skipped: u64) -> bool {
+        let trouble = totals.lost() + skipped + totals.of(Counter::MissedEnd);
+        let more = trouble > self.trouble && self.options.follow_ends;
+        self.trouble = trouble;
+        more
+    }
+
+    /// Finds the sockets followed whose end was lost or missed. Ends of some may be on their way
+    /// still: take in all that waits before taking this in.
+    pub fn vanished(&mut self, aggregate: &Aggregate) -> Input {
+        let before = monotonic_ns();
+        // First what the kernel side itself missed: sockets it follows that are no more.
+        let alive: HashMap<u32, HashSet<u64>> = self
+            .live_now()
+            .into_iter()
+            .map(|(inum, sockets)| (inum, sockets.iter().map(|socket| socket.tw).collect()))
+            .collect();
+        let missed = aggregate.vanished(before, |tw, socket| {
+            alive.get(&socket.netns).is_none_or(|sockets| sockets.contains(&tw))
+        });
+        for (tw, entered_ns) in missed {
+            self.source.forget(tw, entered_ns);
+        }
+        // Then the ends whose event was lost: sockets it follows no more.
+        let source = &self.source;
+        Input::Vanished(
+            aggregate.vanished(before, |tw, socket| source.follows(tw, socket.entered_ns)),
+        )
+    }
+
+    /// The facts of this moment. The first moment has those of all namespaces, so that counters
+    /// are compared with the start whenever a namespace gets a row.
+    pub fn moment(&self, core: &Core, totals: Totals, skipped: u64) -> Input {
+        let namespaces = Namespaces::scan();
+        let first = core.moment().is_none();
+        let facts = self.wishes.facts.then(|| {
+            let seen = core.aggregate().table().rows().iter().filter_map(|row| row.group.netns());
+            let all = namespaces.iter().map(|namespace| namespace.inum).filter(|_| first);
+            self.facts(&namespaces, seen.chain(all))
+        });
+        let cgroup_names = if self.wishes.cgroup_names {
+            let root = CGROUP_ROOTS.iter().map(Path::new).find(|root| root.is_dir());
+            root.map(cgroup::names).unwrap_or_default()
+        } else {
+            HashMap::new()
+        };
+        Input::Moment(Box::new(Moment {
+            clock: Clock { mono_ns: monotonic_ns(), wall: SystemTime::now() },
+            totals,
+            skipped,
+            facts,
+            netns_names: namespaces.names(),
+            cgroup_names,
+        }))
+    }
+
+    /// Facts of the host, of the namespace asked for or this process's own, and of those seen.
+    fn facts(&self, all: &Namespaces, seen: impl Iterator<Item = u32>) -> HostFacts {
+        let only = self.options.filter.netns;
+        let asked = if only == 0 { find_namespace(OWN).ok() } else { Some(only) };
+        let seen = seen.filter(|inum| *inum != 0 && (only == 0 || *inum == only));
+        let wanted: BTreeSet<u32> = asked.into_iter().chain(seen).take(MAX_NAMESPACES).collect();
+        let mut host = facts::host(Path::new(PROC), Path::new("/"));
+        for inum in wanted {
+            // One that is gone, or held by nothing that can be found, is of no consequence.
+            match all.get(inum).map(read_facts) {
+                Some(Ok((facts, errors))) => {
+                    host.unread.extend(errors.iter().map(ToString::to_string));
+                    host.namespaces.insert(inum, facts);
+                }
+                Some(Err(error)) => {
+                    host.unread.push(format!("cannot enter network namespace {inum}: {error}"));
+                }
+                None => {}
+            }
+        }
+        host
+    }
+}
+
+/// Reads a namespace's facts on a thread inside it.
+fn read_facts(namespace: &Namespace) -> std::io::Result<(NamespaceFacts, Vec<HostFactError>)> {
+    namespace.run(|| facts::namespace(Path::new(PROC)))
+}
+
+/// Reads a namespace on another thread while `meanwhile` runs again and again on this one.
+fn read_beside(
+    inventory: &mut Inventory<'_>,
+    namespace: &Namespace,
+    mut meanwhile: impl FnMut(),
+) -> std::io::Result<()> {
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| inventory.read(namespace).map(drop));
+        while !reader.is_finished() {
+            meanwhile();
+            std::thread::yield_now();
+        }
+        meanwhile();
+        reader.join().unwrap_or_else(|_| Err(std::io::Error::other("the reader failed")))
+    })
+}
+
+/// Identifier of the running kernel's boot; empty where it cannot be read.
+pub fn boot_id() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    text.map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// `CLOCK_MONOTONIC` now, nanoseconds: the clock of the kernel programs.
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}

@@ -1,0 +1,99 @@
+//! Recordings: the inputs of a session in a file, to be taken in again.
+//!
+//! # Format, version 1
+//! All numbers are little-endian.
+//!
+//! | part | bytes |
+//! |---|---|
+//! | magic | `TWTRACE\n` |
+//! | version | 4 |
+//! | length of the header | 4 |
+//! | header | JSON: where the inputs come from ([`crate::feed::Origin`]) |
+//! | blocks | to the end |
+//!
+//! A block is the length of its frames (4), its own length (4), the CRC-32 of its own bytes (4),
+//! and its frames, compressed with Zstandard. A frame is a kind (1), a length (4) and a payload;
+//! the last frame of all marks the end, so that a file that was cut off is known from a whole one.
+//! Frames of a kind that a reader does not know are passed over.
+//!
+//! A block is written when it is full and with every moment, once a second: a crash costs a
+//! second. The very same bytes are what a daemon sends to `twtrace`.
+
+mod frame;
+mod reader;
+mod writer;
+
+use std::{io, path::PathBuf};
+
+pub use reader::Reader;
+pub use writer::{Encoder, Recorder, Rotation};
+
+/// First bytes of a recording.
+const MAGIC: &[u8; 8] = b"TWTRACE\n";
+/// Version of the format.
+pub const VERSION: u32 = 1;
+/// Longest header.
+const MAX_HEADER: u32 = 1 << 20;
+/// Most bytes of a block, compressed or not.
+const MAX_BLOCK: u32 = 1 << 26;
+
+/// Why a recording cannot be read, or not further.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file cannot be opened.
+    #[error("cannot open it: {source}")]
+    Unopened {
+        /// Why.
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("this is no recording of twtrace: it does not begin with {:?}", "TWTRACE")]
+    NotARecording,
+    /// A later twtrace wrote it.
+    #[error("this recording has format {version}, and this twtrace reads up to {VERSION}")]
+    TooNew {
+        /// Its version.
+        version: u32,
+    },
+    /// Its wire records are of another version.
+    #[error(
+        "this recording has records of version {abi}, and this twtrace reads {}",
+        twtrace_common::ABI
+    )]
+    OtherRecords {
+        /// Their version.
+        abi: u32,
+    },
+    /// It ends where there should be more.
+    #[error("it is cut off after byte {offset}")]
+    Cut {
+        /// Bytes that are whole.
+        offset: u64,
+    },
+    /// What is there is not what was written.
+    #[error("it is damaged after byte {offset}: {problem}")]
+    Damaged {
+        /// Bytes that are whole.
+        offset: u64,
+        /// What does not fit.
+        problem: String,
+    },
+    /// Reading failed.
+    #[error("cannot read on after byte {offset}: {source}")]
+    Io {
+        /// Bytes that were read.
+        offset: u64,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Why a recording cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the recording {path}: {source}; what was written before is whole")]
+pub struct WriteError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub source: io::Error,
+}

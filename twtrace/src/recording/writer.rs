@@ -1,0 +1,179 @@
+//! Writes a recording, append-safe: what is in the file is whole up to the last block.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use bytes::BufMut;
+
+use super::{MAGIC, VERSION, WriteError, frame};
+use crate::feed::{Input, Origin};
+
+/// Frames that make a block worth writing, bytes.
+const BLOCK: usize = 256 << 10;
+/// Effort of compression: the fastest of Zstandard's ordinary levels.
+const LEVEL: i32 = 1;
+
+/// Inputs in, bytes of a recording out.
+pub struct Encoder {
+    frames: Vec<u8>,
+    compressor: zstd::bulk::Compressor<'static>,
+}
+
+impl Encoder {
+    /// An encoder, and the bytes that come before all blocks.
+    ///
+    /// # Errors
+    /// The compressor has no memory.
+    pub fn new(origin: &Origin) -> io::Result<(Self, Vec<u8>)> {
+        let header = serde_json::to_vec(origin)?;
+        let mut head = MAGIC.to_vec();
+        head.put_u32_le(VERSION);
+        head.put_u32_le(u32::try_from(header.len()).unwrap_or(u32::MAX));
+        head.extend(header);
+        let compressor = zstd::bulk::Compressor::new(LEVEL)?;
+        Ok((Self { frames: Vec::with_capacity(BLOCK), compressor }, head))
+    }
+
+    /// Takes an input; gives a block when one is due.
+    ///
+    /// # Errors
+    /// The compressor failed.
+    pub fn push(&mut self, input: &Input) -> io::Result<Option<Vec<u8>>> {
+        frame::put(&mut self.frames, input);
+        let due = matches!(input, Input::Moment(_)) || self.frames.len() >= BLOCK;
+        if due { self.block().map(Some) } else { Ok(None) }
+    }
+
+    /// The last block, with the mark of the end.
+    ///
+    /// # Errors
+    /// As for [`Encoder::push`].
+    pub fn end(&mut self) -> io::Result<Vec<u8>> {
+        frame::put_end(&mut self.frames);
+        self.block()
+    }
+
+    fn block(&mut self) -> io::Result<Vec<u8>> {
+        let packed = self.compressor.compress(&self.frames)?;
+        let mut block = Vec::with_capacity(packed.len() + 12);
+        block.put_u32_le(self.frames.len() as u32);
+        block.put_u32_le(packed.len() as u32);
+        block.put_u32_le(crc32fast::hash(&packed));
+        block.put_slice(&packed);
+        self.frames.clear();
+        Ok(block)
+    }
+}
+
+/// When a new file is begun, and how many are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotation {
+    /// Bytes from which on a file is full.
+    pub bytes: u64,
+    /// Files kept, the one being written among them; at least 1.
+    pub keep: usize,
+}
+
+/// A recording being written to a file.
+pub struct Recorder {
+    path: PathBuf,
+    file: File,
+    encoder: Encoder,
+    /// Bytes of whole blocks in the file.
+    written: u64,
+    rotation: Option<Rotation>,
+}
+
+impl Recorder {
+    /// Creates the file, in place of one that is there.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn create(
+        path: &Path,
+        origin: &Origin,
+        rotation: Option<Rotation>,
+    ) -> Result<Self, WriteError> {
+        let failed = |source| WriteError { path: path.to_owned(), source };
+        let file = open(path).map_err(failed)?;
+        let (encoder, head) = Encoder::new(origin).map_err(failed)?;
+        let mut recorder = Self { path: path.to_owned(), file, encoder, written: 0, rotation };
+        recorder.append(&head)?;
+        Ok(recorder)
+    }
+
+    /// Writes an input.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn write(&mut self, input: &Input) -> Result<(), WriteError> {
+        match self.encoder.push(input).map_err(|source| self.failed(source))? {
+            Some(block) => self.append(&block),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a new file is due.
+    pub fn is_full(&self) -> bool {
+        self.rotation.is_some_and(|rotation| self.written >= rotation.bytes)
+    }
+
+    /// Ends this file, moves it and those before it on by one (`FILE.1` is the youngest of them),
+    /// and begins the next.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn rotate(&mut self, origin: &Origin) -> Result<(), WriteError> {
+        let Some(rotation) = self.rotation else { return Ok(()) };
+        self.finish()?;
+        let name = |number: usize| match number {
+            0 => self.path.clone(),
+            _ => PathBuf::from(format!("{}.{number}", self.path.display())),
+        };
+        for number in (0..rotation.keep.saturating_sub(1)).rev() {
+            match std::fs::rename(name(number), name(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.failed(error));
+                }
+                _ => {}
+            }
+        }
+        *self = Self::create(&self.path, origin, self.rotation)?;
+        Ok(())
+    }
+
+    /// Ends the file.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn finish(&mut self) -> Result<(), WriteError> {
+        let block = self.encoder.end().map_err(|source| self.failed(source))?;
+        self.append(&block)?;
+        self.file.sync_data().map_err(|source| self.failed(source))
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        if let Err(error) = self.file.write_all(bytes) {
+            // Half a block would be read as a cut; without it what is there is whole.
+            let restored = self.file.set_len(self.written);
+            let sought = self.file.seek(SeekFrom::Start(self.written));
+            tracing::debug!(?restored, ?sought, "the block that did not fit is taken back");
+            return Err(self.failed(error));
+        }
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn failed(&self, source: io::Error) -> WriteError {
+        WriteError { path: self.path.clone(), source }
+    }
+}
+
+/// Creates a file that only its owner may read: who talks to whom is nobody else's business.
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
