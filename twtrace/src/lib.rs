@@ -12,8 +12,9 @@
 //! | the read model | [`summary`] |
 //! | what people and programs read | [`view`] |
 //! | the kernel, the only users of aya | [`kernel`] |
+//! | settings of the daemon | [`config`] |
 //! | what flows in, and its files | [`feed`], [`recording`] |
-//! | one run | [`pipeline`], [`session`], [`cli`] |
+//! | one run | [`pipeline`], [`session`], [`daemon`], [`cli`] |
 //!
 //! A view never reads the kernel, and only `kernel` and the lowest calls of `host` need privileges:
 //! everything else is reached by tests with records made up or recorded.
@@ -21,6 +22,8 @@
 
 pub mod aggregate;
 pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod diagnose;
 pub mod event;
 pub mod feed;

@@ -10,7 +10,7 @@ use crate::{
     host::facts::HostFacts,
     kernel::{Backend, Refusal, Totals},
     path::Outcome,
-    peer::{Counts, Group, GroupBy, History, LifetimeSummary, Peer},
+    peer::{Counts, Group, GroupBy, History, LifetimeSummary, Peer, PeerAddress},
     units::Clock,
 };
 
@@ -42,8 +42,12 @@ pub enum SortKey {
 }
 
 /// How the rows are chosen.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowChoice {
+    /// Only rows of this peer; the others are summed up.
+    pub peer: Option<PeerAddress>,
+    /// Rows passed over before the first that is chosen; they are summed up as well.
+    pub skip: usize,
     /// Most rows; the others are summed up.
     pub top: Option<usize>,
     /// Order.
@@ -97,19 +101,38 @@ impl Row {
     pub const fn recycle_over_two_msl(&self) -> bool {
         self.recycle_ms() > crate::units::TCP_TIMEWAIT_LEN_MS
     }
+}
 
-    fn rank(&self, key: SortKey) -> u64 {
-        match key {
-            SortKey::Entered => self.counts.entered,
-            SortKey::Live => self.counts.live(),
-            SortKey::Fast => self.counts.fast(),
-            SortKey::TwoMsl => self.counts.outcome(Outcome::TwoMsl),
-            SortKey::Blocked => self.counts.blocked_total(),
-            SortKey::Refused => self.counts.refused.total(),
-            SortKey::Overflow => self.counts.overflow,
-            SortKey::Peer => 0,
+impl SortKey {
+    fn rank(self, counts: &Counts) -> u64 {
+        match self {
+            Self::Entered => counts.entered,
+            Self::Live => counts.live(),
+            Self::Fast => counts.fast(),
+            Self::TwoMsl => counts.outcome(Outcome::TwoMsl),
+            Self::Blocked => counts.blocked_total(),
+            Self::Refused => counts.refused.total(),
+            Self::Overflow => counts.overflow,
+            Self::Peer => 0,
         }
     }
+}
+
+/// The rows chosen, in order, and the others.
+fn choose(peers: &[Peer], choice: RowChoice) -> (Vec<Row>, Vec<&Peer>) {
+    let wanted = |peer: &Peer| choice.peer.is_none_or(|address| address.matches(&peer.group));
+    let (mut candidates, mut others): (Vec<&Peer>, Vec<&Peer>) =
+        peers.iter().partition(|peer| wanted(peer));
+    candidates.sort_by(|one, two| {
+        let by_rank = choice.sort.rank(&two.counts).cmp(&choice.sort.rank(&one.counts));
+        by_rank.then_with(|| one.group.cmp(&two.group))
+    });
+    let first = choice.skip.min(candidates.len());
+    let last = first + choice.top.unwrap_or(candidates.len()).min(candidates.len() - first);
+    let rows = candidates[first..last].iter().map(|peer| Row::of(peer)).collect();
+    others.extend(&candidates[..first]);
+    others.extend(&candidates[last..]);
+    (rows, others)
 }
 
 /// How far the counts can be trusted.
@@ -221,18 +244,10 @@ impl Summary {
         counts.present = kernel.of(Counter::Present).max(counts.present);
         let came = totals.counts.present + totals.counts.entered;
 
-        let mut rows: Vec<Row> = table.rows().iter().map(Row::of).collect();
-        rows.sort_by(|one, two| {
-            let by_rank = two.rank(choice.sort).cmp(&one.rank(choice.sort));
-            by_rank.then_with(|| one.group.cmp(&two.group))
-        });
-        let peers = rows.len() as u64;
-        let kept = choice.top.unwrap_or(rows.len()).min(rows.len());
-        let hidden: Vec<Group> = rows.drain(kept..).map(|row| row.group).collect();
+        let (rows, hidden) = choose(table.rows(), choice);
+        let peers = table.rows().len() as u64;
         let mut other = table.other().clone();
-        for peer in hidden.iter().filter_map(|group| table.get(group)) {
-            other.absorb(peer);
-        }
+        hidden.iter().for_each(|peer| other.absorb(peer));
         let none = Peer::is_empty(&other);
         Self {
             backend: context.backend,

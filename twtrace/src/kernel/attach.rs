@@ -41,6 +41,15 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// What an attached program has cost so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramCost {
+    /// Its name in the object.
+    pub name: &'static str,
+    /// Times it ran and nanoseconds it took; `None` while `kernel.bpf_stats_enabled` is 0.
+    pub runs: Option<(u64, u64)>,
+}
+
 /// Running kernel programs.
 pub struct Tracer {
     ebpf: Ebpf,
@@ -146,6 +155,22 @@ impl Tracer {
     /// kernel counts it (Linux 5.12 on; 0 before).
     pub fn skipped(&self) -> u64 {
         self.attached.iter().map(|name| self.program_stat(name, "recursion_misses")).sum()
+    }
+
+    /// What the attached programs have cost, in the order they were attached.
+    ///
+    /// The kernel counts runs and time only while the sysctl `kernel.bpf_stats_enabled` is 1
+    /// (`bpf_prog_show_fdinfo()`, kernel/bpf/syscall.c, 5.1 on).
+    pub fn costs(&self) -> Vec<ProgramCost> {
+        let counted = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
+            .is_ok_and(|text| text.trim() == "1");
+        let cost = |name: &&'static str| ProgramCost {
+            name,
+            runs: counted.then(|| {
+                (self.program_stat(name, "run_cnt"), self.program_stat(name, "run_time_ns"))
+            }),
+        };
+        self.attached.iter().map(cost).collect()
     }
 
     /// A figure of a program from its descriptor's `fdinfo`, 0 where the kernel has none.

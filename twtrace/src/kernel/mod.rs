@@ -16,7 +16,7 @@ use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use attach::{Options, Refusal, Tracer};
+pub use attach::{Options, ProgramCost, Refusal, Tracer};
 pub use btf::{BtfError, BtfIndex};
 pub use inventory::Inventory;
 pub use layout::resolve as resolve_layout;

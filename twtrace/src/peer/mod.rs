@@ -1,5 +1,6 @@
 //! Per-peer state: what it is keyed by, what is counted, and how it stays bounded.
 
+mod address;
 mod counts;
 mod group;
 pub mod history;
@@ -8,6 +9,7 @@ pub mod minutes;
 mod past;
 mod table;
 
+pub use address::{NoPeer, PeerAddress};
 pub use counts::{Counts, Refused};
 pub use group::{Group, GroupBy, Prefixes};
 pub use history::History;

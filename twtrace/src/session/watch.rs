@@ -140,7 +140,7 @@ impl<'a> Screen<'a> {
         }
         Ok(Self {
             args,
-            choice: RowChoice { top, sort: args.sort },
+            choice: RowChoice { top, sort: args.sort, ..RowChoice::default() },
             palette,
             terminal: io::stdout().is_terminal(),
             events,

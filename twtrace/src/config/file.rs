@@ -1,0 +1,200 @@
+//! Reads the file: every fault with its place, not only the first.
+
+use std::{fmt, ops::Range};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, KEYS, Key, value::Shape};
+
+/// Least likeness of a word that is suggested for a misspelt one, 0 to 1.
+const ALIKE: f64 = 0.75;
+
+/// One fault of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column, from 1, counted in characters.
+    pub column: usize,
+    /// What is wrong, in one sentence.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.line, self.column, self.message)
+    }
+}
+
+/// Takes a file's text into the settings. With any fault the settings are not to be used.
+///
+/// # Errors
+/// All faults, in the order of the text.
+pub fn apply(config: &mut Config, text: &str) -> Result<(), Vec<Fault>> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut faults: Vec<(usize, String)> = errors
+        .iter()
+        .map(|error| (error.span().map_or(0, |span| span.start), error.message().to_owned()))
+        .collect();
+    // A text that is no TOML has no keys worth talking of.
+    if faults.is_empty() {
+        for (name, value) in table.get_ref() {
+            if let Err((span, message)) = set(config, name.get_ref(), name.span(), value) {
+                faults.push((span.start, message));
+            }
+        }
+    }
+    faults.sort();
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(faults.into_iter().map(|(offset, message)| place(text, offset, message)).collect())
+}
+
+/// Sets one key.
+fn set(
+    config: &mut Config,
+    name: &str,
+    name_span: Range<usize>,
+    value: &toml::Spanned<DeValue<'_>>,
+) -> Result<(), (Range<usize>, String)> {
+    let Some(key) = Key::of(name) else {
+        return Err((name_span, unknown(name, value.get_ref())));
+    };
+    let text = match (value.get_ref(), key.shape) {
+        (DeValue::String(text), Shape::Text) => text.to_string(),
+        (DeValue::Integer(number), Shape::Number) if number.radix() == 10 => {
+            number.as_str().to_owned()
+        }
+        _ => {
+            let wanted = match key.shape {
+                Shape::Text => "a string in quotes",
+                Shape::Number => "a whole number without quotes",
+            };
+            let example = assignment(key);
+            return Err((value.span(), format!("{name} must be {wanted}, such as {example}")));
+        }
+    };
+    (key.set)(config, &text).map_err(|error| (value.span(), format!("{name} {error}")))
+}
+
+/// A key with its default, as the file writes it.
+pub fn assignment(key: &Key) -> String {
+    match key.shape {
+        Shape::Text => format!("{} = \"{}\"", key.name, key.default),
+        Shape::Number => format!("{} = {}", key.name, key.default),
+    }
+}
+
+/// What to say of a key nobody knows.
+fn unknown(name: &str, value: &DeValue<'_>) -> String {
+    if matches!(value, DeValue::Table(_)) {
+        return format!("unknown table [{name}]: all keys stand at the top, without a table");
+    }
+    let spelt = name.replace('-', "_").to_lowercase();
+    let alike = KEYS
+        .iter()
+        .map(|key| (strsim::jaro_winkler(&spelt, key.name), key.name))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .max_by(|one, two| one.0.total_cmp(&two.0));
+    match alike {
+        Some((_, key)) => format!("unknown key {name}; did you mean {key}?"),
+        None => format!("unknown key {name}; `twtrace config --print-default` lists all"),
+    }
+}
+
+/// Where a byte of the text is for a person.
+fn place(text: &str, offset: usize, message: String) -> Fault {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    Fault {
+        line: before.matches('\n').count() + 1,
+        column: before[line_start..].chars().count() + 1,
+        message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn faults(text: &str) -> Vec<String> {
+        let faults = apply(&mut Config::default(), text).unwrap_err();
+        faults.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_fault_is_told_with_line_and_column() {
+        let text = "# comment\nmax_peer = 5\nlog = \"loud\"\n  max_live = \"many\"\n[api]\n";
+        assert_eq!(
+            faults(text),
+            [
+                "2:1: unknown key max_peer; did you mean max_peers?",
+                "3:7: log must be one of error, warn, info, debug, trace",
+                "4:14: max_live must be a whole number without quotes, such as max_live = 262144",
+                "5:2: unknown table [api]: all keys stand at the top, without a table",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_text_that_is_no_toml_is_told_where_it_stops_being_one() {
+        let told = faults("max_peers = 5\nlog = \n\"\n");
+        assert!(told.iter().all(|fault| fault.starts_with("2:") || fault.starts_with("3:")));
+        assert!(!told.is_empty());
+        let twice = faults("log = \"info\"\nlog = \"warn\"\n");
+        assert_eq!(twice, ["2:1: duplicate key"]);
+    }
+
+    #[test]
+    fn columns_are_counted_in_characters() {
+        assert_eq!(
+            faults("\"größe\" = 1 # ö\n")[0].split(" ;").next().unwrap(),
+            faults("\"größe\" = 1\n")[0]
+        );
+        assert!(faults("\"ä\" = 1\nlog = 1").iter().any(|fault| fault.starts_with("2:7: ")));
+    }
+
+    #[test]
+    fn a_key_spelt_as_its_flag_is_recognised() {
+        assert_eq!(
+            faults("max-peers = 5\n"),
+            ["1:1: unknown key max-peers; did you mean max_peers?"]
+        );
+        assert!(faults("colour = 1\n")[0].contains("--print-default"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic_and_every_fault_has_a_place(text in ".{0,200}") {
+            if let Err(faults) = apply(&mut Config::default(), &text) {
+                let lines = text.matches('\n').count() + 1;
+                prop_assert!(!faults.is_empty());
+                for fault in faults {
+                    prop_assert!((1..=lines).contains(&fault.line) && fault.column >= 1);
+                }
+            }
+        }
+
+        #[test]
+        fn no_value_of_a_known_key_makes_it_panic(
+            index in 0..KEYS.len(),
+            value in prop_oneof![
+                "[0-9a-fx_.eE+-]{1,20}",
+                "\"[^\"\\\\\u{0}-\u{1f}]{0,30}\"",
+                Just("[1, 2]".to_owned()),
+                Just("{ a = 1 }".to_owned()),
+                Just("1979-05-27".to_owned()),
+            ],
+        ) {
+            let mut config = Config::default();
+            let applied = apply(&mut config, &format!("{} = {value}\n", KEYS[index].name));
+            if applied.is_ok() {
+                let changes = Config::default().changes(&config);
+                let touched = changes.now.iter().chain(&changes.restart);
+                prop_assert!(touched.into_iter().all(|name| *name == KEYS[index].name));
+            }
+        }
+    }
+}

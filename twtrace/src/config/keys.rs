@@ -1,0 +1,206 @@
+//! The one definition of every key.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+
+use super::{
+    Change,
+    value::{Listen, LogLevel, Mode, Shape, Value, within},
+};
+use crate::cli::Attach;
+
+/// One key: what the file, the flags and the documentation say of it.
+#[derive(Debug)]
+pub struct Key {
+    /// Heading it stands under.
+    pub group: &'static str,
+    /// Name in the file; the flag has dashes for underscores.
+    pub name: &'static str,
+    /// What it is for, one sentence or two.
+    pub help: &'static str,
+    /// Its default, as text.
+    pub default: &'static str,
+    /// What stands for the value in help texts.
+    pub value_name: &'static str,
+    /// How the file writes it.
+    pub shape: Shape,
+    /// When a change has effect.
+    pub change: Change,
+    /// Reads a value into the settings; the error says what is wanted instead.
+    pub set: fn(&mut Config, &str) -> Result<(), String>,
+    /// Copies the value from other settings.
+    pub copy: fn(&mut Config, &Config),
+    /// Whether two settings differ in it.
+    pub differs: fn(&Config, &Config) -> bool,
+}
+
+impl Key {
+    /// Its flag, without the dashes in front.
+    pub fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// The key of a name.
+    pub fn of(name: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+}
+
+/// Makes the settings and the table of keys from one list.
+macro_rules! settings {
+    ($($group:literal { $(
+        $(#[doc = $help:literal])+
+        $name:ident: $type:ty = $default:literal $(in $range:expr)?, $change:ident;
+    )+ })+) => {
+        /// The daemon's settings.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Config {
+            $($( $(#[doc = $help])+ pub $name: $type, )+)+
+        }
+
+        /// Every key, in the order of the default file.
+        pub static KEYS: &[Key] = &[$($(
+            Key {
+                group: $group,
+                name: stringify!($name),
+                help: concat!($($help),+),
+                default: $default,
+                value_name: <$type as Value>::NAME,
+                shape: <$type as Value>::SHAPE,
+                change: Change::$change,
+                set: |config, text| {
+                    let value = <$type as Value>::read(text)?;
+                    $( within(&value, &$range)?; )?
+                    config.$name = value;
+                    Ok(())
+                },
+                copy: |config, from| config.$name.clone_from(&from.$name),
+                differs: |one, other| one.$name != other.$name,
+            },
+        )+)+];
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self {
+                    $($( $name: <$type as Value>::read($default)
+                        .expect("a test reads every default"), )+)+
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    "What is watched" {
+        /// How to attach to the kernel; auto takes the cheapest way that works.
+        attach: Attach = "auto", Restart;
+        /// Only this network namespace: a name of `ip netns`, an inode number, or a path.
+        netns: Option<String> = "none", Restart;
+        /// Take the kernel's types from this file instead of /sys/kernel/btf/vmlinux.
+        btf: Option<PathBuf> = "none", Restart;
+        /// Most sockets followed at once; beyond, counts stay right and lifetimes are sampled.
+        max_live: u32 = "262144" in 1..=16_777_216, Restart;
+        /// Most peers told apart; the others are counted together.
+        max_peers: usize = "65536" in 1..=16_777_216, Restart;
+        /// Size of the event buffer, rounded up to a power of two.
+        buffer: ByteSize = "8MiB" in ByteSize::mib(1)..=ByteSize::gib(1), Restart;
+    }
+    "What is kept" {
+        /// How far back the minutes of each peer are kept.
+        history: Duration = "6h" in Duration::from_secs(60)..=Duration::from_secs(172_800), Reload;
+        /// Memory the whole may take; what does not fit into it is refused at the start, and what
+        /// is left over is for the history.
+        memory: ByteSize = "64MiB" in ByteSize::mib(16)..=ByteSize::gib(64), Restart;
+        /// File that keeps the history over a restart.
+        state_file: Option<PathBuf> = "/var/lib/twtrace/state", Restart;
+        /// Time between two writes of that file; it is written at the end as well.
+        save_every: Duration = "5m" in Duration::from_secs(10)..=Duration::from_secs(86_400), Reload;
+    }
+    "Who may ask" {
+        /// Unix socket of the local API.
+        socket: PathBuf = "/run/twtrace/twtrace.sock", Restart;
+        /// Access mode of the socket, octal.
+        socket_mode: Mode = "0660", Restart;
+        /// Group of the socket: those in it may ask.
+        socket_group: Option<String> = "none", Restart;
+        /// File whose lock says that a daemon runs on this host.
+        lock_file: PathBuf = "/run/twtrace/twtrace.lock", Restart;
+        /// Address and port of /metrics and /healthz over TCP; a port alone is on loopback.
+        listen: Option<Listen> = "none", Restart;
+        /// Most peers with metrics of their own; the others are under `other`.
+        metrics_peers: usize = "100" in 0..=10_000, Reload;
+        /// Most connections at once; a quarter of them is kept for root and the daemon's own user.
+        max_connections: usize = "64" in 4..=4096, Reload;
+        /// Longest request line and headers.
+        max_header: ByteSize = "8KiB" in ByteSize::kib(8)..=ByteSize::mib(1), Reload;
+        /// Time for a request to arrive, for the next one to begin, and for it to be answered.
+        request_time: Duration = "10s" in Duration::from_millis(100)..=Duration::from_secs(600), Reload;
+        /// Time after which a client that takes nothing of what it asked for is cut off.
+        stall_time: Duration = "10s" in Duration::from_millis(100)..=Duration::from_secs(600), Reload;
+    }
+    "What is logged" {
+        /// error, warn, info, debug or trace.
+        log: LogLevel = "info", Reload;
+    }
+}
+
+/// Bytes of a process that follows nothing: the binary and its libraries, the runtime, the
+/// kernel's types while they are read.
+const BASE_BYTES: u64 = 12 << 20;
+/// Bytes a peer takes beside its minutes: a row, its index, its histogram. Measured over 65,536
+/// peers with 20 lifetimes each.
+const PEER_BYTES: u64 = 560;
+/// Bytes a socket takes while it is followed.
+const SOCKET_BYTES: u64 = 40;
+
+impl Config {
+    /// What these settings need in the worst case, bytes, without any history.
+    pub fn memory_needed(&self) -> u64 {
+        let peers = (self.max_peers as u64).saturating_mul(PEER_BYTES);
+        let sockets = u64::from(self.max_live).saturating_mul(SOCKET_BYTES);
+        BASE_BYTES.saturating_add(peers).saturating_add(sockets)
+    }
+
+    /// What is left for the history, bytes.
+    pub fn history_bytes(&self) -> u64 {
+        self.memory.as_u64().saturating_sub(self.memory_needed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_within_its_own_bounds() {
+        for key in KEYS {
+            let mut config = Config::default();
+            (key.set)(&mut config, key.default).unwrap_or_else(|error| {
+                panic!("{} = {}: {error}", key.name, key.default);
+            });
+            assert!(!(key.differs)(&config, &Config::default()), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn every_key_says_what_it_is_for_in_a_sentence() {
+        for key in KEYS {
+            assert!(key.help.ends_with('.'), "{}: {}", key.name, key.help);
+            assert!(key.help.starts_with(' '), "a doc comment begins with a space");
+        }
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_refused_with_the_bounds() {
+        let mut config = Config::default();
+        let set = |config: &mut Config, name: &str, text: &str| {
+            (Key::of(name).unwrap().set)(config, text).unwrap_err()
+        };
+        assert_eq!(set(&mut config, "max_live", "0"), "must be from 1 to 16777216");
+        let buffer = set(&mut config, "buffer", "2GiB");
+        assert_eq!(buffer, "must be from 1.0 MiB to 1.0 GiB");
+        assert_eq!(set(&mut config, "save_every", "1s"), "must be from 10s to 1day");
+        assert_eq!(config, Config::default(), "a refused value changes nothing");
+    }
+}

@@ -1,0 +1,268 @@
+//! What a key's value may be, and how it is read from text.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use bytesize::ByteSize;
+use clap::ValueEnum;
+
+use crate::cli::Attach;
+
+/// How the file writes a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// In quotes.
+    Text,
+    /// A whole number.
+    Number,
+}
+
+/// A type of values.
+pub trait Value: Sized {
+    /// What stands for it in help texts.
+    const NAME: &'static str;
+    /// How the file writes it.
+    const SHAPE: Shape = Shape::Text;
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What is wanted instead, as the end of a sentence.
+    fn read(text: &str) -> Result<Self, String>;
+
+    /// Writes it as it can be read again, in the precision people want.
+    fn show(&self) -> String;
+}
+
+/// Refuses a value outside of a range.
+pub fn within<T: Value + PartialOrd>(value: &T, range: &RangeInclusive<T>) -> Result<(), String> {
+    if range.contains(value) {
+        return Ok(());
+    }
+    Err(format!("must be from {} to {}", range.start().show(), range.end().show()))
+}
+
+/// A value that may be absent: the word `none`.
+impl<T: Value> Value for Option<T> {
+    const NAME: &'static str = T::NAME;
+    const SHAPE: Shape = T::SHAPE;
+
+    fn read(text: &str) -> Result<Self, String> {
+        if text == "none" { Ok(None) } else { T::read(text).map(Some) }
+    }
+
+    fn show(&self) -> String {
+        self.as_ref().map_or_else(|| "none".into(), T::show)
+    }
+}
+
+impl Value for String {
+    const NAME: &'static str = "NAME";
+
+    fn read(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("must not be empty".into()) } else { Ok(text.into()) }
+    }
+
+    fn show(&self) -> String {
+        self.clone()
+    }
+}
+
+impl Value for PathBuf {
+    const NAME: &'static str = "FILE";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let path = Self::from(text);
+        if path.is_absolute() { Ok(path) } else { Err("must be a path that begins with /".into()) }
+    }
+
+    fn show(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+/// Whole numbers.
+macro_rules! numbers {
+    ($($type:ty),+) => {$(
+        impl Value for $type {
+            const NAME: &'static str = "N";
+            const SHAPE: Shape = Shape::Number;
+
+            fn read(text: &str) -> Result<Self, String> {
+                text.parse().map_err(|_| format!("must be a whole number up to {}", Self::MAX))
+            }
+
+            fn show(&self) -> String {
+                self.to_string()
+            }
+        }
+    )+};
+}
+numbers!(u32, usize);
+
+impl Value for Duration {
+    const NAME: &'static str = "TIME";
+
+    fn read(text: &str) -> Result<Self, String> {
+        humantime::parse_duration(text)
+            .map_err(|_| "must be a time such as 500ms, 30s or 6h".into())
+    }
+
+    fn show(&self) -> String {
+        humantime::format_duration(*self).to_string()
+    }
+}
+
+impl Value for ByteSize {
+    const NAME: &'static str = "SIZE";
+
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "must be a size such as 512KiB or 8MiB".into())
+    }
+
+    fn show(&self) -> String {
+        self.display().iec().to_string()
+    }
+}
+
+/// Values that are one of a few words.
+macro_rules! words {
+    ($($type:ty),+) => {$(
+        impl Value for $type {
+            const NAME: &'static str = "WHICH";
+
+            fn read(text: &str) -> Result<Self, String> {
+                <$type as ValueEnum>::from_str(text, false)
+                    .map_err(|_| format!("must be one of {}", possible::<$type>()))
+            }
+
+            fn show(&self) -> String {
+                self.to_possible_value().map_or_else(String::new, |value| value.get_name().into())
+            }
+        }
+    )+};
+}
+words!(Attach, LogLevel);
+
+/// The words a value may be.
+fn possible<T: ValueEnum>() -> String {
+    let values = T::value_variants().iter().filter_map(T::to_possible_value);
+    values.map(|value| value.get_name().to_owned()).collect::<Vec<_>>().join(", ")
+}
+
+/// Access mode of a file, at most 0777.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl Value for Mode {
+    const NAME: &'static str = "MODE";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        u32::from_str_radix(text, 8)
+            .ok()
+            .filter(|mode| digits && *mode <= 0o777)
+            .map(Self)
+            .ok_or_else(|| "must be an octal mode such as 0660".into())
+    }
+
+    fn show(&self) -> String {
+        format!("{:04o}", self.0)
+    }
+}
+
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen(pub SocketAddr);
+
+impl Value for Listen {
+    const NAME: &'static str = "[ADDR:]PORT";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let on_loopback = |port: u16| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let address = text.parse().ok().or_else(|| text.parse().ok().map(on_loopback));
+        address.map(Self).ok_or_else(|| {
+            "must be a port, or an address and port such as 127.0.0.1:9464 or [::1]:9464".into()
+        })
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// And what is amiss.
+    Warn,
+    /// And what an operator wants to know: start, reload, stop.
+    Info,
+    /// And what helps to find a fault.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The level as the logger knows it.
+    pub const fn filter(self) -> tracing::level_filters::LevelFilter {
+        use tracing::level_filters::LevelFilter;
+        match self {
+            Self::Error => LevelFilter::ERROR,
+            Self::Warn => LevelFilter::WARN,
+            Self::Info => LevelFilter::INFO,
+            Self::Debug => LevelFilter::DEBUG,
+            Self::Trace => LevelFilter::TRACE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn again<T: Value + PartialEq + std::fmt::Debug>(text: &str) -> T {
+        let value = T::read(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(T::read(&value.show()).as_ref(), Ok(&value), "{text} shown and read again");
+        value
+    }
+
+    #[test]
+    fn values_are_read_as_people_write_them_and_survive_being_shown() {
+        assert_eq!(again::<ByteSize>("8MiB").as_u64(), 8 << 20);
+        assert_eq!(again::<ByteSize>("8 MiB").as_u64(), 8 << 20);
+        assert_eq!(again::<Duration>("1h 30m").as_secs(), 5400);
+        assert_eq!(again::<Mode>("0660"), Mode(0o660));
+        assert_eq!(again::<Mode>("600"), Mode(0o600));
+        assert_eq!(again::<Listen>("9464").0.to_string(), "127.0.0.1:9464");
+        assert_eq!(again::<Listen>("[::1]:1").0.to_string(), "[::1]:1");
+        assert_eq!(again::<Option<String>>("none"), None);
+        assert_eq!(again::<Option<String>>("adm").as_deref(), Some("adm"));
+        assert_eq!(again::<Attach>("kprobe"), Attach::Kprobe);
+        assert_eq!(again::<LogLevel>("debug"), LogLevel::Debug);
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_wanted() {
+        let refusals = [
+            Mode::read("0999").unwrap_err(),
+            Mode::read("+660").unwrap_err(),
+            Mode::read("01777").unwrap_err(),
+            Listen::read("localhost:80").unwrap_err(),
+            Duration::read("soon").unwrap_err(),
+            ByteSize::read("much").unwrap_err(),
+            Attach::read("uprobe").unwrap_err(),
+            PathBuf::read("twtrace.sock").unwrap_err(),
+            u32::read("-1").unwrap_err(),
+        ];
+        assert!(refusals.iter().all(|text| text.starts_with("must be ")), "{refusals:#?}");
+        assert_eq!(refusals[6], "must be one of auto, fentry, kprobe, tracepoint");
+    }
+}

@@ -1,0 +1,5 @@
+//! The host daemon around the one owner of the pipeline: who asks, and what they are told.
+//!
+//! The owner is a task of its own; everything here reaches it through the [`hub`] and nothing else.
+
+pub mod hub;
