@@ -91,6 +91,12 @@ impl Aggregate {
         }
     }
 
+    /// Remembers as much from now on.
+    pub fn set_memory(&mut self, memory: Memory) {
+        self.settings.memory = memory;
+        self.table.set_memory(memory);
+    }
+
     /// Tells when the sockets present at the start had all been read, `CLOCK_MONOTONIC`
     /// nanoseconds. Unfollowed sockets that ended before were never counted.
     pub fn set_ready(&mut self, mono_ns: u64) {

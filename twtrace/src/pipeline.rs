@@ -9,6 +9,7 @@ use crate::{
     event::{BatchBuilder, Event},
     feed::{Core, Input, KernelFeed, NoMoment, Origin, StreamEnd, StreamFeed, Wishes},
     kernel::{KernelError, Options},
+    peer::minutes::Memory,
     recording::{Recorder, WriteError},
     summary::{RowChoice, Summary},
 };
@@ -53,9 +54,16 @@ enum Feed {
     Stream(Box<StreamFeed>),
 }
 
+/// Somebody who is told every input before it is taken in.
+pub trait Tap {
+    /// This is next.
+    fn told(&mut self, input: &Input);
+}
+
 /// Where inputs go.
 struct Sink {
     core: Core,
+    tap: Option<Box<dyn Tap>>,
     recorder: Option<Recorder>,
     /// Why recording stopped, until somebody asks.
     failed: Option<WriteError>,
@@ -63,6 +71,9 @@ struct Sink {
 
 impl Sink {
     fn take(&mut self, input: Input, observe: &mut dyn FnMut(&Event)) {
+        if let Some(tap) = &mut self.tap {
+            tap.told(&input);
+        }
         if let Some(recorder) = &mut self.recorder
             && let Err(error) = recorder.write(&input)
         {
@@ -77,6 +88,8 @@ impl Sink {
 pub struct Pipeline {
     feed: Feed,
     sink: Sink,
+    /// What every summary needs.
+    wishes: Wishes,
 }
 
 impl Pipeline {
@@ -106,23 +119,24 @@ impl Pipeline {
         observe: &mut dyn FnMut(&Event),
     ) -> Result<Self, PipelineError> {
         let follow_ends = options.follow_ends;
-        let (mut kernel, origin) = KernelFeed::attach(options, wishes)?;
+        let (mut kernel, origin) = KernelFeed::attach(options)?;
         let recorder = recorder(&origin)?;
         let settings = settings(&origin);
-        let mut sink = Sink { core: Core::new(origin, settings), recorder, failed: None };
+        let core = Core::new(origin, settings);
+        let mut sink = Sink { core, tap: None, recorder, failed: None };
         if follow_ends {
             kernel.follow_present(&mut |input| sink.take(input, observe))?;
         }
         sink.take(Input::Ready(crate::feed::monotonic_ns()), observe);
-        let mut pipeline = Self { feed: Feed::Kernel(Box::new(kernel)), sink };
+        let mut pipeline = Self { feed: Feed::Kernel(Box::new(kernel)), sink, wishes };
         pipeline.look(observe)?;
         Ok(pipeline)
     }
 
     /// Takes in a recording, or what a daemon sends.
     pub fn read(stream: StreamFeed, core: Core) -> Self {
-        let sink = Sink { core, recorder: None, failed: None };
-        Self { feed: Feed::Stream(Box::new(stream)), sink }
+        let sink = Sink { core, tap: None, recorder: None, failed: None };
+        Self { feed: Feed::Stream(Box::new(stream)), sink, wishes: Wishes::default() }
     }
 
     /// The kernel side, where this session has it.
@@ -136,6 +150,21 @@ impl Pipeline {
     /// What was taken in.
     pub fn core(&self) -> &Core {
         &self.sink.core
+    }
+
+    /// Tells somebody every input from now on.
+    pub fn set_tap(&mut self, tap: Box<dyn Tap>) {
+        self.sink.tap = Some(tap);
+    }
+
+    /// The kernel programs' own diagnostics, to be sent to the log until the future is dropped.
+    pub fn diagnostics(&mut self) -> Option<impl Future<Output = ()> + use<>> {
+        self.kernel()?.tracer().diagnostics()
+    }
+
+    /// Remembers as much from now on.
+    pub fn set_memory(&mut self, memory: Memory) {
+        self.sink.core.set_memory(memory);
     }
 
     /// Takes in what was known before.
@@ -192,7 +221,20 @@ impl Pipeline {
     /// # Errors
     /// The kernel's totals could not be read, or the recording not be written.
     pub fn look(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<(), PipelineError> {
-        let Self { feed: Feed::Kernel(kernel), sink } = self else { return Ok(()) };
+        let wishes = self.wishes;
+        self.look_for(wishes, observe)
+    }
+
+    /// The same, finding out only what is wished for.
+    ///
+    /// # Errors
+    /// As for [`Pipeline::look`].
+    pub fn look_for(
+        &mut self,
+        wishes: Wishes,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<(), PipelineError> {
+        let Self { feed: Feed::Kernel(kernel), sink, .. } = self else { return Ok(()) };
         let (totals, skipped) = kernel.totals()?;
         // After the totals, so that whatever they count is in the rows as well, unless it is lost.
         drain_all(kernel, sink, observe);
@@ -205,7 +247,7 @@ impl Pipeline {
             drain_all(kernel, sink, observe);
             sink.take(vanished, observe);
         }
-        let moment = kernel.moment(&sink.core, totals, skipped);
+        let moment = kernel.moment(&sink.core, totals, skipped, wishes);
         sink.take(moment, observe);
         self.rotate()?;
         match self.sink.failed.take() {
@@ -260,7 +302,7 @@ impl Pipeline {
         &mut self,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<(Origin, Vec<Input>), PipelineError> {
-        let Self { feed: Feed::Kernel(kernel), sink } = self else {
+        let Self { feed: Feed::Kernel(kernel), sink, .. } = self else {
             return Err(NoMoment.into());
         };
         let mut sockets: HashMap<u64, Entered> =
@@ -284,7 +326,8 @@ impl Pipeline {
             past.chunks(PAST_AT_ONCE).map(|some| Input::Past(some.to_vec())).collect();
         inputs.extend(present);
         inputs.push(Input::Ready(crate::feed::monotonic_ns()));
-        inputs.push(kernel.moment(&sink.core, totals, skipped));
+        let wishes = Wishes { facts: true, cgroup_names: true };
+        inputs.push(kernel.moment(&sink.core, totals, skipped, wishes));
         Ok((origin, inputs))
     }
 }

@@ -2,4 +2,7 @@
 //!
 //! The owner is a task of its own; everything here reaches it through the [`hub`] and nothing else.
 
+pub mod feeds;
 pub mod hub;
+pub mod owner;
+pub mod state;

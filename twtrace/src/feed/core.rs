@@ -8,7 +8,7 @@ use crate::{
     diagnose::{Case, Loss, diagnose},
     event::{Batch, Event},
     host::{facts::HostFacts, netstat::TcpExt},
-    peer::GroupBy,
+    peer::{GroupBy, minutes::Memory},
     select::Selection,
     summary::{Context, Examined, RowChoice, Summary, Trust},
 };
@@ -65,6 +65,17 @@ impl Core {
     /// The moment told last.
     pub fn moment(&self) -> Option<&Moment> {
         self.moment.as_deref()
+    }
+
+    /// Remembers as much from now on.
+    pub fn set_memory(&mut self, memory: Memory) {
+        self.aggregate.set_memory(memory);
+    }
+
+    /// What could not be read of the host at the moment told last; each names its file.
+    pub fn unread(&self) -> &[String] {
+        let facts = self.moment.as_ref().and_then(|moment| moment.facts.as_ref());
+        facts.map(|facts| facts.unread.as_slice()).unwrap_or_default()
     }
 
     /// When the session was ready, `CLOCK_MONOTONIC` nanoseconds; 0 if it is not yet.

@@ -17,8 +17,8 @@ use crate::{
         facts::{self, HostFacts, NamespaceFacts},
     },
     kernel::{
-        Inventory, KernelError, Namespace, Namespaces, Options, Source, Totals, Tracer,
-        find_namespace,
+        Inventory, KernelError, Namespace, Namespaces, Options, ProgramCost, Source, Totals,
+        Tracer, find_namespace,
     },
     units::{Clock, Hz},
 };
@@ -37,7 +37,6 @@ pub struct KernelFeed {
     tracer: Tracer,
     source: Source,
     options: Options,
-    wishes: Wishes,
     /// Signs of trouble already dealt with: losses, skips and missed ends together.
     trouble: u64,
 }
@@ -47,7 +46,7 @@ impl KernelFeed {
     ///
     /// # Errors
     /// Those of [`Tracer::start`].
-    pub fn attach(options: Options, wishes: Wishes) -> Result<(Self, Origin), KernelError> {
+    pub fn attach(options: Options) -> Result<(Self, Origin), KernelError> {
         let mut tracer = Tracer::start(&options)?;
         let source = tracer.source()?;
         let origin = Origin {
@@ -65,12 +64,17 @@ impl KernelFeed {
             totals_before: Totals::default(),
             skipped_before: 0,
         };
-        Ok((Self { tracer, source, options, wishes, trouble: 0 }, origin))
+        Ok((Self { tracer, source, options, trouble: 0 }, origin))
     }
 
     /// The kernel side.
     pub fn tracer(&mut self) -> &mut Tracer {
         &mut self.tracer
+    }
+
+    /// What the attached programs have cost.
+    pub fn costs(&self) -> Vec<ProgramCost> {
+        self.tracer.costs()
     }
 
     /// Waits until the kernel side says that much is waiting.
@@ -171,15 +175,15 @@ impl KernelFeed {
 
     /// The facts of this moment. The first moment has those of all namespaces, so that counters
     /// are compared with the start whenever a namespace gets a row.
-    pub fn moment(&self, core: &Core, totals: Totals, skipped: u64) -> Input {
+    pub fn moment(&self, core: &Core, totals: Totals, skipped: u64, wishes: Wishes) -> Input {
         let namespaces = Namespaces::scan();
         let first = core.moment().is_none();
-        let facts = self.wishes.facts.then(|| {
+        let facts = wishes.facts.then(|| {
             let seen = core.aggregate().table().rows().iter().filter_map(|row| row.group.netns());
             let all = namespaces.iter().map(|namespace| namespace.inum).filter(|_| first);
             self.facts(&namespaces, seen.chain(all))
         });
-        let cgroup_names = if self.wishes.cgroup_names {
+        let cgroup_names = if wishes.cgroup_names {
             let root = CGROUP_ROOTS.iter().map(Path::new).find(|root| root.is_dir());
             root.map(cgroup::names).unwrap_or_default()
         } else {

@@ -93,6 +93,20 @@ pub struct Moment {
     pub cgroup_names: HashMap<u64, String>,
 }
 
+impl Moment {
+    /// A moment of which nothing but the time is told.
+    pub fn bare(clock: Clock) -> Self {
+        Self {
+            clock,
+            totals: Totals::default(),
+            skipped: 0,
+            facts: None,
+            netns_names: HashMap::new(),
+            cgroup_names: HashMap::new(),
+        }
+    }
+}
+
 /// What a session will want to know of each moment beside the counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wishes {

@@ -81,6 +81,12 @@ impl Book {
         Self { memory, ..Self::default() }
     }
 
+    /// Keeps as much from now on.
+    pub fn set_memory(&mut self, memory: Memory) {
+        self.memory = memory;
+        self.forget();
+    }
+
     /// Puts a row's minute that is over in.
     pub fn put(&mut self, serial: u32, minute: Minute) {
         if minute.is_empty() {

@@ -138,6 +138,11 @@ impl PeerTable {
         row
     }
 
+    /// Remembers as much from now on.
+    pub fn set_memory(&mut self, memory: Memory) {
+        self.book.set_memory(memory);
+    }
+
     /// The minute of a row in which something happens at `mono_ns` of `CLOCK_MONOTONIC`.
     ///
     /// What is told late, in no order, is counted in the row's newest minute.

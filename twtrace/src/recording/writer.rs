@@ -47,6 +47,14 @@ impl Encoder {
         if due { self.block().map(Some) } else { Ok(None) }
     }
 
+    /// What was taken in since the last block, as one; `None` if nothing was.
+    ///
+    /// # Errors
+    /// As for [`Encoder::push`].
+    pub fn flush(&mut self) -> io::Result<Option<Vec<u8>>> {
+        if self.frames.is_empty() { Ok(None) } else { self.block().map(Some) }
+    }
+
     /// The last block, with the mark of the end.
     ///
     /// # Errors

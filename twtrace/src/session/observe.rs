@@ -106,8 +106,7 @@ fn attach(
         },
         observe,
     )?;
-    let kernel = pipeline.kernel().map(|kernel| kernel.tracer());
-    if let Some(diagnostics) = kernel.and_then(|tracer| tracer.diagnostics()) {
+    if let Some(diagnostics) = pipeline.diagnostics() {
         tokio::spawn(diagnostics);
     }
     Ok(pipeline)
