@@ -8,21 +8,34 @@
 //! where `lost` are the entries whose event was lost and whose end has not been seen either. The
 //! identity is checked by [`Aggregate::conservation`], in every test and, in debug builds, with
 //! every summary.
+//!
+//! # Selection
+//! Sockets that a filter leaves out and the kernel programs do not ([`Settings::selection`]) are
+//! folded in like all others, into one row that is not shown: so the identity, the healing and
+//! what is known of losses hold for all that was reported, and a socket's end is where its entry
+//! is. The kernel side's own totals are then of more sockets than those shown, and say nothing
+//! about them but how many events were lost.
 
 use twtrace_common::{Ended, Entered, RefusalKey, TCP_FIN_WAIT2, TCP_TIME_WAIT};
 use twtrace_common::{ended_flags, entered_flags};
 
 use crate::{
-    event::{Event, Role},
+    event::{Event, Role, owner_is_known},
+    filter::{self, Selection, Verdict},
     path::{self, Block, Outcome},
-    peer::{Group, GroupBy, Past, PeerTable, Prefixes, Refused, history::Entry, minutes::Memory},
+    peer::{
+        Group, GroupBy, Past, Peer, PeerTable, Prefixes, Refused, history::Entry, minutes::Memory,
+        minutes::Minute,
+    },
     track::{EndResult, EnterResult, LiveSockets, Tracked},
     units::{Hz, TCP_TIMEWAIT_LEN_MS},
 };
 
 /// How events are grouped and how much is kept.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
+    /// Which sockets are shown.
+    pub selection: Selection,
     /// What rows stand for.
     pub group_by: GroupBy,
     /// Prefix lengths of the subnet grouping.
@@ -57,11 +70,18 @@ impl Conservation {
     }
 }
 
+/// Index, among the rows, of the one with the sockets left out.
+const LEFT_OUT: u32 = u32::MAX;
+
 /// Events folded into rows.
 #[derive(Debug)]
 pub struct Aggregate {
     settings: Settings,
     table: PeerTable,
+    /// The sockets that are not.
+    left_out: Peer,
+    /// Ends and refusals left out because it is not known whether their sockets match.
+    undecided: u64,
     live: LiveSockets,
     /// Sockets that are counted as live but not followed, by the cap.
     unfollowed: u64,
@@ -83,6 +103,8 @@ impl Aggregate {
             table: PeerTable::with_capacity(settings.max_peers, settings.memory),
             live: LiveSockets::with_capacity(settings.max_live),
             settings,
+            left_out: Peer::new(Group::LeftOut),
+            undecided: 0,
             unfollowed: 0,
             healed: 0,
             unseen_ends: 0,
@@ -103,17 +125,19 @@ impl Aggregate {
         self.ready_ns = mono_ns;
     }
 
-    /// Folds one event in.
-    pub fn apply(&mut self, event: &Event) {
-        match event {
+    /// Folds one event in. False if it is of a socket left out, or tells nothing new.
+    pub fn apply(&mut self, event: &Event) -> bool {
+        let row = match event {
             Event::Entered(entered) | Event::Present(entered) => {
-                self.enter(entered, event.role(), matches!(event, Event::Present(_)));
+                self.enter(entered, event.role(), matches!(event, Event::Present(_)))
             }
             Event::Ended(ended) => self.end(ended, event.role()),
-        }
+        };
+        row.is_some_and(|row| row != LEFT_OUT)
     }
 
-    fn enter(&mut self, entered: &Entered, role: Role, present: bool) {
+    /// Answers the row that an entry was counted in, if it was.
+    fn enter(&mut self, entered: &Entered, role: Role, present: bool) -> Option<u32> {
         let path = path::at_entry(entered, role);
         let blocked = path.blocked.is_some();
         let followed = entered.header.flags & entered_flags::FOLLOWED != 0;
@@ -138,13 +162,13 @@ impl Aggregate {
                 EnterResult::AlreadyEnded(group) => {
                     // The end was booked as that of a lost entry, which turned up after all: it
                     // belongs in the row where the end is.
-                    row = self.table.row_with_entry_lost(&group);
-                    let counts = &mut self.table.row(row).counts;
+                    row = self.row_with_entry_lost(&group);
+                    let counts = &mut self.row(row).counts;
                     counts.entry_lost = counts.entry_lost.saturating_sub(1);
                 }
                 EnterResult::Duplicate => {
                     self.duplicates += 1;
-                    return;
+                    return None;
                 }
                 EnterResult::Full => self.unfollowed += 1,
             }
@@ -153,7 +177,7 @@ impl Aggregate {
         }
 
         let hz = self.settings.hz;
-        let peer = self.table.row(row);
+        let peer = self.row(row);
         peer.last_ns = peer.last_ns.max(entered.mono_ns);
         peer.history.stuck += u64::from(stuck);
         let entry = history_entry(entered, blocked);
@@ -167,7 +191,7 @@ impl Aggregate {
                 entered.mono_ns.saturating_sub(lived_ns)
             };
             peer.history.present(&Entry { mono_ns, ..entry });
-            return;
+            return Some(row);
         }
         peer.history.enter(&entry);
         let counts = &mut peer.counts;
@@ -190,23 +214,26 @@ impl Aggregate {
             peer.scheduled_ms = hz.millis(entered.armed);
             peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
         }
-        let minute = self.table.minute(row, entered.mono_ns);
-        add(&mut minute.entered, 1);
-        add(&mut minute.without_timestamps, u64::from(!path.eligible));
-        add(&mut minute.blocked, u64::from(blocked));
-        add(&mut minute.overflow, u64::from(overflow));
+        if let Some(minute) = self.minute(row, entered.mono_ns) {
+            add(&mut minute.entered, 1);
+            add(&mut minute.without_timestamps, u64::from(!path.eligible));
+            add(&mut minute.blocked, u64::from(blocked));
+            add(&mut minute.overflow, u64::from(overflow));
+        }
+        Some(row)
     }
 
-    fn end(&mut self, ended: &Ended, role: Role) {
+    /// Answers the row that an end was counted in, if it was.
+    fn end(&mut self, ended: &Ended, role: Role) -> Option<u32> {
         let outcome = path::at_end(ended, self.settings.recycle_exists, self.settings.hz);
         let mut blocked = false;
         let row = if ended.header.flags & ended_flags::UNTRACKED != 0 {
             if ended.mono_ns < self.ready_ns {
-                return;
+                return None;
             }
             if self.unfollowed == 0 {
                 self.unseen_ends += 1;
-                return;
+                return None;
             }
             self.unfollowed -= 1;
             self.row_of_end(ended, role)
@@ -228,13 +255,13 @@ impl Aggregate {
                 EndResult::Orphan => self.orphan(ended, role),
                 EndResult::Duplicate => {
                     self.duplicates += 1;
-                    return;
+                    return None;
                 }
             }
         };
 
         let hz = self.settings.hz;
-        let peer = self.table.row(row);
+        let peer = self.row(row);
         peer.last_ns = peer.last_ns.max(ended.mono_ns);
         peer.counts.ended[outcome as usize] += 1;
         peer.counts.rearms += u64::from(ended.rearms);
@@ -256,20 +283,22 @@ impl Aggregate {
             peer.scheduled_ms = hz.millis(ended.last_armed);
             peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
         }
-        let minute = self.table.minute(row, ended.mono_ns);
-        let count = match outcome {
-            Outcome::Recycled | Outcome::Reused | Outcome::Replaced => &mut minute.fast,
-            Outcome::TwoMsl => &mut minute.two_msl,
-            _ => &mut minute.other,
-        };
-        add(count, 1);
+        if let Some(minute) = self.minute(row, ended.mono_ns) {
+            let count = match outcome {
+                Outcome::Recycled | Outcome::Reused | Outcome::Replaced => &mut minute.fast,
+                Outcome::TwoMsl => &mut minute.two_msl,
+                _ => &mut minute.other,
+            };
+            add(count, 1);
+        }
+        Some(row)
     }
 
     /// Books the end of a socket whose entry event was lost: it did enter.
     fn orphan(&mut self, ended: &Ended, role: Role) -> u32 {
-        let group = self.group_by_address(&Event::Ended(*ended), role);
-        let row = self.table.slot(group);
-        self.table.row(row).counts.entry_lost += 1;
+        let group = self.group_of_end(ended, role);
+        let row = self.slot(group);
+        self.row(row).counts.entry_lost += 1;
         self.live.remember_orphan(ended.tw, ended.entered_ns, group);
         row
     }
@@ -277,7 +306,7 @@ impl Aggregate {
     /// Books a socket that is gone without having been seen to end.
     fn heal(&mut self, socket: Tracked) {
         self.healed += 1;
-        let peer = self.table.row(socket.row);
+        let peer = self.row(socket.row);
         peer.counts.ended[Outcome::Unknown as usize] += 1;
         // When it ended is not known, so it is in no rate.
         peer.history.stuck = peer.history.stuck.saturating_sub(u64::from(socket.blocked));
@@ -309,42 +338,86 @@ impl Aggregate {
     /// Takes in what was known of peers before the session, where rows are peers.
     pub fn remember(&mut self, past: &[Past]) {
         if self.settings.group_by == GroupBy::Peer {
-            past.iter().for_each(|peer| self.table.remember(peer));
+            let here = &self.settings.selection.here;
+            let wanted = |peer: &&Past| here.matches(&filter::Socket::from(*peer)) != Verdict::No;
+            past.iter().filter(wanted).for_each(|peer| self.table.remember(peer));
         }
     }
 
     /// Adds refused takeovers of a peer.
     pub fn refuse(&mut self, key: &RefusalKey, refused: &Refused) {
+        let selected = self.selects(key);
         let group = match self.settings.group_by {
+            _ if !selected => Group::LeftOut,
             GroupBy::Peer => Group::peer(key.netns, Role::Client, key.remote, key.remote_port),
             GroupBy::Addr => Group::Addr { netns: key.netns, address: key.remote },
             GroupBy::Subnet => Group::subnet(key.netns, key.remote, self.settings.prefixes),
             GroupBy::Netns => Group::Netns(key.netns),
             GroupBy::Cgroup | GroupBy::Uid => Group::UnknownOwner,
         };
-        let row = self.table.slot(group);
-        let peer = self.table.row(row);
+        let row = self.slot(group);
+        let peer = self.row(row);
         for (total, more) in peer.counts.refused.by_reason.iter_mut().zip(refused.by_reason) {
             *total += more;
         }
         let last_ns = peer.last_ns;
-        let minute = self.table.minute(row, last_ns);
-        add(&mut minute.refused, refused.total());
+        if let Some(minute) = self.minute(row, last_ns) {
+            add(&mut minute.refused, refused.total());
+        }
+    }
+
+    /// The minute of a row that is shown.
+    fn minute(&mut self, row: u32, mono_ns: u64) -> Option<&mut Minute> {
+        (row != LEFT_OUT).then(|| self.table.minute(row, mono_ns))
     }
 
     fn row_of_entry(&mut self, entered: &Entered, role: Role) -> u32 {
-        let owner_known = entered.rto != 0 || entered.cgroup != 0 || entered.uid != 0;
+        let event = Event::Entered(*entered);
+        let owner_known = owner_is_known(entered);
+        let selected = self.selects(&event);
         let group = match self.settings.group_by {
+            _ if !selected => Group::LeftOut,
             GroupBy::Cgroup if owner_known => Group::Cgroup(entered.cgroup),
             GroupBy::Uid if owner_known => Group::Uid(entered.uid),
-            _ => self.group_by_address(&Event::Entered(*entered), role),
+            _ => self.group_by_address(&event, role),
         };
-        self.table.slot(group)
+        self.slot(group)
     }
 
     fn row_of_end(&mut self, ended: &Ended, role: Role) -> u32 {
-        let group = self.group_by_address(&Event::Ended(*ended), role);
-        self.table.slot(group)
+        let group = self.group_of_end(ended, role);
+        self.slot(group)
+    }
+
+    /// The group of a socket of which no more than its end is known.
+    fn group_of_end(&mut self, ended: &Ended, role: Role) -> Group {
+        let event = Event::Ended(*ended);
+        if self.selects(&event) { self.group_by_address(&event, role) } else { Group::LeftOut }
+    }
+
+    /// Whether a socket is shown. One of which it is not known is not, and is counted.
+    fn selects<'a, S>(&mut self, socket: &'a S) -> bool
+    where
+        filter::Socket: From<&'a S>,
+    {
+        if self.settings.selection.here.is_any() {
+            return true;
+        }
+        let verdict = self.settings.selection.here.matches(&filter::Socket::from(socket));
+        self.undecided += u64::from(verdict == Verdict::Maybe);
+        verdict == Verdict::Yes
+    }
+
+    fn slot(&mut self, group: Group) -> u32 {
+        if group == Group::LeftOut { LEFT_OUT } else { self.table.slot(group) }
+    }
+
+    fn row(&mut self, row: u32) -> &mut Peer {
+        if row == LEFT_OUT { &mut self.left_out } else { self.table.row(row) }
+    }
+
+    fn row_with_entry_lost(&self, group: &Group) -> u32 {
+        if *group == Group::LeftOut { LEFT_OUT } else { self.table.row_with_entry_lost(group) }
     }
 
     /// The group of an event whose owner is not known or does not matter.
@@ -362,6 +435,16 @@ impl Aggregate {
     /// The rows.
     pub fn table(&self) -> &PeerTable {
         &self.table
+    }
+
+    /// The sockets that are not shown, together.
+    pub const fn left_out(&self) -> &Peer {
+        &self.left_out
+    }
+
+    /// Sockets and refusals left out because it is not known whether they match.
+    pub const fn undecided(&self) -> u64 {
+        self.undecided
     }
 
     /// The settings it was made with.
@@ -401,7 +484,8 @@ impl Aggregate {
 
     /// Both sides of the conservation identity, over the events seen.
     pub fn conservation(&self) -> Conservation {
-        let sum = self.table.sum().counts;
+        let mut sum = self.table.sum().counts;
+        sum += &self.left_out.counts;
         let live = self.live.len() as u64 + self.unfollowed;
         Conservation {
             came: sum.present + sum.entered + sum.entry_lost,

@@ -1,12 +1,18 @@
 //! The command line: what a user may type, and nothing of what it does.
 
-use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 pub use crate::peer::PeerAddress;
 use crate::{
+    filter::{Expr, FilterError, Op, Side, Term},
     kernel::Backend,
     peer::GroupBy,
     summary::SortKey,
@@ -127,10 +133,13 @@ impl Attach {
 /// Arguments of `twtrace watch`.
 #[derive(Clone, Debug, Args)]
 pub struct WatchArgs {
+    /// Only sockets that match, in the syntax of ss: dst 10.0.0.0/8 and not timestamps.
+    #[arg(value_name = "EXPRESSION")]
+    pub expression: Vec<String>,
     /// Which sockets, and how.
     #[command(flatten)]
     pub observe: ObserveArgs,
-    /// Only peers in this network or with this address; may be given up to 8 times.
+    /// Only peers in this network or with this address; may be given several times.
     #[arg(long, value_name = "CIDR", value_parser = parse_network)]
     pub peer: Vec<IpNet>,
     /// Only connections to this port of the peer.
@@ -181,6 +190,30 @@ pub struct WatchArgs {
     /// Watch while this command runs, and stop with it.
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+impl WatchArgs {
+    /// Which sockets are meant, by the expression and by the options that stand for one.
+    ///
+    /// # Errors
+    /// [`FilterError`] if the expression is none.
+    pub fn selection(&self) -> Result<Expr, FilterError> {
+        let networks = self.peer.iter().map(|net| Term::Host(Side::Remote, *net).into());
+        let port = |side, port: Option<u16>| port.map(|port| Term::Port(side, Op::Eq, port).into());
+        let family = match (self.ipv4, self.ipv6) {
+            (true, _) => Some(IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0)),
+            (_, true) => Some(IpNet::new_assert(Ipv6Addr::UNSPECIFIED.into(), 0)),
+            _ => None,
+        };
+        Ok(Expr::all(
+            [Expr::any(networks)]
+                .into_iter()
+                .chain(port(Side::Remote, self.port))
+                .chain(port(Side::Local, self.local_port))
+                .chain(family.map(|family| Term::Host(Side::Remote, family).into()))
+                .chain([self.expression.join(" ").parse()?]),
+        ))
+    }
 }
 
 /// Arguments of `twtrace record`.
@@ -270,7 +303,7 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
         return Ok(IpNet::from(address.to_canonical()));
     }
     text.parse::<IpNet>()
-        .map(|network| network.trunc())
+        .map(crate::filter::canonical)
         .map_err(|_| "give an address or a network, such as 10.2.0.0/16 or 2001:db8::/32".into())
 }
 

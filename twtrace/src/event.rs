@@ -134,6 +134,11 @@ pub fn is_loopback(bytes: [u8; 16]) -> bool {
     ip(bytes).is_loopback()
 }
 
+/// Whether an entry tells whose the socket was: one that was there at the start does not.
+pub fn owner_is_known(entered: &Entered) -> bool {
+    entered.rto != 0 || entered.cgroup != 0 || entered.uid != 0
+}
+
 /// The reason an end was reported with.
 pub fn end_reason(ended: &Ended) -> EndReason {
     EndReason::from_u8(ended.reason)

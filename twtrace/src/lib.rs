@@ -5,8 +5,10 @@
 //! | layer | modules |
 //! |---|---|
 //! | values | [`units`], [`event`] |
-//! | rules | [`path`], [`select`] |
-//! | state | [`peer`], [`track`], [`aggregate`] |
+//! | rules | [`path`] |
+//! | state | [`peer`], [`track`] |
+//! | which sockets | [`filter`] |
+//! | state, folded | [`aggregate`] |
 //! | facts of the host | [`host`] |
 //! | what to make of it all | [`diagnose`] |
 //! | the read model | [`summary`] |
@@ -27,13 +29,13 @@ pub mod daemon;
 pub mod diagnose;
 pub mod event;
 pub mod feed;
+pub mod filter;
 pub mod host;
 pub mod kernel;
 pub mod path;
 pub mod peer;
 pub mod pipeline;
 pub mod recording;
-pub mod select;
 pub mod session;
 pub mod summary;
 pub mod track;

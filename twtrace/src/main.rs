@@ -32,7 +32,7 @@ fn main() -> ExitCode {
             // Nobody to tell if this fails as well.
             let _ = writeln!(std::io::stderr(), "twtrace: {error:#}");
             match session {
-                Some(SessionError::Usage(_)) => ExitCode::from(USAGE),
+                Some(SessionError::Usage(_) | SessionError::Filter(_)) => ExitCode::from(USAGE),
                 _ => ExitCode::FAILURE,
             }
         }

@@ -7,6 +7,7 @@ use twtrace_common::Counter;
 use crate::{
     aggregate::Aggregate,
     diagnose::Diagnosis,
+    filter::Expr,
     host::facts::HostFacts,
     kernel::{Backend, Refusal, Totals},
     path::Outcome,
@@ -142,6 +143,9 @@ pub struct Trust {
     pub lost: u64,
     /// Sockets among them that are in no row: their entry was lost and their end not seen yet.
     pub lost_sockets: u64,
+    /// Sockets, ends and refusals in no row because it is not known whether they match the filter;
+    /// with a filter, lost sockets are among them and not in `lost_sockets`.
+    pub undecided: u64,
     /// Program runs the kernel skipped.
     pub skipped: u64,
     /// Sockets whose end was not seen; counted as unknown.
@@ -182,7 +186,10 @@ pub struct Summary {
     pub follow_ends: bool,
     /// What rows stand for.
     pub group_by: GroupBy,
-    /// All rows together, with the kernel side's exact totals where it keeps them.
+    /// Which sockets are shown.
+    pub selection: Expr,
+    /// All rows together, with the kernel side's exact totals where it keeps them of just these
+    /// sockets: not when part of the filter is decided in userspace.
     pub totals: Row,
     /// The chosen rows, in order.
     pub rows: Vec<Row>,
@@ -223,6 +230,19 @@ pub struct Context {
     pub cgroup_names: HashMap<u64, String>,
 }
 
+/// Puts the kernel side's exact totals in the place of what was seen of the same sockets. Answers
+/// how many sockets were not seen: those whose events were lost.
+///
+/// The kernel's totals are a moment older than what was seen, hence the larger counts.
+fn adopt(counts: &mut Counts, kernel: &Totals) -> u64 {
+    let seen = counts.present + counts.entered + counts.entry_lost;
+    counts.entered = kernel.of(Counter::Entered).max(counts.entered + counts.entry_lost);
+    counts.fin_wait2 = kernel.of(Counter::EnteredFinWait2).max(counts.fin_wait2);
+    counts.overflow = kernel.of(Counter::Overflow).max(counts.overflow);
+    counts.present = kernel.of(Counter::Present).max(counts.present);
+    (counts.present + counts.entered).saturating_sub(seen)
+}
+
 impl Summary {
     /// Takes the summary of a moment.
     pub fn new(aggregate: &Aggregate, choice: RowChoice, context: Context) -> Self {
@@ -234,15 +254,17 @@ impl Summary {
         );
         let table = aggregate.table();
         let mut totals = Row::of(&table.sum());
-        let seen = totals.counts.present + totals.counts.entered + totals.counts.entry_lost;
         let kernel = &context.totals;
-        // The kernel's totals are a moment older than the rows, and hold what was lost.
-        let counts = &mut totals.counts;
-        counts.entered = kernel.of(Counter::Entered).max(counts.entered + counts.entry_lost);
-        counts.fin_wait2 = kernel.of(Counter::EnteredFinWait2).max(counts.fin_wait2);
-        counts.overflow = kernel.of(Counter::Overflow).max(counts.overflow);
-        counts.present = kernel.of(Counter::Present).max(counts.present);
-        let came = totals.counts.present + totals.counts.entered;
+        let (lost_sockets, undecided) = if settings.selection.here.is_any() {
+            (adopt(&mut totals.counts, kernel), 0)
+        } else {
+            // Of a lost entry nobody knows whether it matches, so the kernel's totals only tell
+            // how many there are.
+            let mut all = totals.counts;
+            all += &aggregate.left_out().counts;
+            totals.counts.entered += totals.counts.entry_lost;
+            (0, aggregate.undecided() + adopt(&mut all, kernel))
+        };
 
         let (rows, hidden) = choose(table.rows(), choice);
         let peers = table.rows().len() as u64;
@@ -255,13 +277,15 @@ impl Summary {
             elapsed: context.elapsed,
             follow_ends: settings.follow_ends,
             group_by: settings.group_by,
+            selection: settings.selection.whole.clone(),
             rows,
             other: (!none).then(|| (hidden.len() as u64, Row::of(&other))),
             peers,
             peers_evicted: table.evicted(),
             trust: Trust {
                 lost: kernel.lost(),
-                lost_sockets: came.saturating_sub(seen),
+                lost_sockets,
+                undecided,
                 skipped: context.skipped,
                 healed: aggregate.healed(),
                 unfollowed: aggregate.unfollowed(),

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use twtrace::{
     aggregate::{Aggregate, Settings},
     event::Event,
+    filter::Selection,
     path::Outcome,
     peer::{GroupBy, Prefixes},
     units::Hz,
@@ -14,6 +15,7 @@ use twtrace_common::{
 
 fn settings(max_peers: usize, max_live: usize) -> Settings {
     Settings {
+        selection: Selection::default(),
         group_by: GroupBy::Peer,
         prefixes: Prefixes::default(),
         max_peers,
@@ -146,7 +148,9 @@ proptest! {
         let mut late = Vec::new();
         for (event, fate) in events.iter().zip(&fates) {
             match fate {
-                Fate::Arrives => aggregate.apply(event),
+                Fate::Arrives => {
+                    aggregate.apply(event);
+                }
                 Fate::IsLost => {}
                 Fate::ComesTwice => {
                     aggregate.apply(event);
@@ -157,7 +161,9 @@ proptest! {
             let conservation = aggregate.conservation();
             prop_assert!(conservation.holds(), "{conservation:?} after {event:?}");
         }
-        late.into_iter().for_each(|event| aggregate.apply(event));
+        late.into_iter().for_each(|event| {
+            aggregate.apply(event);
+        });
         prop_assert!(aggregate.conservation().holds(), "after the late ones");
 
         // Healing turns what is followed but gone into unknown ends, one for one.
@@ -170,6 +176,65 @@ proptest! {
         prop_assert_eq!(healed, before);
         prop_assert!(aggregate.conservation().holds(), "after healing");
         prop_assert!(aggregate.table().rows().len() <= max_peers);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn a_filter_moves_sockets_out_of_sight_and_changes_no_sum(
+        stories in prop::collection::vec(story(), 0..120),
+        fates in prop::collection::vec(fate(), 240),
+        filter in prop::sample::select(vec![
+            "dst 10.0.0.2", "dst 10.0.0.2 or dst 10.0.0.4", "not dst 10.0.0.2", "timestamps",
+            "uid 5 or dst 10.0.0.3", "state time-wait",
+        ]),
+    ) {
+        let mut all = Aggregate::new(settings(64, 64));
+        let here = filter.parse().unwrap();
+        let selection = Selection { here, ..Selection::default() };
+        let mut some = Aggregate::new(Settings { selection, ..settings(64, 64) });
+        for (id, story) in stories.iter().enumerate() {
+            let story = Story { id: id as u64 + 1, ..*story };
+            let events = [Some(story.entry()), story.end()];
+            for (event, fate) in events.iter().flatten().zip(&fates[id * 2..]) {
+                if !matches!(fate, Fate::IsLost) {
+                    all.apply(event);
+                    some.apply(event);
+                }
+                prop_assert!(some.conservation().holds(), "{:?}", some.conservation());
+            }
+        }
+        let (all, mut sum) = (all.table().sum().counts, some.table().sum().counts);
+        sum += &some.left_out().counts;
+        prop_assert_eq!(all, sum);
+    }
+
+    #[test]
+    fn a_filter_shows_exactly_the_sockets_that_match(
+        stories in prop::collection::vec(story(), 0..120),
+    ) {
+        let here = "dst 10.0.0.2 or dst 10.0.0.4".parse().unwrap();
+        let selection = Selection { here, ..Selection::default() };
+        let mut aggregate = Aggregate::new(Settings { selection, ..settings(64, 1024) });
+        let (mut entered, mut ended) = (0, 0);
+        for (id, story) in stories.iter().enumerate() {
+            // Each at an address of its own, so that no end is taken for missed.
+            let id = id as u64 + 1;
+            let story = Story { id, tw: id * 8, untracked: false, ..*story };
+            let wanted = [2, 4].contains(&story.peer);
+            prop_assert_eq!(aggregate.apply(&story.entry()), wanted);
+            entered += u64::from(wanted);
+            if let Some(end) = story.end() {
+                prop_assert_eq!(aggregate.apply(&end), wanted);
+                ended += u64::from(wanted);
+            }
+        }
+        let counts = aggregate.table().sum().counts;
+        prop_assert_eq!(counts.entered + counts.present, entered);
+        prop_assert_eq!(counts.ended_total(), ended);
+        prop_assert_eq!(aggregate.undecided(), 0);
     }
 }
 
@@ -188,7 +253,9 @@ fn when_nothing_is_lost_every_socket_is_accounted_for_exactly() {
             ends: true,
         };
         aggregate.apply(&story.entry());
-        story.end().iter().for_each(|end| aggregate.apply(end));
+        story.end().iter().for_each(|end| {
+            aggregate.apply(end);
+        });
     }
     let counts = aggregate.table().sum().counts;
     assert_eq!((counts.entered, counts.overflow), (1000, 100));

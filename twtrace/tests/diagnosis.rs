@@ -109,6 +109,7 @@ fn examined(peers: &[Peer], facts: HostFacts) -> Examined {
 /// A summary of a few sockets that lost their timestamps, with what was examined beside it.
 fn summary(examined: Examined) -> Summary {
     let mut aggregate = Aggregate::new(Settings {
+        selection: Default::default(),
         group_by: GroupBy::Peer,
         prefixes: Prefixes::default(),
         max_peers: 16,

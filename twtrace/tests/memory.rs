@@ -20,6 +20,7 @@ fn resident() -> usize {
 fn a_million_sockets_of_a_million_peers_take_bounded_memory() {
     let (max_peers, max_live) = (4096, 16_384);
     let mut aggregate = Aggregate::new(Settings {
+        selection: Default::default(),
         group_by: GroupBy::Peer,
         prefixes: Prefixes::default(),
         max_peers,

@@ -92,6 +92,7 @@ fn events() -> Vec<Event> {
 
 fn summary(backend: Backend, follow_ends: bool, top: Option<usize>) -> Summary {
     let mut aggregate = Aggregate::new(Settings {
+        selection: Default::default(),
         group_by: GroupBy::Peer,
         prefixes: Prefixes::default(),
         max_peers: 16,

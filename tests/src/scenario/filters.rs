@@ -20,7 +20,15 @@ pub fn filters(lab: &Lab) -> Result<()> {
     let name = net.client.name();
 
     // 1 IPv4, 2 on another port, 4 IPv6, 8 v4-mapped, 16 to another subnet, 32 as a server.
-    let cases: [(&[&str], u64); 9] = [
+    let cases: [(&[&str], u64); 16] = [
+        // What the kernel programs cannot compare is decided in userspace, as exactly.
+        (&["--netns", name, "not dst 10.1.0.0/16"], 4),
+        (&["--netns", name, "dport = :8080 or dst fd01::/16 or role server"], 1 + 4 + 16 + 32),
+        (&["--netns", name, "dport > :8080 and role client"], 2 + 8),
+        (&["--netns", name, "src 10.1.0.1 sport < :32768"], 32),
+        (&["dport", "=", ":8080", "netns", name, "!", "dst", "::/0"], 1 + 16),
+        (&["--netns", name, "--peer", "10.1.9.0/24", "uid 0 and not uid 1"], 16),
+        (&["--netns", name, "--port", "8080", "timestamps dport = :8081"], 0),
         (&["--netns", name], 63),
         (&["--netns", &inum, "--port", "8080"], 1 + 4 + 16),
         (&["--netns", &path, "--local-port", "8090"], 32),

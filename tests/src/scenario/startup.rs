@@ -56,6 +56,7 @@ pub fn wrong_flags_are_a_usage_error(lab: &Lab) -> Result<()> {
         (&["watch", "--peer", "10.1.0.0/33"], "10.1.0.0/33"),
         (&["watch", "--for", "soon"], "soon"),
         (&["watch", "--attach", "magic"], "magic"),
+        (&["watch", "dst", "10.1.0.0/16", "dport", "=", "44x"], "expected a port"),
     ] {
         fails(&twtrace::run(lab, args)?, 2, &[named])?;
     }

@@ -11,6 +11,8 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval, interval_at},
 };
 
+use twtrace_common::Filter;
+
 use super::{
     feeds::Feeds,
     hub::{Ask, Events, HubError, Status, Subscribers},
@@ -21,13 +23,13 @@ use crate::{
     config::{Changes, Config},
     event::Event,
     feed::{Origin, Wishes},
+    filter::Selection,
     kernel::{KernelError, Options, find_namespace},
     peer::{
         GroupBy, Prefixes,
         minutes::{Memory, Minute},
     },
     pipeline::{DRAIN_INTERVAL, Pipeline, PipelineError},
-    select::Selection,
     view::{Format, events::EventWriter},
 };
 
@@ -290,7 +292,7 @@ fn options(config: &Config) -> Result<Options, KernelError> {
     Ok(Options {
         attach: config.attach.only(),
         follow_ends: true,
-        filter: Selection { netns, ..Selection::default() }.filter(),
+        filter: Filter { netns, ..Filter::default() },
         btf: config.btf.clone(),
         max_live: config.max_live,
         ring_bytes: u32::try_from(bytes).unwrap_or(1 << 31),
@@ -299,6 +301,7 @@ fn options(config: &Config) -> Result<Options, KernelError> {
 
 fn aggregate(config: &Config, origin: &Origin) -> Settings {
     Settings {
+        selection: Selection::default(),
         group_by: GroupBy::Peer,
         prefixes: Prefixes::default(),
         max_peers: config.max_peers,

@@ -177,6 +177,7 @@ mod tests {
             refused: Vec::new(),
             follow_ends: true,
             netns: 0,
+            netns_names: Default::default(),
             totals_before: Totals::default(),
             skipped_before: 0,
         }

@@ -9,7 +9,6 @@ use crate::{
     event::{Batch, Event},
     host::{facts::HostFacts, netstat::TcpExt},
     peer::{GroupBy, minutes::Memory},
-    select::Selection,
     summary::{Context, Examined, RowChoice, Summary, Trust},
 };
 
@@ -22,8 +21,6 @@ pub struct NoMoment;
 #[derive(Debug)]
 pub struct Core {
     origin: Origin,
-    /// What is taken in of a stream that brings more.
-    selection: Selection,
     aggregate: Aggregate,
     undecodable: u64,
     /// When the session was ready, `CLOCK_MONOTONIC` nanoseconds.
@@ -36,14 +33,8 @@ pub struct Core {
 impl Core {
     /// Nothing taken in yet.
     pub fn new(origin: Origin, settings: Settings) -> Self {
-        Self::narrowed(origin, settings, Selection::default())
-    }
-
-    /// The same for a part of what comes.
-    pub fn narrowed(origin: Origin, settings: Settings, selection: Selection) -> Self {
         Self {
             origin,
-            selection,
             aggregate: Aggregate::new(settings),
             undecodable: 0,
             ready_ns: 0,
@@ -95,20 +86,14 @@ impl Core {
             Input::Records(batch) => self.records(&batch, observe),
             Input::Refusals(refusals) => {
                 for (key, refused) in &refusals {
-                    if self.selection.wants_peer(key.remote, key.remote_port, key.netns) {
-                        self.aggregate.refuse(key, refused);
-                    }
+                    self.aggregate.refuse(key, refused);
                 }
             }
             Input::Vanished(sockets) => {
                 let healed = self.aggregate.heal_vanished(&sockets);
                 tracing::debug!(healed, "ends that were not seen are counted as unknown");
             }
-            Input::Past(mut peers) => {
-                peers
-                    .retain(|peer| self.selection.wants_peer(peer.octets(), peer.port, peer.netns));
-                self.aggregate.remember(&peers);
-            }
+            Input::Past(peers) => self.aggregate.remember(&peers),
             Input::Ready(mono_ns) => {
                 self.ready_ns = mono_ns;
                 self.aggregate.set_ready(mono_ns);
@@ -121,8 +106,7 @@ impl Core {
         for event in batch.events() {
             match event {
                 Ok(event) => {
-                    if self.selection.wants(event.flow(), event.header().netns) {
-                        self.aggregate.apply(&event);
+                    if self.aggregate.apply(&event) {
                         observe(&event);
                     }
                 }
@@ -137,14 +121,10 @@ impl Core {
     fn set_moment(&mut self, mut moment: Box<Moment>) {
         moment.totals = moment.totals.since(&self.origin.totals_before);
         moment.skipped = moment.skipped.saturating_sub(self.origin.skipped_before);
-        if !self.selection.is_everything() {
-            // What came is known by the rows alone; what was lost may have been any of it.
-            moment.totals = moment.totals.losses();
-        }
-        if let Some(facts) = &mut moment.facts
-            && self.selection.netns != 0
+        if let (Some(facts), Some(only)) =
+            (&mut moment.facts, self.aggregate.settings().selection.netns())
         {
-            facts.namespaces.retain(|inum, _| *inum == self.selection.netns);
+            facts.namespaces.retain(|inum, _| *inum == only);
         }
         for (inum, facts) in moment.facts.iter_mut().flat_map(|facts| &mut facts.namespaces) {
             let before = self.before.entry(*inum).or_insert_with(|| facts.counters.clone());

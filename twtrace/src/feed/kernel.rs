@@ -29,8 +29,6 @@ const PROC: &str = "/proc";
 const OWN: &str = "/proc/thread-self/ns/net";
 /// Most namespaces whose facts are read at once.
 const MAX_NAMESPACES: usize = 256;
-/// Where control groups are mounted; hosts with both versions have the second below `unified`.
-const CGROUP_ROOTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 
 /// Attached programs, and the host they run on.
 pub struct KernelFeed {
@@ -61,6 +59,7 @@ impl KernelFeed {
             refused: tracer.refused().to_vec(),
             follow_ends: options.follow_ends,
             netns: options.filter.netns,
+            netns_names: Namespaces::scan().names(),
             totals_before: Totals::default(),
             skipped_before: 0,
         };
@@ -184,8 +183,7 @@ impl KernelFeed {
             self.facts(&namespaces, seen.chain(all))
         });
         let cgroup_names = if wishes.cgroup_names {
-            let root = CGROUP_ROOTS.iter().map(Path::new).find(|root| root.is_dir());
-            root.map(cgroup::names).unwrap_or_default()
+            cgroup::root().map(cgroup::names).unwrap_or_default()
         } else {
             HashMap::new()
         };

@@ -49,6 +49,9 @@ pub struct Origin {
     pub follow_ends: bool,
     /// Inode number of the only network namespace followed; 0 for all.
     pub netns: u32,
+    /// Names of network namespaces at the start, by inode number.
+    #[serde(default)]
+    pub netns_names: HashMap<u32, String>,
     /// Totals before the first input: a feed that begins in the middle of another counts from
     /// here.
     #[serde(default)]

@@ -2,10 +2,31 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
+
+/// Where control groups are mounted; hosts with both versions have the second below `unified`.
+const ROOTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+
+/// The directory of this host's root control group, if control groups are mounted.
+pub fn root() -> Option<&'static Path> {
+    ROOTS.iter().map(Path::new).find(|root| root.is_dir())
+}
+
+/// The identifier of a control group, by its path from the root or by that of its directory.
+///
+/// # Errors
+/// There is no such directory.
+pub fn id(path: &str) -> io::Result<u64> {
+    let path = Path::new(path);
+    let directory = match root() {
+        Some(root) if !path.starts_with(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
+        _ => path.to_owned(),
+    };
+    Ok(fs::metadata(directory)?.ino())
+}
 
 /// Deepest directory looked into.
 const MAX_DEPTH: usize = 16;

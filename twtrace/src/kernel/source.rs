@@ -87,17 +87,6 @@ impl Totals {
         self
     }
 
-    /// Only what was lost or could not be read; the others are 0.
-    #[must_use]
-    pub fn losses(&self) -> Self {
-        use Counter::{
-            LostEnded, LostEntered, LostPresent, MissedEnd, ReadFailed, RefusalsDropped,
-        };
-        [LostEntered, LostEnded, LostPresent, MissedEnd, ReadFailed, RefusalsDropped]
-            .into_iter()
-            .fold(Self::default(), |losses, counter| losses.with(counter, self.of(counter)))
-    }
-
     /// Events that found no room in the buffer.
     pub fn lost(&self) -> u64 {
         self.of(Counter::LostEntered) + self.of(Counter::LostEnded) + self.of(Counter::LostPresent)

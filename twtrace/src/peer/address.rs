@@ -3,7 +3,10 @@
 use std::{net::IpAddr, str::FromStr};
 
 use super::Group;
-use crate::event::ip;
+use crate::{
+    event::ip,
+    filter::{Expr, Op, Side, Term},
+};
 
 /// An address, and its port if the peer is the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,13 @@ pub enum NoPeer {
 }
 
 impl PeerAddress {
+    /// Its sockets.
+    pub fn selection(self) -> Expr {
+        let host = Term::Host(Side::Remote, self.ip.into()).into();
+        let port = self.port.map(|port| Term::Port(Side::Remote, Op::Eq, port).into());
+        Expr::all([host].into_iter().chain(port))
+    }
+
     /// Whether a row is this peer's: of its address, and of its port if one was given.
     pub fn matches(&self, group: &Group) -> bool {
         match *group {

@@ -89,6 +89,12 @@ impl Counts {
         self.blocked.iter().sum()
     }
 
+    /// Those of them that were blocked when they entered: a FIN_WAIT2 mini-socket that is never
+    /// more is known at its end.
+    pub fn blocked_at_entry(&self) -> u64 {
+        self.blocked_total() - self.blocked(Block::FinWait2)
+    }
+
     /// Ends on the fast path.
     pub fn fast(&self) -> u64 {
         self.outcome(Outcome::Recycled)

@@ -91,6 +91,8 @@ pub enum Group {
     UnknownOwner,
     /// The rows that found no place.
     Other,
+    /// Sockets that a filter leaves out; never shown.
+    LeftOut,
 }
 
 impl Group {
@@ -118,7 +120,9 @@ impl Group {
                 Some(netns)
             }
             Self::Netns(netns) => Some(netns),
-            Self::Cgroup(_) | Self::Uid(_) | Self::UnknownOwner | Self::Other => None,
+            Self::Cgroup(_) | Self::Uid(_) | Self::UnknownOwner | Self::Other | Self::LeftOut => {
+                None
+            }
         }
     }
 
@@ -148,6 +152,7 @@ impl fmt::Display for Group {
             Self::Uid(uid) => write!(f, "uid {uid}"),
             Self::UnknownOwner => f.write_str("(owner unknown)"),
             Self::Other => f.write_str("(other)"),
+            Self::LeftOut => f.write_str("(left out)"),
         }
     }
 }

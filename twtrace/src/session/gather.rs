@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
@@ -13,7 +12,6 @@ use super::{
 use crate::{
     cli::{ObserveArgs, PeerAddress},
     pipeline::{DRAIN_INTERVAL, Drained, Pipeline},
-    select::Selection,
     summary::{RowChoice, Summary},
 };
 
@@ -27,13 +25,9 @@ pub async fn gather(
     peer: Option<PeerAddress>,
     usual: Option<Duration>,
 ) -> Result<Summary, SessionError> {
-    let selection = Selection {
-        networks: peer.map(|peer| IpNet::from(peer.ip)).into_iter().collect(),
-        port: peer.and_then(|peer| peer.port),
-        ..Selection::default()
-    };
+    let wanted = peer.map(PeerAddress::selection).unwrap_or_default();
     let mut stop = Stop::listen()?;
-    let mut pipeline = observe::open(args, Plan { selection, ..Plan::default() }, &mut |_| {})?;
+    let mut pipeline = observe::open(args, Plan { wanted, ..Plan::default() }, &mut |_| {})?;
     let usual = usual.filter(|_| args.replay.is_none());
     observe_for(&mut pipeline, &mut stop, args.duration.or(usual)).await?;
     observe::tell_end(&pipeline, args);

@@ -21,7 +21,9 @@ pub use record::record;
 pub use replay::replay;
 pub use watch::watch;
 
-use crate::{kernel::KernelError, pipeline::PipelineError, recording::ReadError};
+use crate::{
+    filter::FilterError, kernel::KernelError, pipeline::PipelineError, recording::ReadError,
+};
 
 /// Why a session failed.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,9 @@ pub enum SessionError {
     /// Signals could not be listened for.
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] io::Error),
+    /// A filter expression that is none.
+    #[error("the filter is wrong: {0}")]
+    Filter(#[from] FilterError),
     /// Two settings that do not go together.
     #[error("{0}")]
     Usage(String),

@@ -2,19 +2,18 @@
 
 use std::{fs::File, io::Write, path::PathBuf};
 
-use twtrace_common::MAX_CIDRS;
-
 use super::SessionError;
 use crate::{
     aggregate::Settings,
     cli::ObserveArgs,
     event::Event,
     feed::{Core, Origin, Pace, StreamEnd, StreamFeed, Wishes},
+    filter::{BindError, Expr, Name, Selection, Term},
+    host::cgroup,
     kernel::{Options, find_namespace},
     peer::{GroupBy, Prefixes, minutes::Memory},
     pipeline::Pipeline,
     recording::{ReadError, Recorder, Rotation},
-    select::Selection,
 };
 
 /// Rows when only one address is asked for: each of its ports, and this host's roles.
@@ -23,8 +22,8 @@ pub const MAX_ROWS: usize = 65_536;
 /// What a session wants beside what every session may be told.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Which sockets; the namespace is the user's, by [`ObserveArgs`].
-    pub selection: Selection,
+    /// Which sockets; [`ObserveArgs`] may name a network namespace beside.
+    pub wanted: Expr,
     /// Whether ends are followed.
     pub follow_ends: bool,
     /// What rows stand for.
@@ -42,7 +41,7 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         Self {
-            selection: Selection::default(),
+            wanted: Expr::ANY,
             follow_ends: true,
             group_by: GroupBy::Peer,
             prefixes: Prefixes::default(),
@@ -62,11 +61,6 @@ pub fn open(
     plan: Plan,
     observe: &mut dyn FnMut(&Event),
 ) -> Result<Pipeline, SessionError> {
-    if plan.selection.networks.len() > MAX_CIDRS {
-        return Err(SessionError::Usage(format!(
-            "at most {MAX_CIDRS} networks can be given with --peer"
-        )));
-    }
     let mut pipeline = match &args.replay {
         Some(path) => replay(args, path, plan)?,
         None => attach(args, plan, observe)?,
@@ -81,12 +75,13 @@ fn attach(
     plan: Plan,
     observe: &mut dyn FnMut(&Event),
 ) -> Result<Pipeline, SessionError> {
-    let netns = args.netns.as_deref().map(find_namespace).transpose()?.unwrap_or(0);
-    let selection = Selection { netns, ..plan.selection.clone() };
+    let (filter, selection) = Selection::split(wanted(args, &plan, &|name| {
+        find_namespace(name).map(u64::from).map_err(|error| error.to_string())
+    })?);
     let options = Options {
         attach: args.attach.only(),
         follow_ends: plan.follow_ends,
-        filter: selection.filter(),
+        filter,
         btf: args.btf.clone(),
         max_live: args.max_live,
         ring_bytes: (args.buffer << 20).next_power_of_two(),
@@ -100,7 +95,7 @@ fn attach(
     let mut pipeline = Pipeline::attach_recording(
         options,
         wishes,
-        |origin| settings(args, &plan, origin),
+        |origin| settings(args, &plan, selection, origin),
         |origin| {
             record.map(|(path, rotation)| Recorder::create(&path, origin, rotation)).transpose()
         },
@@ -131,20 +126,37 @@ fn read(
     origin: Origin,
     plan: Plan,
 ) -> Result<Pipeline, SessionError> {
-    // The inode number of a namespace is the recording host's: only a number can name it.
-    let netns = match args.netns.as_deref() {
-        None => 0,
-        Some(wanted) => wanted.parse().or_else(|_| find_namespace(wanted))?,
+    // Names are those of the host it comes from.
+    let known = |name: &str| {
+        let named = origin.netns_names.iter().find(|(_, known)| *known == name);
+        let inum = named.map(|(inum, _)| *inum).or_else(|| name.parse().ok());
+        inum.map(u64::from).ok_or_else(|| format!("no network namespace {name} when it began"))
     };
-    let selection = Selection { netns, ..plan.selection.clone() };
+    let selection = Selection::here(wanted(args, &plan, &known)?);
     let plan = Plan { follow_ends: plan.follow_ends && origin.follow_ends, ..plan };
-    let settings = settings(args, &plan, &origin);
-    Ok(Pipeline::read(stream, Core::narrowed(origin, settings, selection)))
+    let settings = settings(args, &plan, selection, &origin);
+    Ok(Pipeline::read(stream, Core::new(origin, settings)))
+}
+
+/// Which sockets are wanted, with numbers in the place of names.
+fn wanted(
+    args: &ObserveArgs,
+    plan: &Plan,
+    netns_named: &dyn Fn(&str) -> Result<u64, String>,
+) -> Result<Expr, SessionError> {
+    let netns = args.netns.clone().map(|name| Term::Netns(Name::Text(name)).into());
+    let whole = Expr::all(netns.into_iter().chain([plan.wanted.clone()]));
+    let bound =
+        whole.bind(netns_named, &|path| cgroup::id(path).map_err(|error| error.to_string()));
+    bound.map_err(|BindError { what, name, why }| {
+        SessionError::Usage(if what == "netns" { why } else { format!("{what} {name}: {why}") })
+    })
 }
 
 /// Settings of the aggregate.
-fn settings(args: &ObserveArgs, plan: &Plan, origin: &Origin) -> Settings {
+fn settings(args: &ObserveArgs, plan: &Plan, selection: Selection, origin: &Origin) -> Settings {
     Settings {
+        selection,
         group_by: plan.group_by,
         prefixes: plan.prefixes,
         max_peers: plan.max_peers,

@@ -19,7 +19,6 @@ use crate::{
     event::Event,
     feed::Origin,
     pipeline::{DRAIN_INTERVAL, Drained},
-    select::Selection,
     summary::{RowChoice, Summary},
     units::Hz,
     view::{self, Format, events::EventWriter, style::Palette},
@@ -34,14 +33,7 @@ const TABLE_TOP: usize = 20;
 /// [`SessionError`].
 pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, SessionError> {
     let plan = Plan {
-        selection: Selection {
-            netns: 0,
-            networks: args.peer.clone(),
-            port: args.port,
-            local_port: args.local_port,
-            ipv4: args.ipv4,
-            ipv6: args.ipv6,
-        },
+        wanted: args.selection()?,
         follow_ends: !args.no_ends,
         group_by: args.by,
         prefixes: args.prefixes,

@@ -78,9 +78,11 @@ fn document(summary: &Summary) -> Value {
         "blind_spots": summary.backend.blind_spots(),
         "elapsed_s": (summary.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
         "by": summary.group_by.as_str(),
+        "filter": (!summary.selection.is_any()).then(|| summary.selection.to_string()),
         "totals": totals,
         "trust": {
             "lost_sockets": trust.lost_sockets,
+            "undecided": trust.undecided,
             "skipped": trust.skipped,
             "healed": known.ends(trust.healed),
             "unfollowed": known.ends(trust.unfollowed),

@@ -63,6 +63,9 @@ fn write_backend(out: &mut impl Write, summary: &Summary, palette: Palette) -> i
         summary.backend,
         summary.elapsed.as_secs_f64()
     )?;
+    if !summary.selection.is_any() {
+        writeln!(out, "  only: {}", summary.selection)?;
+    }
     for refusal in &summary.refused_backends {
         writeln!(out, "  {} did not work: {}", refusal.backend, refusal.reason)?;
     }
@@ -196,6 +199,7 @@ fn write_trust(out: &mut impl Write, summary: &Summary, palette: Palette) -> io:
         (trust.read_failures, "reads of kernel memory failed: some fields are 0"),
         (trust.undecodable, "records could not be decoded"),
         (trust.refusals_dropped, "refusals not counted, too many peers"),
+        (trust.undecided, "sockets or ends left out: not known whether they match the filter"),
     ];
     for (count, sentence) in alarms.iter().filter(|(count, _)| *count > 0) {
         writeln!(out, "{}", palette.alarm(format!("{count} {sentence}")))?;

@@ -1,0 +1,109 @@
+//! Expressions over a row, which stands for many sockets: `Maybe` means that it may hold some that
+//! match.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{EntryState, Expr, Op, Side, Term, Verdict, named};
+use crate::{
+    event::{Role, ip},
+    peer::{Counts, Group, History, history::Ports},
+};
+
+/// What a row knows of its sockets.
+#[derive(Clone, Copy, Debug)]
+pub struct RowFacts<'a> {
+    /// What it stands for.
+    pub group: &'a Group,
+    /// Its counts.
+    pub counts: &'a Counts,
+    /// Its past.
+    pub history: &'a History,
+}
+
+impl Expr {
+    /// Whether a row's sockets match: all, some or perhaps some, or none.
+    pub fn matches_row(&self, row: RowFacts<'_>) -> Verdict {
+        self.decide(&|condition| term(&row, condition))
+    }
+}
+
+fn term(row: &RowFacts<'_>, term: &Term) -> Verdict {
+    let counts = row.counts;
+    match term {
+        Term::Host(Side::Remote, wanted) => remote(row.group, wanted),
+        Term::Host(Side::Local, wanted) => local(row, wanted),
+        Term::Port(Side::Remote, op, bound) => remote_port(row, *op, *bound),
+        Term::Port(Side::Local, op, bound) => match row.history.ports {
+            Ports::Same(local, _) => Verdict::of(Some(op.holds(local, *bound))),
+            Ports::None | Ports::Many => Verdict::Maybe,
+        },
+        Term::Timestamps => share(counts.with_timestamps, counts.entered, counts.present),
+        Term::Autobound => share(row.history.autobound, counts.entered + counts.present, 0),
+        Term::Role(role) => Verdict::of(row.group.role().map(|known| known == *role)),
+        Term::State(EntryState::FinWait2) => {
+            share(counts.fin_wait2, counts.entered, counts.present)
+        }
+        Term::State(EntryState::TimeWait) => {
+            !share(counts.fin_wait2, counts.entered, counts.present)
+        }
+        Term::Blocked(reason) => {
+            // FIN_WAIT2 blocks are known at the end only and are no part of the question.
+            let blocked = match reason {
+                Some(reason) => counts.blocked(*reason),
+                None => counts.blocked_at_entry(),
+            };
+            share(blocked, counts.entered, counts.present)
+        }
+        Term::Netns(name) => named(name, row.group.netns().map(u64::from)),
+        Term::Uid(uid) => match *row.group {
+            Group::Uid(known) => Verdict::of(Some(known == *uid)),
+            _ => Verdict::Maybe,
+        },
+        Term::Cgroup(name) => match *row.group {
+            Group::Cgroup(known) => named(name, Some(known)),
+            _ => Verdict::Maybe,
+        },
+    }
+}
+
+/// `part` of `whole` sockets match, and `unknown` more may.
+fn share(part: u64, whole: u64, unknown: u64) -> Verdict {
+    match (part, whole + unknown) {
+        (_, 0) => Verdict::Maybe,
+        (0, _) if unknown == 0 => Verdict::No,
+        (part, all) if part == all => Verdict::Yes,
+        _ => Verdict::Maybe,
+    }
+}
+
+fn remote(group: &Group, wanted: &IpNet) -> Verdict {
+    match *group {
+        Group::Peer { address, .. } | Group::Addr { address, .. } => {
+            Verdict::of(Some(wanted.contains(&ip(address))))
+        }
+        Group::Subnet { network, .. } if wanted.contains(&network) => Verdict::Yes,
+        Group::Subnet { network, .. } if !network.contains(wanted) => Verdict::No,
+        _ => Verdict::Maybe,
+    }
+}
+
+fn local(row: &RowFacts<'_>, wanted: &IpNet) -> Verdict {
+    let inside = |address: &[u8; 16]| {
+        let address: IpAddr = ip(*address);
+        wanted.contains(&address)
+    };
+    let locals = row.history.locals();
+    let matching = locals.iter().filter(|(address, _)| inside(address)).count();
+    share(matching as u64, locals.len() as u64, row.history.other_locals())
+}
+
+fn remote_port(row: &RowFacts<'_>, op: Op, bound: u16) -> Verdict {
+    let port = match (*row.group, row.history.ports) {
+        (Group::Peer { role: Role::Client, port, .. }, _) => Some(port),
+        (_, Ports::Same(_, remote)) => Some(remote),
+        _ => None,
+    };
+    Verdict::of(port.map(|port| op.holds(port, bound)))
+}

@@ -1,0 +1,235 @@
+//! Expressions over one socket.
+
+use std::net::IpAddr;
+
+use twtrace_common::{Ended, Entered, RefusalKey, TCP_FIN_WAIT2, ended_flags, entered_flags};
+
+use super::{EntryState, Expr, Side, Term, Verdict, named};
+use crate::{
+    event::{Event, Role, ip, owner_is_known},
+    path::{self, Block},
+    peer::Past,
+};
+
+/// What is known of a socket as it entered.
+#[derive(Clone, Copy, Debug)]
+pub struct Socket {
+    remote: IpAddr,
+    remote_port: u16,
+    local: Option<(IpAddr, u16)>,
+    netns: u32,
+    role: Role,
+    autobound: Option<bool>,
+    state: Option<EntryState>,
+    timestamps: Option<bool>,
+    blocked: Option<Option<Block>>,
+    uid: Option<u32>,
+    cgroup: Option<u64>,
+}
+
+impl From<&Event> for Socket {
+    fn from(event: &Event) -> Self {
+        let (flow, header) = (event.flow(), event.header());
+        let common = Self {
+            remote: ip(flow.remote),
+            remote_port: flow.remote_port,
+            local: Some((ip(flow.local), flow.local_port)),
+            netns: header.netns,
+            role: event.role(),
+            autobound: None,
+            state: None,
+            timestamps: None,
+            blocked: None,
+            uid: None,
+            cgroup: None,
+        };
+        match event {
+            Event::Entered(entered) | Event::Present(entered) => common.entered(entered),
+            Event::Ended(ended) => common.ended(ended),
+        }
+    }
+}
+
+impl From<&RefusalKey> for Socket {
+    /// Of the sockets that were refused to `connect()`, no more than the peer is known.
+    fn from(key: &RefusalKey) -> Self {
+        Self {
+            remote: ip(key.remote),
+            remote_port: key.remote_port,
+            local: None,
+            netns: key.netns,
+            role: Role::Client,
+            autobound: None,
+            state: None,
+            timestamps: None,
+            blocked: None,
+            uid: None,
+            cgroup: None,
+        }
+    }
+}
+
+impl From<&Past> for Socket {
+    /// Of a peer's sockets before this session, no more than the peer is known.
+    fn from(past: &Past) -> Self {
+        Self {
+            remote: past.address,
+            remote_port: past.port,
+            local: None,
+            netns: past.netns,
+            role: past.role,
+            autobound: None,
+            state: None,
+            timestamps: None,
+            blocked: None,
+            uid: None,
+            cgroup: None,
+        }
+    }
+}
+
+impl Socket {
+    fn entered(self, entered: &Entered) -> Self {
+        let known = owner_is_known(entered);
+        Self {
+            autobound: Some(entered.header.flags & entered_flags::AUTOBOUND != 0),
+            state: Some(state(entered.header.state == TCP_FIN_WAIT2)),
+            timestamps: Some(entered.ts_recent_stamp != 0),
+            blocked: Some(path::at_entry(entered, self.role).blocked),
+            uid: known.then_some(entered.uid),
+            cgroup: known.then_some(entered.cgroup),
+            ..self
+        }
+    }
+
+    /// The end of a socket whose entry was not seen tells less.
+    fn ended(self, ended: &Ended) -> Self {
+        let flag = |flag: u16| ended.header.flags & flag != 0;
+        let was_fin_wait2 = ended.header.state == TCP_FIN_WAIT2 || flag(ended_flags::PROMOTED);
+        // Of a socket that was not followed, nobody saw it promoted.
+        let followed = !flag(ended_flags::UNTRACKED) && !flag(ended_flags::PRESENT);
+        Self {
+            autobound: Some(flag(ended_flags::AUTOBOUND)),
+            state: (followed || was_fin_wait2).then(|| state(was_fin_wait2)),
+            ..self
+        }
+    }
+
+    fn term(&self, term: &Term) -> Verdict {
+        let end = |side: &Side| match side {
+            Side::Remote => Some((self.remote, self.remote_port)),
+            Side::Local => self.local,
+        };
+        Verdict::of(match term {
+            Term::Host(side, network) => end(side).map(|(address, _)| network.contains(&address)),
+            Term::Port(side, op, bound) => end(side).map(|(_, port)| op.holds(port, *bound)),
+            Term::Timestamps => self.timestamps,
+            Term::Autobound => self.autobound,
+            Term::Role(role) => Some(self.role == *role),
+            Term::State(state) => self.state.map(|known| known == *state),
+            Term::Uid(uid) => self.uid.map(|known| known == *uid),
+            Term::Blocked(None) => self.blocked.map(|blocked| blocked.is_some()),
+            Term::Blocked(reason) => self.blocked.map(|blocked| blocked == *reason),
+            Term::Netns(name) => return named(name, Some(u64::from(self.netns))),
+            Term::Cgroup(name) => return named(name, self.cgroup),
+        })
+    }
+}
+
+fn state(fin_wait2: bool) -> EntryState {
+    if fin_wait2 { EntryState::FinWait2 } else { EntryState::TimeWait }
+}
+
+impl Expr {
+    /// Whether a socket matches.
+    pub fn matches(&self, socket: &Socket) -> Verdict {
+        self.decide(&|term| socket.term(term))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twtrace_common::{Flow, Header, TCP_TIME_WAIT};
+
+    fn v4(last: u8) -> [u8; 16] {
+        std::net::Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets()
+    }
+
+    fn entered() -> Entered {
+        Entered {
+            header: Header { kind: 1, state: TCP_TIME_WAIT, flags: 0, netns: 7 },
+            flow: Flow {
+                local: v4(1),
+                remote: v4(2),
+                local_port: 40_000,
+                remote_port: 443,
+                ..Flow::default()
+            },
+            rto: 51,
+            uid: 1000,
+            cgroup: 99,
+            tcp_timestamps: 1,
+            tcp_tw_reuse: 1,
+            ..Entered::default()
+        }
+    }
+
+    fn verdict(text: &str, event: &Event) -> Verdict {
+        text.parse::<Expr>().unwrap().matches(&Socket::from(event))
+    }
+
+    #[test]
+    fn an_entry_answers_every_question() {
+        let event = Event::Entered(entered());
+        for text in [
+            "dst 10.0.0.0/8",
+            "dst 10.0.0.2:443",
+            "src 10.0.0.1",
+            "not src 10.0.0.2",
+            "dport = 443",
+            "sport >= 40000",
+            "not sport > 40000",
+            "role client",
+            "state time-wait",
+            "netns 7",
+            "uid 1000",
+            "cgroup 99",
+            "blocked",
+            "blocked no-peer-timestamps",
+            "not timestamps",
+            "not blocked reuse-off",
+            "not autobound",
+            "not dst ::/0",
+        ] {
+            assert_eq!(verdict(text, &event), Verdict::Yes, "{text}");
+            assert_eq!(verdict(&format!("not ({text})"), &event), Verdict::No, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_socket_that_was_there_before_has_no_known_owner() {
+        let present = Entered { rto: 0, uid: 0, cgroup: 0, ..entered() };
+        let event = Event::Present(present);
+        assert_eq!(verdict("uid 0", &event), Verdict::Maybe);
+        assert_eq!(verdict("cgroup 99", &event), Verdict::Maybe);
+        assert_eq!(verdict("not timestamps", &event), Verdict::Yes);
+    }
+
+    #[test]
+    fn an_end_alone_does_not_tell_timestamps_or_owner() {
+        let ended = |state, flags| {
+            Event::Ended(Ended {
+                header: Header { kind: 3, state, flags, netns: 7 },
+                flow: entered().flow,
+                ..Ended::default()
+            })
+        };
+        let promoted = ended(TCP_TIME_WAIT, ended_flags::PROMOTED);
+        assert_eq!(verdict("state fin-wait-2", &promoted), Verdict::Yes);
+        assert_eq!(verdict("dst 10.0.0.2 timestamps", &promoted), Verdict::Maybe);
+        assert_eq!(verdict("dst 10.0.0.3 timestamps", &promoted), Verdict::No);
+        let untracked = ended(TCP_TIME_WAIT, ended_flags::UNTRACKED);
+        assert_eq!(verdict("state time-wait", &untracked), Verdict::Maybe);
+    }
+}
