@@ -8,6 +8,7 @@ use crate::{
     aggregate::{Aggregate, Settings},
     event::{BatchBuilder, Event},
     feed::{Core, Input, KernelFeed, NoMoment, Origin, StreamEnd, StreamFeed, Wishes},
+    filter::Selection,
     kernel::{KernelError, Options},
     peer::minutes::Memory,
     recording::{Recorder, WriteError},
@@ -100,11 +101,12 @@ impl Pipeline {
     /// Those of attaching and of the reading.
     pub fn attach(
         options: Options,
+        selection: Selection,
         wishes: Wishes,
         settings: impl FnOnce(&Origin) -> Settings,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<Self, PipelineError> {
-        Self::attach_recording(options, wishes, settings, |_| Ok(None), observe)
+        Self::attach_recording(options, selection, wishes, settings, |_| Ok(None), observe)
     }
 
     /// Like [`Pipeline::attach`], with a recorder that is told everything from the first input on.
@@ -113,13 +115,14 @@ impl Pipeline {
     /// Those of attaching, of the reading, and of the recorder.
     pub fn attach_recording(
         options: Options,
+        selection: Selection,
         wishes: Wishes,
         settings: impl FnOnce(&Origin) -> Settings,
         recorder: impl FnOnce(&Origin) -> Result<Option<Recorder>, WriteError>,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<Self, PipelineError> {
         let follow_ends = options.follow_ends;
-        let (mut kernel, origin) = KernelFeed::attach(options)?;
+        let (mut kernel, origin) = KernelFeed::attach(options, selection)?;
         let recorder = recorder(&origin)?;
         let settings = settings(&origin);
         let core = Core::new(origin, settings);

@@ -11,8 +11,6 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval, interval_at},
 };
 
-use twtrace_common::Filter;
-
 use super::{
     feeds::Feeds,
     hub::{Ask, Events, HubError, Status, Subscribers},
@@ -23,7 +21,7 @@ use crate::{
     config::{Changes, Config},
     event::Event,
     feed::{Origin, Wishes},
-    filter::Selection,
+    filter::{Expr, Name, Selection, Term},
     kernel::{KernelError, Options, find_namespace},
     peer::{
         GroupBy, Prefixes,
@@ -65,9 +63,11 @@ impl Owner {
         asks: mpsc::Receiver<Ask>,
         dropped: &Arc<AtomicU64>,
     ) -> Result<Self, PipelineError> {
+        let (options, selection) = options(&config)?;
         let settings = config.clone();
         let mut pipeline = Pipeline::attach(
-            options(&config)?,
+            options,
+            selection,
             Wishes { facts: true, cgroup_names: false },
             |origin| aggregate(&settings, origin),
             &mut |_| {},
@@ -286,22 +286,25 @@ fn every(time: Duration) -> Interval {
     interval
 }
 
-fn options(config: &Config) -> Result<Options, KernelError> {
-    let netns = config.netns.as_deref().map(find_namespace).transpose()?.unwrap_or(0);
+fn options(config: &Config) -> Result<(Options, Selection), KernelError> {
+    let netns = config.netns.as_deref().map(find_namespace).transpose()?;
+    let only = netns.map(|inum| Term::Netns(Name::Number(inum.into())).into());
+    let (filter, selection) = Selection::split(only.unwrap_or(Expr::ANY));
     let bytes = config.buffer.as_u64().next_power_of_two();
-    Ok(Options {
+    let options = Options {
         attach: config.attach.only(),
         follow_ends: true,
-        filter: Filter { netns, ..Filter::default() },
+        filter,
         btf: config.btf.clone(),
         max_live: config.max_live,
         ring_bytes: u32::try_from(bytes).unwrap_or(1 << 31),
-    })
+    };
+    Ok((options, selection))
 }
 
 fn aggregate(config: &Config, origin: &Origin) -> Settings {
     Settings {
-        selection: Selection::default(),
+        selection: origin.selection.clone(),
         group_by: GroupBy::Peer,
         prefixes: Prefixes::default(),
         max_peers: config.max_peers,

@@ -176,7 +176,7 @@ mod tests {
             backend: Backend::Fentry,
             refused: Vec::new(),
             follow_ends: true,
-            netns: 0,
+            selection: Default::default(),
             netns_names: Default::default(),
             totals_before: Totals::default(),
             skipped_before: 0,

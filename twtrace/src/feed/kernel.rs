@@ -12,6 +12,7 @@ use twtrace_common::{ABI, Counter, Entered};
 use super::{Core, Input, Moment, Origin, Wishes};
 use crate::{
     aggregate::Aggregate,
+    filter::Selection,
     host::{
         HostFactError, cgroup,
         facts::{self, HostFacts, NamespaceFacts},
@@ -44,7 +45,7 @@ impl KernelFeed {
     ///
     /// # Errors
     /// Those of [`Tracer::start`].
-    pub fn attach(options: Options) -> Result<(Self, Origin), KernelError> {
+    pub fn attach(options: Options, selection: Selection) -> Result<(Self, Origin), KernelError> {
         let mut tracer = Tracer::start(&options)?;
         let source = tracer.source()?;
         let origin = Origin {
@@ -58,7 +59,7 @@ impl KernelFeed {
             backend: tracer.backend(),
             refused: tracer.refused().to_vec(),
             follow_ends: options.follow_ends,
-            netns: options.filter.netns,
+            selection,
             netns_names: Namespaces::scan().names(),
             totals_before: Totals::default(),
             skipped_before: 0,

@@ -20,6 +20,7 @@ pub use self::{
 };
 use crate::{
     event::Batch,
+    filter::Selection,
     host::facts::HostFacts,
     kernel::{Backend, Refusal, Totals},
     peer::{Past, Refused},
@@ -47,8 +48,9 @@ pub struct Origin {
     pub refused: Vec<Refusal>,
     /// Whether ends are followed.
     pub follow_ends: bool,
-    /// Inode number of the only network namespace followed; 0 for all.
-    pub netns: u32,
+    /// Which sockets are meant, and what of it the records do not know yet.
+    #[serde(default)]
+    pub selection: Selection,
     /// Names of network namespaces at the start, by inode number.
     #[serde(default)]
     pub netns_names: HashMap<u32, String>,

@@ -13,6 +13,7 @@ mod row;
 mod socket;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use twtrace_common::{TCP_FIN_WAIT2, TCP_TIME_WAIT};
 
 pub use error::{BindError, FilterError};
@@ -141,7 +142,8 @@ pub enum Term {
 }
 
 /// An expression. The empty [`Expr::And`] holds for every socket and is what an empty text means.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Expr {
     /// One condition.
     Term(Term),
@@ -156,6 +158,20 @@ pub enum Expr {
 impl Default for Expr {
     fn default() -> Self {
         Self::ANY
+    }
+}
+
+impl TryFrom<String> for Expr {
+    type Error = FilterError;
+
+    fn try_from(text: String) -> Result<Self, FilterError> {
+        text.parse()
+    }
+}
+
+impl From<Expr> for String {
+    fn from(expr: Expr) -> Self {
+        expr.to_string()
     }
 }
 
@@ -250,7 +266,7 @@ impl Expr {
 }
 
 /// An expression, and the part of it that is decided in userspace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
     /// Which sockets are meant.
     pub whole: Expr,
@@ -265,9 +281,13 @@ impl Selection {
         (filter, Self { whole, here })
     }
 
-    /// Leaves nothing to the kernel programs, which were somebody else's.
-    pub fn here(whole: Expr) -> Self {
-        Self { here: whole.clone(), whole }
+    /// The part of what somebody selected that is meant here as well.
+    #[must_use]
+    pub fn and(&self, part: Expr) -> Self {
+        Self {
+            whole: Expr::all([self.whole.clone(), part.clone()]),
+            here: Expr::all([self.here.clone(), part]),
+        }
     }
 
     /// Inode number of the only network namespace that is meant, if it is one.

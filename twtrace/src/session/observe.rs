@@ -94,8 +94,9 @@ fn attach(
     let record = plan.record.clone();
     let mut pipeline = Pipeline::attach_recording(
         options,
+        selection,
         wishes,
-        |origin| settings(args, &plan, selection, origin),
+        |origin| settings(args, &plan, origin.selection.clone(), origin),
         |origin| {
             record.map(|(path, rotation)| Recorder::create(&path, origin, rotation)).transpose()
         },
@@ -132,7 +133,7 @@ fn read(
         let inum = named.map(|(inum, _)| *inum).or_else(|| name.parse().ok());
         inum.map(u64::from).ok_or_else(|| format!("no network namespace {name} when it began"))
     };
-    let selection = Selection::here(wanted(args, &plan, &known)?);
+    let selection = origin.selection.and(wanted(args, &plan, &known)?);
     let plan = Plan { follow_ends: plan.follow_ends && origin.follow_ends, ..plan };
     let settings = settings(args, &plan, selection, &origin);
     Ok(Pipeline::read(stream, Core::new(origin, settings)))
