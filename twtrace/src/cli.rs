@@ -93,6 +93,13 @@ pub struct ObserveArgs {
     /// Most sockets followed at once; beyond, counts stay right and lifetimes are sampled.
     #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub max_live: u32,
+    /// Whether to ask the host's daemon: auto does if one answers and nothing here needs the
+    /// kernel programs to be loaded anew.
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub daemon: AskDaemon,
+    /// The daemon's socket.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
     /// Take in a recording instead of watching this host.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["attach", "btf", "buffer"])]
     pub replay: Option<PathBuf>,
@@ -103,6 +110,20 @@ pub struct ObserveArgs {
     /// Size of the event buffer, rounded up to a power of two.
     #[arg(long, value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub buffer: u32,
+}
+
+/// Where the daemon answers unless its configuration says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/twtrace/twtrace.sock";
+
+/// Whether to ask the host's daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AskDaemon {
+    /// If one answers.
+    Auto,
+    /// Fail if none answers.
+    Always,
+    /// Load the kernel programs here.
+    Never,
 }
 
 /// How to attach.
@@ -116,6 +137,13 @@ pub enum Attach {
     Kprobe,
     /// Timer and socket tracepoints.
     Tracepoint,
+}
+
+impl ObserveArgs {
+    /// Whether something is asked for that only programs loaded for this session can give.
+    pub fn needs_own_programs(&self) -> bool {
+        self.attach != Attach::Auto || self.btf.is_some()
+    }
 }
 
 impl Attach {

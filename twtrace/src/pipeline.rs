@@ -150,6 +150,11 @@ impl Pipeline {
         }
     }
 
+    /// Whether somebody else tells what happens, and when a moment is.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.feed, Feed::Stream(_))
+    }
+
     /// What was taken in.
     pub fn core(&self) -> &Core {
         &self.sink.core

@@ -103,8 +103,11 @@ impl Core {
     }
 
     fn records(&mut self, batch: &Batch, observe: &mut dyn FnMut(&Event)) {
+        let follow_ends = self.aggregate.settings().follow_ends;
         for event in batch.events() {
             match event {
+                // A session that does not follow ends has neither these nor what was there.
+                Ok(Event::Present(_) | Event::Ended(_)) if !follow_ends => {}
                 Ok(event) => {
                     if self.aggregate.apply(&event) {
                         observe(&event);

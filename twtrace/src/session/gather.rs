@@ -27,7 +27,7 @@ pub async fn gather(
 ) -> Result<Summary, SessionError> {
     let wanted = peer.map(PeerAddress::selection).unwrap_or_default();
     let mut stop = Stop::listen()?;
-    let mut pipeline = observe::open(args, Plan { wanted, ..Plan::default() }, &mut |_| {})?;
+    let mut pipeline = observe::open(args, Plan { wanted, ..Plan::default() }, &mut |_| {}).await?;
     let usual = usual.filter(|_| args.replay.is_none());
     observe_for(&mut pipeline, &mut stop, args.duration.or(usual)).await?;
     observe::tell_end(&pipeline, args);
@@ -41,7 +41,7 @@ pub async fn observe_for(
     stop: &mut Stop,
     duration: Option<Duration>,
 ) -> Result<(), SessionError> {
-    let live = pipeline.kernel().is_some();
+    let live = !pipeline.is_stream();
     stop.after(duration.filter(|_| live));
     let mut drain = interval(DRAIN_INTERVAL);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);

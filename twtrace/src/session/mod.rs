@@ -7,6 +7,7 @@ mod gather;
 mod observe;
 mod peer;
 mod record;
+mod remote;
 mod replay;
 mod stop;
 mod watch;
@@ -18,6 +19,7 @@ pub use diagnose::diagnose;
 pub use explain::explain;
 pub use peer::peer;
 pub use record::record;
+pub use remote::DaemonError;
 pub use replay::replay;
 pub use watch::watch;
 
@@ -39,6 +41,9 @@ pub enum SessionError {
         /// Why.
         error: ReadError,
     },
+    /// A daemon that was to be asked.
+    #[error(transparent)]
+    Daemon(#[from] remote::DaemonError),
     /// Taking things in.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),

@@ -2,10 +2,10 @@
 
 use std::{fs::File, io::Write, path::PathBuf};
 
-use super::SessionError;
+use super::{SessionError, remote};
 use crate::{
     aggregate::Settings,
-    cli::ObserveArgs,
+    cli::{AskDaemon, ObserveArgs},
     event::Event,
     feed::{Core, Origin, Pace, StreamEnd, StreamFeed, Wishes},
     filter::{BindError, Expr, Name, Selection, Term},
@@ -56,17 +56,48 @@ impl Default for Plan {
 ///
 /// # Errors
 /// [`SessionError`].
-pub fn open(
+pub async fn open(
     args: &ObserveArgs,
     plan: Plan,
     observe: &mut dyn FnMut(&Event),
 ) -> Result<Pipeline, SessionError> {
-    let mut pipeline = match &args.replay {
+    let pipeline = match &args.replay {
         Some(path) => replay(args, path, plan)?,
-        None => attach(args, plan, observe)?,
+        None => match daemon(args, &plan).await? {
+            Some((stream, origin)) => read(args, stream, origin, plan)?,
+            None => attach(args, plan, observe)?,
+        },
     };
-    announce(&mut pipeline, args);
+    announce(&pipeline, args);
     Ok(pipeline)
+}
+
+/// The feed of the host's daemon, if it is to be asked and answers.
+async fn daemon(
+    args: &ObserveArgs,
+    plan: &Plan,
+) -> Result<Option<(StreamFeed, Origin)>, SessionError> {
+    let own = args.needs_own_programs() || plan.record.is_some();
+    match args.daemon {
+        AskDaemon::Never => return Ok(None),
+        AskDaemon::Always if own => {
+            return Err(SessionError::Usage(
+                "--attach, --btf and --record need programs of this session's own, which --daemon \
+                 always forbids"
+                    .into(),
+            ));
+        }
+        AskDaemon::Auto if own => return Ok(None),
+        AskDaemon::Auto | AskDaemon::Always => {}
+    }
+    match remote::feed(&args.socket).await {
+        Ok(body) => Ok(Some(remote::open(&args.socket, body).await?)),
+        Err(error) if args.daemon == AskDaemon::Auto => {
+            tracing::debug!(%error, "no daemon to ask");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Attaches to the kernel.
@@ -170,7 +201,7 @@ fn settings(args: &ObserveArgs, plan: &Plan, selection: Selection, origin: &Orig
 }
 
 /// Says on stderr what runs, and that the counting has begun.
-fn announce(pipeline: &mut Pipeline, args: &ObserveArgs) {
+fn announce(pipeline: &Pipeline, args: &ObserveArgs) {
     let origin = pipeline.core().origin();
     let mut line = match &args.replay {
         Some(path) => format!(
@@ -178,6 +209,11 @@ fn announce(pipeline: &mut Pipeline, args: &ObserveArgs) {
             path.display(),
             origin.backend,
             origin.kernel
+        ),
+        None if pipeline.is_stream() => format!(
+            "twtrace: watching through {}, by the daemon at {}",
+            origin.backend,
+            args.socket.display()
         ),
         None => format!("twtrace: watching through {}", origin.backend),
     };
@@ -190,11 +226,15 @@ fn announce(pipeline: &mut Pipeline, args: &ObserveArgs) {
 
 /// Says on stderr how a stream ended, unless it did as it should.
 pub fn tell_end(pipeline: &Pipeline, args: &ObserveArgs) {
-    if let (Some(StreamEnd::Broken(error)), Some(path)) = (pipeline.end(), &args.replay) {
-        let _ = writeln!(
-            std::io::stderr(),
-            "twtrace: {}: {error}; the answer is that of what comes before",
-            path.display()
-        );
-    }
+    let source = args.replay.as_ref().unwrap_or(&args.socket).display();
+    let line = match pipeline.end() {
+        Some(StreamEnd::Broken(error)) => {
+            format!("{source}: {error}; the answer is that of what comes before")
+        }
+        Some(StreamEnd::Whole) if args.replay.is_none() => {
+            format!("{source}: the daemon stopped; the answer is that of what came before")
+        }
+        _ => return,
+    };
+    let _ = writeln!(std::io::stderr(), "twtrace: {line}");
 }

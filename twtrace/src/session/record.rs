@@ -30,7 +30,7 @@ pub async fn record(args: &RecordArgs) -> Result<ExitCode, SessionError> {
     let mut stop = Stop::listen()?;
     let rotation = args.rotate.map(|size| Rotation { bytes: size.as_u64(), keep: args.keep });
     let plan = Plan { record: Some((args.file.clone(), rotation)), ..Plan::default() };
-    let mut pipeline = observe::open(&args.observe, plan, &mut |_| {})?;
+    let mut pipeline = observe::open(&args.observe, plan, &mut |_| {}).await?;
     stop.after(args.observe.duration);
     let mut drain = interval(DRAIN_INTERVAL);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -43,10 +43,11 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     };
     let mut stop = Stop::listen()?;
     let mut screen = Screen::new(args, palette)?;
-    let mut pipeline = observe::open(&args.observe, plan, &mut |event| screen.events.take(event))?;
+    let mut pipeline =
+        observe::open(&args.observe, plan, &mut |event| screen.events.take(event)).await?;
     screen.begin(pipeline.core().origin());
 
-    let live = pipeline.kernel().is_some();
+    let live = !pipeline.is_stream();
     stop.after(args.observe.duration.filter(|_| live));
     stop.with_command(&args.command, args.output.is_machine())?;
     let mut drain = interval(DRAIN_INTERVAL);
