@@ -11,7 +11,10 @@ use crate::{
     host::facts::HostFacts,
     kernel::{Backend, Refusal, Totals},
     path::Outcome,
-    peer::{Counts, Group, GroupBy, History, LifetimeSummary, Peer, PeerAddress},
+    peer::{
+        Counts, Group, GroupBy, History, LifetimeSummary, Peer, PeerAddress, PeerTable,
+        minutes::Minute,
+    },
     units::Clock,
 };
 
@@ -53,6 +56,8 @@ pub struct RowChoice {
     pub top: Option<usize>,
     /// Order.
     pub sort: SortKey,
+    /// Also rows of which only the time before this session is known, and of each row its minutes.
+    pub with_past: bool,
 }
 
 /// One row.
@@ -76,6 +81,8 @@ pub struct Row {
     pub rto_max_ms: u64,
     /// When timestamps were seen and when not.
     pub history: History,
+    /// What happened by the minute, oldest first; empty unless asked for.
+    pub minutes: Vec<Minute>,
 }
 
 impl Row {
@@ -90,6 +97,7 @@ impl Row {
             rto_ms: peer.rto_ms,
             rto_max_ms: peer.rto_max_ms,
             history: peer.history.clone(),
+            minutes: Vec::new(),
         }
     }
 
@@ -120,17 +128,22 @@ impl SortKey {
 }
 
 /// The rows chosen, in order, and the others.
-fn choose(peers: &[Peer], choice: RowChoice) -> (Vec<Row>, Vec<&Peer>) {
+fn choose(table: &PeerTable, choice: RowChoice) -> (Vec<Row>, Vec<&Peer>) {
     let wanted = |peer: &Peer| choice.peer.is_none_or(|address| address.matches(&peer.group));
+    let known = table.rows().iter().filter(|peer| choice.with_past || !peer.is_empty());
     let (mut candidates, mut others): (Vec<&Peer>, Vec<&Peer>) =
-        peers.iter().partition(|peer| wanted(peer));
+        known.partition(|peer| wanted(peer));
     candidates.sort_by(|one, two| {
         let by_rank = choice.sort.rank(&two.counts).cmp(&choice.sort.rank(&one.counts));
         by_rank.then_with(|| one.group.cmp(&two.group))
     });
     let first = choice.skip.min(candidates.len());
     let last = first + choice.top.unwrap_or(candidates.len()).min(candidates.len() - first);
-    let rows = candidates[first..last].iter().map(|peer| Row::of(peer)).collect();
+    let row = |peer: &&Peer| {
+        let minutes = if choice.with_past { table.minutes(peer) } else { Vec::new() };
+        Row { minutes, ..Row::of(peer) }
+    };
+    let rows = candidates[first..last].iter().map(row).collect();
     others.extend(&candidates[..first]);
     others.extend(&candidates[last..]);
     (rows, others)
@@ -266,8 +279,8 @@ impl Summary {
             (0, aggregate.undecided() + adopt(&mut all, kernel))
         };
 
-        let (rows, hidden) = choose(table.rows(), choice);
-        let peers = table.rows().len() as u64;
+        let (rows, hidden) = choose(table, choice);
+        let peers = (rows.len() + hidden.len()) as u64;
         let mut other = table.other().clone();
         hidden.iter().for_each(|peer| other.absorb(peer));
         let none = Peer::is_empty(&other);

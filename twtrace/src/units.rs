@@ -57,6 +57,17 @@ impl Clock {
         then.unwrap_or(self.wall)
     }
 
+    /// The time of day of a moment that may have been before this boot.
+    pub fn wall_at(&self, mono_ns: i64) -> SystemTime {
+        match u64::try_from(mono_ns) {
+            Ok(mono_ns) => self.wall(mono_ns),
+            Err(_) => {
+                let since = self.mono_ns.saturating_add(mono_ns.unsigned_abs());
+                self.wall.checked_sub(Duration::from_nanos(since)).unwrap_or(self.wall)
+            }
+        }
+    }
+
     /// Seconds from another moment to this one, 0 for a later one.
     pub const fn seconds_since(&self, mono_ns: u64) -> f64 {
         self.mono_ns.saturating_sub(mono_ns) as f64 / 1e9
@@ -98,6 +109,9 @@ mod tests {
         assert_eq!(later.unwrap(), Duration::from_secs(2));
         let earlier = SystemTime::UNIX_EPOCH.duration_since(clock.wall(1_000_000_000));
         assert_eq!(earlier.unwrap(), Duration::from_secs(4));
+        assert_eq!(clock.wall_at(7_000_000_000), clock.wall(7_000_000_000));
+        let before = SystemTime::UNIX_EPOCH.duration_since(clock.wall_at(-2_000_000_000));
+        assert_eq!(before.unwrap(), Duration::from_secs(7), "before the boot");
         assert_eq!(clock.seconds_since(4_500_000_000), 0.5);
         assert_eq!(clock.seconds_since(9_000_000_000), 0.0);
     }

@@ -12,7 +12,7 @@ use std::{
 use super::{SessionError, gather::gather};
 use crate::{
     cli::CheckArgs,
-    summary::Summary,
+    summary::{RowChoice, Summary},
     view::check::{self, Status},
 };
 
@@ -36,5 +36,5 @@ async fn summary(args: &CheckArgs) -> Result<Summary, SessionError> {
     if args.warn > args.crit {
         return Err(SessionError::Usage("--warn must not be above --crit".into()));
     }
-    gather(&args.observe, None, Some(OBSERVE)).await
+    gather(&args.observe, None, Some(OBSERVE), RowChoice::default()).await
 }

@@ -9,6 +9,7 @@ use std::{
 use super::{SessionError, gather::gather};
 use crate::{
     cli::DiagnoseArgs,
+    summary::RowChoice,
     view::{self, ReportFormat, style::Palette},
 };
 
@@ -20,7 +21,7 @@ pub(super) const OBSERVE: Duration = Duration::from_secs(15);
 /// # Errors
 /// [`SessionError`].
 pub async fn diagnose(args: &DiagnoseArgs, palette: Palette) -> Result<ExitCode, SessionError> {
-    let summary = gather(&args.observe, None, Some(OBSERVE)).await?;
+    let summary = gather(&args.observe, None, Some(OBSERVE), RowChoice::default()).await?;
     let mut out = BufWriter::new(io::stdout().lock());
     match args.output {
         ReportFormat::Json => view::diagnosis::write_json(&mut out, &summary)?,

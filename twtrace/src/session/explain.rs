@@ -8,6 +8,7 @@ use std::{
 use super::{SessionError, diagnose::OBSERVE, gather::gather};
 use crate::{
     cli::ExplainArgs,
+    summary::RowChoice,
     view::{self, ReportFormat, style::Palette},
 };
 
@@ -16,7 +17,13 @@ use crate::{
 /// # Errors
 /// [`SessionError`].
 pub async fn explain(args: &ExplainArgs, palette: Palette) -> Result<ExitCode, SessionError> {
-    let summary = gather(&args.observe, Some(args.peer), Some(OBSERVE)).await?;
+    let summary = gather(
+        &args.observe,
+        Some(args.peer),
+        Some(OBSERVE),
+        RowChoice { with_past: true, ..RowChoice::default() },
+    )
+    .await?;
     let mut out = BufWriter::new(io::stdout().lock());
     match args.output {
         ReportFormat::Json => view::diagnosis::write_json(&mut out, &summary)?,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Observes all peers, or one, for as long as the user said or else for `usual` or until a signal,
-/// or a recording to its end; then gives the summary.
+/// or a recording to its end; then gives the summary with the rows chosen.
 ///
 /// # Errors
 /// [`SessionError`].
@@ -24,6 +24,7 @@ pub async fn gather(
     args: &ObserveArgs,
     peer: Option<PeerAddress>,
     usual: Option<Duration>,
+    choice: RowChoice,
 ) -> Result<Summary, SessionError> {
     let wanted = peer.map(PeerAddress::selection).unwrap_or_default();
     let mut stop = Stop::listen()?;
@@ -31,7 +32,7 @@ pub async fn gather(
     let usual = usual.filter(|_| args.replay.is_none());
     observe_for(&mut pipeline, &mut stop, args.duration.or(usual)).await?;
     observe::tell_end(&pipeline, args);
-    Ok(pipeline.summary(RowChoice::default(), &mut |_| {})?)
+    Ok(pipeline.summary(choice, &mut |_| {})?)
 }
 
 /// Takes in what comes until something ends it. A time is that of what is taken in: a recording

@@ -8,6 +8,7 @@ use std::{
 use super::{SessionError, gather::gather};
 use crate::{
     cli::PeerArgs,
+    summary::RowChoice,
     view::{self, Format, style::Palette},
 };
 
@@ -19,7 +20,7 @@ pub async fn peer(args: &PeerArgs, palette: Palette) -> Result<ExitCode, Session
     if matches!(args.output, Format::Csv | Format::Ndjson) {
         return Err(SessionError::Usage("peer writes table or json".into()));
     }
-    let summary = gather(&args.observe, Some(args.peer), None).await?;
+    let summary = gather(&args.observe, Some(args.peer), None, RowChoice::default()).await?;
     let mut out = BufWriter::new(io::stdout().lock());
     match args.output {
         Format::Json => view::json::write_pretty(&mut out, &summary)?,

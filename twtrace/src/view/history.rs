@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use super::{style::Palette, text::wrapped};
 use crate::{
-    peer::history::{Change, Span},
+    peer::{
+        history::{Change, Span},
+        minutes::Minute,
+    },
     summary::{Row, Summary},
     units::Clock,
 };
@@ -36,8 +39,69 @@ pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::R
             wrapped(out, &first, &line)?;
         }
     }
+    for row in summary.rows.iter().filter(|row| !row.minutes.is_empty()) {
+        write_minutes(out, &summary.label(&row.group), &row.minutes, &examined.clock, palette)?;
+    }
     writeln!(out)?;
     super::diagnosis::write_findings(out, summary, examined, palette)
+}
+
+/// Minutes shown to people; programs have all.
+const MINUTES: usize = 15;
+
+/// Writes a row's last minutes as a table.
+fn write_minutes(
+    out: &mut impl Write,
+    name: &str,
+    minutes: &[Minute],
+    clock: &Clock,
+    palette: Palette,
+) -> io::Result<()> {
+    writeln!(out, "{}", palette.heading(format!("{name}: by the minute")))?;
+    let shown = &minutes[minutes.len().saturating_sub(MINUTES)..];
+    if shown.len() < minutes.len() {
+        let (hidden, first) = (minutes.len() - shown.len(), clock.wall_at(minutes[0].begins_ns()));
+        writeln!(out, "  {hidden} minutes before, from {} on (-o json has them)", time(first))?;
+    }
+    writeln!(
+        out,
+        "  {:<14} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "FROM", "ENTERED", "NO TS", "BLOCKED", "FAST", "2MSL", "OTHER"
+    )?;
+    for minute in shown {
+        writeln!(
+            out,
+            "  {:<14} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+            time(clock.wall_at(minute.begins_ns())),
+            minute.entered,
+            minute.without_timestamps,
+            minute.blocked,
+            minute.fast,
+            minute.two_msl,
+            minute.other + minute.overflow,
+        )?;
+    }
+    Ok(())
+}
+
+/// What minutes alone tell of timestamps, where the moments themselves are not known any more:
+/// the last one with, and the first one without after it.
+fn story_by_minutes(minutes: &[Minute], clock: &Clock) -> Option<String> {
+    let with = minutes.iter().rposition(|minute| minute.entered > minute.without_timestamps)?;
+    let after = minutes[with..].iter().find(|minute| minute.without_timestamps > 0);
+    let at = |minute: &Minute| time(clock.wall_at(minute.begins_ns()));
+    Some(match after {
+        Some(without) => format!(
+            "By the minute, timestamps were last negotiated in that of {} and were missing from \
+             that of {} on.",
+            at(&minutes[with]),
+            at(without)
+        ),
+        None => format!(
+            "By the minute, timestamps were negotiated up to that of {}.",
+            at(&minutes[with])
+        ),
+    })
 }
 
 /// The row's timestamps over time, in one sentence.
@@ -51,6 +115,11 @@ fn story(row: &Row, clock: &Clock) -> String {
             time(clock.wall(span.last_ns))
         )
     };
+    if with.last_ns == 0
+        && let Some(story) = story_by_minutes(&row.minutes, clock)
+    {
+        return story;
+    }
     match (with.last_ns, without.last_ns) {
         (0, 0) => "No socket was seen.".into(),
         (_, 0) => format!("Timestamps were negotiated on every connection, {}.", span(with)),
@@ -101,6 +170,17 @@ pub fn document(row: &Row, clock: &Clock) -> Option<Value> {
         "without_timestamps": span(history.without),
         "changes": history.changes().iter().map(change).collect::<Vec<_>>(),
         "changes_seen": history.changes_seen,
+        "minutes": row.minutes.iter().map(|minute| json!({
+            "from": stamp(clock.wall_at(minute.begins_ns())),
+            "entered": minute.entered,
+            "without_timestamps": minute.without_timestamps,
+            "blocked": minute.blocked,
+            "fast": minute.fast,
+            "two_msl": minute.two_msl,
+            "other": minute.other,
+            "overflow": minute.overflow,
+            "refused": minute.refused,
+        })).collect::<Vec<_>>(),
         "story": story(row, clock),
     }))
 }
