@@ -11,7 +11,7 @@
 //! | state, folded | [`aggregate`] |
 //! | facts of the host | [`host`] |
 //! | what to make of it all | [`diagnose`] |
-//! | the read model | [`summary`] |
+//! | the read model | [`summary`], [`agent`] |
 //! | what people and programs read | [`view`] |
 //! | the kernel, the only users of aya | [`kernel`] |
 //! | settings of the daemon | [`config`] |
@@ -22,6 +22,7 @@
 //! everything else is reached by tests with records made up or recorded.
 #![deny(unsafe_code)]
 
+pub mod agent;
 pub mod aggregate;
 pub mod cli;
 pub mod config;

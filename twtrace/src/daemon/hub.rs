@@ -6,9 +6,9 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,18 +17,18 @@ use tokio::{
     time::Instant,
 };
 
+pub use crate::agent::Status;
 use crate::{
     config::{Changes, Config},
     event::Event,
-    kernel::{Backend, ProgramCost, Refusal},
     summary::{RowChoice, Summary},
     view::events::EventWriter,
 };
 
 /// Questions that may wait for the owner; more wait before they are put.
 const WAITING: usize = 64;
-/// Batches that may wait for one subscriber.
-const BACKLOG: usize = 256;
+/// Bytes that may wait for one subscriber. Subscribers of one kind share what waits.
+const BACKLOG: usize = 4 << 20;
 /// How long an answer stays good for the same question.
 const FRESH: Duration = Duration::from_millis(200);
 
@@ -72,27 +72,6 @@ pub enum Ask {
         /// Where to.
         reply: Reply<()>,
     },
-}
-
-/// What the owner knows of itself.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// How the programs are attached.
-    pub backend: Backend,
-    /// Better ways that did not work, and why.
-    pub refused_backends: Vec<Refusal>,
-    /// When counting began.
-    pub since: SystemTime,
-    /// What the kernel says of each attached program.
-    pub programs: Vec<ProgramCost>,
-    /// What cannot be done for want of a right, one sentence each.
-    pub limits: Vec<String>,
-    /// Keys of the configuration that wait for a restart.
-    pub restart_needed: Vec<&'static str>,
-    /// When the state file was last written; `None` if never.
-    pub state_saved: Option<SystemTime>,
-    /// Why it could not be written the last time.
-    pub state_fault: Option<String>,
 }
 
 /// Why there is no answer.
@@ -208,34 +187,61 @@ impl Hub {
     }
 }
 
+/// Something that takes memory while it waits.
+pub trait Weight {
+    /// Bytes it takes.
+    fn weight(&self) -> usize;
+}
+
+impl Weight for Bytes {
+    fn weight(&self) -> usize {
+        self.len()
+    }
+}
+
+impl Weight for Arc<[Event]> {
+    fn weight(&self) -> usize {
+        size_of_val::<[Event]>(self)
+    }
+}
+
+/// How one subscriber stands, known to both sides.
+#[derive(Debug, Default)]
+struct Standing {
+    waiting: AtomicUsize,
+    behind: AtomicBool,
+}
+
 /// What one subscriber is sent.
 #[derive(Debug)]
 pub struct Subscription<T> {
-    items: mpsc::Receiver<T>,
-    dropped: Arc<AtomicBool>,
+    items: mpsc::UnboundedReceiver<T>,
+    standing: Arc<Standing>,
 }
 
-impl<T> Subscription<T> {
+impl<T: Weight> Subscription<T> {
     /// The next item; `None` when the owner ends, or when this subscriber fell behind and all that
     /// had been kept for it was taken.
     pub async fn next(&mut self) -> Option<T> {
-        self.items.recv().await
+        let item = self.items.recv().await?;
+        self.standing.waiting.fetch_sub(item.weight(), Ordering::AcqRel);
+        Some(item)
     }
 
     /// Whether it fell behind and was left out.
     pub fn fell_behind(&self) -> bool {
-        self.dropped.load(Ordering::Acquire)
+        self.standing.behind.load(Ordering::Acquire)
     }
 }
 
 /// The owner's side of all subscriptions of one kind.
 #[derive(Debug)]
 pub struct Subscribers<T> {
-    each: Vec<(mpsc::Sender<T>, Arc<AtomicBool>)>,
+    each: Vec<(mpsc::UnboundedSender<T>, Arc<Standing>)>,
     dropped: Arc<AtomicU64>,
 }
 
-impl<T> Subscribers<T> {
+impl<T: Clone + Weight> Subscribers<T> {
     /// None yet. Those that fall behind are counted in `dropped`.
     pub fn new(dropped: Arc<AtomicU64>) -> Self {
         Self { each: Vec::new(), dropped }
@@ -243,14 +249,13 @@ impl<T> Subscribers<T> {
 
     /// One more. `first` is what it is sent before all others.
     pub fn subscribe(&mut self, first: Option<T>) -> Subscription<T> {
-        let (sender, items) = mpsc::channel(BACKLOG);
-        let dropped = Arc::new(AtomicBool::new(false));
+        let (sender, items) = mpsc::unbounded_channel();
+        let standing = Arc::new(Standing::default());
         if let Some(first) = first {
-            // An empty channel has room.
-            let _ = sender.try_send(first);
+            send(&sender, &standing, first);
         }
-        self.each.push((sender, Arc::clone(&dropped)));
-        Subscription { items, dropped }
+        self.each.push((sender, Arc::clone(&standing)));
+        Subscription { items, standing }
     }
 
     /// Whether there is anybody to send to.
@@ -262,22 +267,27 @@ impl<T> Subscribers<T> {
     pub fn len(&self) -> usize {
         self.each.len()
     }
-}
 
-impl<T: Clone> Subscribers<T> {
-    /// Sends to all. Those that went away are forgotten, those that have no room left are dropped
-    /// and counted.
+    /// Sends to all. Those that went away are forgotten, those for whom too much waits already are
+    /// dropped and counted.
     pub fn send(&mut self, item: &T) {
-        self.each.retain(|(sender, behind)| match sender.try_send(item.clone()) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                behind.store(true, Ordering::Release);
+        let weight = item.weight();
+        self.each.retain(|(sender, standing)| {
+            let waiting = standing.waiting.load(Ordering::Acquire);
+            if waiting > 0 && waiting + weight > BACKLOG {
+                standing.behind.store(true, Ordering::Release);
                 self.dropped.fetch_add(1, Ordering::Relaxed);
-                false
+                return false;
             }
+            send(sender, standing, item.clone())
         });
     }
+}
+
+/// Sends one item to one subscriber; false if it went away.
+fn send<T: Weight>(sender: &mpsc::UnboundedSender<T>, standing: &Standing, item: T) -> bool {
+    standing.waiting.fetch_add(item.weight(), Ordering::AcqRel);
+    sender.send(item).is_ok()
 }
 
 #[cfg(test)]
@@ -288,21 +298,25 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
     }
 
+    fn chunk(mark: u8) -> Bytes {
+        Bytes::from(vec![mark; BACKLOG / 8])
+    }
+
     #[test]
     fn a_subscriber_that_falls_behind_is_dropped_and_counted_and_the_others_are_not() {
         let dropped = Arc::new(AtomicU64::new(0));
         let mut subscribers = Subscribers::new(Arc::clone(&dropped));
-        let mut slow = subscribers.subscribe(Some(0_usize));
+        let mut slow = subscribers.subscribe(Some(chunk(0)));
         let mut quick = subscribers.subscribe(None);
         runtime().block_on(async {
-            for item in 1..=BACKLOG + 5 {
-                subscribers.send(&item);
-                assert_eq!(quick.next().await, Some(item));
+            for mark in 1..=10 {
+                subscribers.send(&chunk(mark));
+                assert_eq!(quick.next().await, Some(chunk(mark)));
             }
             assert_eq!(subscribers.len(), 1);
             assert_eq!(dropped.load(Ordering::Relaxed), 1);
-            for item in 0..BACKLOG {
-                assert_eq!(slow.next().await, Some(item), "what was kept is still given");
+            for mark in 0..8 {
+                assert_eq!(slow.next().await, Some(chunk(mark)), "what was kept is still given");
             }
             assert_eq!(slow.next().await, None);
             assert!(slow.fell_behind() && !quick.fell_behind());
@@ -313,11 +327,20 @@ mod tests {
     }
 
     #[test]
+    fn one_item_larger_than_the_backlog_still_arrives() {
+        let mut subscribers = Subscribers::new(Arc::default());
+        let mut only = subscribers.subscribe(None);
+        let large = Bytes::from(vec![1; BACKLOG + 1]);
+        subscribers.send(&large);
+        assert_eq!(runtime().block_on(only.next()), Some(large));
+    }
+
+    #[test]
     fn a_subscriber_that_went_away_is_forgotten_without_a_count() {
         let dropped = Arc::new(AtomicU64::new(0));
-        let mut subscribers = Subscribers::<u8>::new(Arc::clone(&dropped));
+        let mut subscribers = Subscribers::new(Arc::clone(&dropped));
         drop(subscribers.subscribe(None));
-        subscribers.send(&1);
+        subscribers.send(&chunk(1));
         assert!(subscribers.is_empty());
         assert_eq!(dropped.load(Ordering::Relaxed), 0);
     }
