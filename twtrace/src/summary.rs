@@ -71,6 +71,8 @@ pub struct Row {
     pub lifetimes: LifetimeSummary,
     /// Ended sockets by lifetime: up to each of [`LIFETIME_BOUNDS_MS`], and above the last.
     pub lifetime_buckets: Vec<u64>,
+    /// All these lifetimes together, milliseconds.
+    pub lifetime_sum_ms: u64,
     /// Timeout its last TIME_WAIT socket was armed with, milliseconds; 0 when not seen.
     pub scheduled_ms: u64,
     /// The longest such timeout.
@@ -92,6 +94,7 @@ impl Row {
             counts: peer.counts,
             lifetimes: peer.lifetimes.summary(),
             lifetime_buckets: peer.lifetimes.buckets(&LIFETIME_BOUNDS_MS),
+            lifetime_sum_ms: peer.lifetimes.sum_ms(),
             scheduled_ms: peer.scheduled_ms,
             scheduled_max_ms: peer.scheduled_max_ms,
             rto_ms: peer.rto_ms,

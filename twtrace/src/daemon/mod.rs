@@ -2,7 +2,14 @@
 //!
 //! The owner is a task of its own; everything here reaches it through the [`hub`] and nothing else.
 
+pub mod answer;
+pub mod api;
 pub mod feeds;
 pub mod hub;
 pub mod owner;
+pub mod places;
+pub mod query;
+pub mod server;
+pub mod socket;
 pub mod state;
+mod streams;

@@ -25,6 +25,17 @@ impl Severity {
     }
 }
 
+impl std::str::FromStr for Severity {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Notice, Self::Warning, Self::Critical]
+            .into_iter()
+            .find(|severity| severity.as_str() == text)
+            .ok_or("it is notice, warning or critical")
+    }
+}
+
 /// Where a figure comes from.
 pub mod source {
     /// Counted by the kernel programs in this session.

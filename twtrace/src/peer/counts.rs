@@ -114,29 +114,45 @@ impl Counts {
     }
 }
 
-impl AddAssign<&Self> for Counts {
-    fn add_assign(&mut self, other: &Self) {
-        self.entered += other.entered;
-        self.fin_wait2 += other.fin_wait2;
-        self.present += other.present;
-        self.entry_lost += other.entry_lost;
-        self.with_timestamps += other.with_timestamps;
-        self.without_timestamps += other.without_timestamps;
-        self.negotiated += other.negotiated;
-        self.eligible += other.eligible;
-        self.allowed += other.allowed;
-        self.overflow += other.overflow;
-        self.rearms += other.rearms;
-        add_each(&mut self.blocked, &other.blocked);
-        add_each(&mut self.ended, &other.ended);
-        add_each(&mut self.refused.by_reason, &other.refused.by_reason);
+impl Counts {
+    /// Puts each count together with the other's.
+    #[must_use]
+    fn with(mut self, other: &Self, put: impl Fn(u64, u64) -> u64) -> Self {
+        let each = |mine: &mut u64, theirs: u64| *mine = put(*mine, theirs);
+        each(&mut self.entered, other.entered);
+        each(&mut self.fin_wait2, other.fin_wait2);
+        each(&mut self.present, other.present);
+        each(&mut self.entry_lost, other.entry_lost);
+        each(&mut self.with_timestamps, other.with_timestamps);
+        each(&mut self.without_timestamps, other.without_timestamps);
+        each(&mut self.negotiated, other.negotiated);
+        each(&mut self.eligible, other.eligible);
+        each(&mut self.allowed, other.allowed);
+        each(&mut self.overflow, other.overflow);
+        each(&mut self.rearms, other.rearms);
+        let blocked = self.blocked.iter_mut().zip(other.blocked);
+        let ended = self.ended.iter_mut().zip(other.ended);
+        let refused = self.refused.by_reason.iter_mut().zip(other.refused.by_reason);
+        blocked.chain(ended).chain(refused).for_each(|(mine, theirs)| each(mine, theirs));
+        self
+    }
+
+    /// What came since other, earlier counts.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        self.with(before, u64::saturating_sub)
+    }
+
+    /// The greater of each count.
+    #[must_use]
+    pub fn max(&self, other: &Self) -> Self {
+        self.with(other, u64::max)
     }
 }
 
-/// Adds arrays element by element.
-fn add_each<const N: usize>(to: &mut [u64; N], from: &[u64; N]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to += from;
+impl AddAssign<&Self> for Counts {
+    fn add_assign(&mut self, other: &Self) {
+        *self = self.with(other, |mine, theirs| mine + theirs);
     }
 }
 

@@ -14,6 +14,7 @@ pub struct Lifetimes {
     few: Vec<u32>,
     many: Option<Box<Histogram<u32>>>,
     max: u32,
+    sum: u64,
 }
 
 /// What a row shows of its lifetimes, milliseconds.
@@ -36,6 +37,7 @@ impl Lifetimes {
     pub fn record(&mut self, millis: u64) {
         let millis = u32::try_from(millis).unwrap_or(u32::MAX);
         self.max = self.max.max(millis);
+        self.sum += u64::from(millis);
         if let Some(many) = &mut self.many {
             add(many, millis);
         } else if self.few.len() < EXACT {
@@ -52,9 +54,11 @@ impl Lifetimes {
 
     /// Adds all lifetimes of another row.
     pub fn merge(&mut self, other: &Self) {
+        let sum = self.sum + other.sum;
         for millis in &other.few {
             self.record(u64::from(*millis));
         }
+        self.sum = sum;
         if let Some(theirs) = &other.many {
             let ours = self.many.get_or_insert_with(|| Box::new(new_histogram()));
             for millis in self.few.drain(..) {
@@ -86,6 +90,11 @@ impl Lifetimes {
             p99: at(0.99),
             max: (count > 0).then_some(u64::from(self.max)),
         }
+    }
+
+    /// All lifetimes together, milliseconds; exact.
+    pub const fn sum_ms(&self) -> u64 {
+        self.sum
     }
 
     /// Counts by upper bound: element `i` counts the lifetimes above `bounds[i - 1]` and up to
@@ -165,5 +174,8 @@ mod tests {
         let mut many = of(0..100);
         many.merge(&of([1, 2, 70_000]));
         assert_eq!((many.summary().count, many.summary().max), (103, Some(70_000)));
+        assert_eq!(many.sum_ms(), 99 * 100 / 2 + 70_003);
+        many.merge(&of(0..100));
+        assert_eq!(many.sum_ms(), 99 * 100 + 70_003);
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         pressure::Pressure,
     },
     host::facts::NamespaceFacts,
+    peer::PeerAddress,
     summary::{Examined, Summary},
 };
 
@@ -35,7 +36,8 @@ pub fn write_json(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     writeln!(out)
 }
 
-fn document(summary: &Summary) -> Value {
+/// Findings and margins as programs read them.
+pub fn document(summary: &Summary) -> Value {
     let Some(examined) = &summary.examined else {
         return json!({ "schema": SCHEMA, "findings": [], "margins": {} });
     };
@@ -49,11 +51,40 @@ fn document(summary: &Summary) -> Value {
         "kernel": examined.facts.kernel,
         "findings": findings,
         "margins": margins_document(&examined.diagnosis.margins),
-        "histories": summary.rows.iter().filter_map(|row| {
-            super::history::document(row, &examined.clock)
-        }).collect::<Vec<_>>(),
+        "histories": history_documents(summary, examined),
         "unread": examined.facts.unread,
     })
+}
+
+/// The findings alone: those of one peer, and those at least as bad as asked for.
+pub fn findings(summary: &Summary, peer: Option<PeerAddress>, severity: Option<Severity>) -> Value {
+    let wanted = |finding: &&Finding| {
+        let named = |peer: &PeerAddress| {
+            finding.peer.as_deref().and_then(|name| name.parse::<PeerAddress>().ok()).is_some_and(
+                |named| named.ip == peer.ip && (peer.port.is_none() || named.port == peer.port),
+            )
+        };
+        peer.as_ref().is_none_or(named) && severity.is_none_or(|least| finding.severity >= least)
+    };
+    let findings = summary.examined.iter().flat_map(|examined| &examined.diagnosis.findings);
+    json!({ "findings": findings.filter(wanted).map(Finding::document).collect::<Vec<_>>() })
+}
+
+/// The margins alone.
+pub fn margins(summary: &Summary) -> Value {
+    let margins = summary.examined.as_ref().map(|examined| &examined.diagnosis.margins);
+    json!({ "margins": margins.map(margins_document) })
+}
+
+/// The past of each row.
+pub fn histories(summary: &Summary) -> Value {
+    let examined = summary.examined.as_ref();
+    json!({ "histories": examined.map(|examined| history_documents(summary, examined)) })
+}
+
+fn history_documents(summary: &Summary, examined: &Examined) -> Vec<Value> {
+    let documents = summary.rows.iter();
+    documents.filter_map(|row| super::history::document(row, &examined.clock)).collect()
 }
 
 fn margins_document(margins: &Margins) -> Value {

@@ -53,11 +53,27 @@ impl Known {
     }
 }
 
-fn document(summary: &Summary) -> Value {
-    let known = Known {
-        ends: summary.follow_ends,
-        refusals: summary.follow_ends && summary.backend.sees_refusals(),
-    };
+impl Known {
+    fn of(summary: &Summary) -> Self {
+        Self {
+            ends: summary.follow_ends,
+            refusals: summary.follow_ends && summary.backend.sees_refusals(),
+        }
+    }
+}
+
+/// The rows alone, as the summary has them, and how many there are.
+pub fn rows(summary: &Summary) -> Value {
+    let known = Known::of(summary);
+    json!({
+        "peers": summary.rows.iter().map(|row| peer(summary, row, &known)).collect::<Vec<_>>(),
+        "peers_total": summary.peers,
+    })
+}
+
+/// The summary as programs read it.
+pub fn document(summary: &Summary) -> Value {
+    let known = Known::of(summary);
     let mut totals = counts(&summary.totals, &known);
     totals.insert("live".into(), known.ends(summary.live()));
     totals.insert("lost".into(), json!(summary.trust.lost));

@@ -1,0 +1,298 @@
+//! What is answered to which request.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hyper::{Method, Request, Response, StatusCode, header::ACCEPT};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    answer::{Payload, Text},
+    hub::{Hub, HubError},
+    places::Places,
+    query::{BadQuery, Query, ROW_PARAMETERS, segments},
+    streams,
+};
+use crate::{
+    agent::Agent,
+    config::Config,
+    host::process,
+    peer::PeerAddress,
+    summary::{RowChoice, Summary},
+    view::{
+        self,
+        metrics::{Dialect, Shown},
+    },
+};
+
+/// The documentation of this API.
+const OPENAPI: &str = include_str!("../../../docs/openapi.json");
+
+/// Limits on those who ask; a reload changes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most connections at once.
+    pub connections: usize,
+    /// Longest request line and headers, bytes.
+    pub header: usize,
+    /// Time for a request to arrive, the next one to begin, and an answer to be found.
+    pub request: Duration,
+    /// Time without progress after which a reader is cut off.
+    pub stall: Duration,
+    /// Most peers with metrics of their own.
+    pub metrics_peers: usize,
+}
+
+impl Limits {
+    /// As configured.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            connections: config.max_connections,
+            header: usize::try_from(config.max_header.as_u64()).unwrap_or(usize::MAX),
+            request: config.request_time,
+            stall: config.stall_time,
+            metrics_peers: config.metrics_peers,
+        }
+    }
+}
+
+/// Which way a client came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The unix socket, whose mode says who may.
+    Local,
+    /// TCP: only what every monitoring system may know.
+    Network,
+}
+
+/// Answers requests.
+#[derive(Debug)]
+pub struct Api {
+    /// The owner of the pipeline.
+    pub hub: Hub,
+    /// Who is connected.
+    pub places: Arc<Places>,
+    /// Limits now.
+    pub limits: watch::Receiver<Limits>,
+    /// Ends all streams.
+    pub stop: CancellationToken,
+    shown: Mutex<Shown>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Query(#[from] BadQuery),
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    #[error("{0}")]
+    Missing(String),
+    #[error("only GET and HEAD: this API reads and changes nothing")]
+    Method,
+    #[error("no answer within {}; the host is busy", humantime::format_duration(*.0))]
+    Late(Duration),
+}
+
+impl Fault {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Query(_) => StatusCode::BAD_REQUEST,
+            Self::Hub(HubError::Failed(_)) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Hub(HubError::Stopping) | Self::Late(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Missing(_) => StatusCode::NOT_FOUND,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+        }
+    }
+}
+
+/// An answer, or the beginning of one.
+enum Answer {
+    Whole(Text),
+    Stream(Response<Payload>),
+}
+
+impl Api {
+    /// One that nobody has asked yet.
+    pub fn new(
+        hub: Hub,
+        places: Arc<Places>,
+        limits: watch::Receiver<Limits>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { hub, places, limits, stop, shown: Mutex::default() }
+    }
+
+    /// Answers one request, whatever it is.
+    pub async fn answer<B>(&self, way: Way, request: &Request<B>) -> Response<Payload> {
+        self.places.asked();
+        let time = self.limits.borrow().request;
+        let found = tokio::time::timeout(time, async {
+            match self.route(way, request).await? {
+                Answer::Stream(response) => Ok(response),
+                Answer::Whole(text) => {
+                    let held = self.places.memory(text.body.len()).await;
+                    Ok(text.respond(held))
+                }
+            }
+        });
+        found.await.unwrap_or(Err(Fault::Late(time))).unwrap_or_else(|fault: Fault| {
+            Text::fault(fault.status(), &fault.to_string()).respond(None)
+        })
+    }
+
+    async fn route<B>(&self, way: Way, request: &Request<B>) -> Result<Answer, Fault> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return Err(Fault::Method);
+        }
+        let uri = request.uri();
+        let parts = segments(uri.path())?;
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let query = |known| Query::read(uri.query(), known);
+        let whole = match (way, parts.as_slice()) {
+            (_, ["healthz"]) => {
+                query(&[])?;
+                self.hub.status().await?;
+                Text { status: StatusCode::OK, content_type: "text/plain", body: b"ok\n".into() }
+            }
+            (_, ["metrics"]) => {
+                query(&[])?;
+                let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+                self.metrics(Dialect::wanted(accept)).await?
+            }
+            (Way::Network, _) => {
+                return Err(Fault::Missing(
+                    "over TCP there are /metrics and /healthz; all else is on the unix socket"
+                        .into(),
+                ));
+            }
+            (Way::Local, ["v1", "events"]) => {
+                let query = query(&["peer"])?;
+                let peer = query.value::<PeerAddress>("peer")?;
+                return Ok(Answer::Stream(streams::events(self, peer).await?));
+            }
+            (Way::Local, ["v1", "summaries"]) => {
+                let query = query(&["sort", "top", "skip", "peer", "interval"])?;
+                let (choice, interval) = (query.rows()?, query.interval()?);
+                return Ok(Answer::Stream(streams::summaries(self, choice, interval)));
+            }
+            (Way::Local, ["v1", "feed"]) => {
+                query(&[])?;
+                return Ok(Answer::Stream(streams::feed(self).await?));
+            }
+            (Way::Local, ["v1", rest @ ..]) => self.document(rest, &query).await?,
+            (Way::Local, _) => {
+                return Err(Fault::Missing(format!(
+                    "there is nothing at {}; /v1/openapi.json lists what there is",
+                    uri.path()
+                )));
+            }
+        };
+        Ok(Answer::Whole(whole))
+    }
+
+    /// The documents of version 1.
+    async fn document<'q>(
+        &self,
+        path: &[&str],
+        query: &impl Fn(&'q [&'q str]) -> Result<Query<'q>, BadQuery>,
+    ) -> Result<Text, Fault> {
+        let document = match path {
+            ["openapi.json"] => {
+                query(&[])?;
+                return Ok(Text { body: OPENAPI.into(), ..Text::json(&json!(null)) });
+            }
+            ["status"] => {
+                query(&[])?;
+                view::status::document(&self.agent().await?)
+            }
+            ["summary"] => {
+                let choice = query(&ROW_PARAMETERS)?.rows()?;
+                view::json::document(&*self.hub.summary(choice).await?)
+            }
+            ["peers"] => {
+                let choice = query(&ROW_PARAMETERS)?.rows()?;
+                view::json::rows(&*self.hub.summary(choice).await?)
+            }
+            ["peers", peer] => {
+                query(&[])?;
+                view::json::rows(&*self.one_peer(peer).await?)
+            }
+            ["peers", peer, "history"] => {
+                query(&[])?;
+                view::diagnosis::histories(&*self.one_peer(peer).await?)
+            }
+            ["diagnosis"] => {
+                let choice = query(&ROW_PARAMETERS)?.rows()?;
+                view::diagnosis::document(&*self.hub.summary(choice).await?)
+            }
+            ["findings"] => {
+                let query = query(&["peer", "severity"])?;
+                let (peer, severity) = (query.value("peer")?, query.value("severity")?);
+                view::diagnosis::findings(&*self.limits_only().await?, peer, severity)
+            }
+            ["margins"] => {
+                query(&[])?;
+                view::diagnosis::margins(&*self.limits_only().await?)
+            }
+            other => {
+                return Err(Fault::Missing(format!(
+                    "there is nothing at /v1/{}; /v1/openapi.json lists what there is",
+                    other.join("/")
+                )));
+            }
+        };
+        Ok(Text::json(&document))
+    }
+
+    /// The summary without rows.
+    async fn limits_only(&self) -> Result<Arc<Summary>, Fault> {
+        Ok(self.hub.summary(RowChoice { top: Some(0), ..RowChoice::default() }).await?)
+    }
+
+    /// The summary with the rows of one peer.
+    async fn one_peer(&self, peer: &str) -> Result<Arc<Summary>, Fault> {
+        let address: PeerAddress =
+            peer.parse().map_err(|error| BadQuery(format!("{peer} is no peer: {error}")))?;
+        let choice = RowChoice {
+            peer: Some(address),
+            top: Some(super::query::MAX_ROWS),
+            ..RowChoice::default()
+        };
+        let summary = self.hub.summary(choice).await?;
+        if summary.rows.is_empty() {
+            return Err(Fault::Missing(format!(
+                "nothing is known of {peer}: no socket of it was seen, or it is among the other \
+                 peers for want of room"
+            )));
+        }
+        Ok(summary)
+    }
+
+    /// What the daemon knows of itself.
+    async fn agent(&self) -> Result<Agent, HubError> {
+        Ok(Agent {
+            status: self.hub.status().await?,
+            process: process::read(Path::new("/proc")),
+            clients: self.places.clients(),
+        })
+    }
+
+    async fn metrics(&self, dialect: Dialect) -> Result<Text, Fault> {
+        let top = self.limits.borrow().metrics_peers;
+        let choice = RowChoice { top: Some(top), ..RowChoice::default() };
+        let summary = self.hub.summary(choice).await?;
+        let agent = self.agent().await?;
+        let rows = {
+            let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.take(&summary, agent.status.since, std::time::SystemTime::now())
+        };
+        let body = view::metrics::text(&summary, &rows, &agent, dialect);
+        Ok(Text { status: StatusCode::OK, content_type: dialect.content_type(), body })
+    }
+}

@@ -1,0 +1,162 @@
+//! Takes connections, few enough and short enough, and answers them over HTTP/1.1.
+
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
+};
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    api::{Api, Way},
+    places::Place,
+    socket::LocalSocket,
+};
+
+/// Most headers of a request.
+const MAX_HEADERS: usize = 64;
+/// Pause after the kernel had no connection to give, for want of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Time for connections to end by themselves when the daemon stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// What one is told for whom there is no place.
+const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
+    Content-Length: 63\r\nConnection: close\r\n\r\n\
+    {\"error\":\"all connections are taken; see max_connections, or wait\"}\n";
+
+/// Serves connections until it is told to stop.
+#[derive(Clone, Debug)]
+pub struct Server {
+    api: Arc<Api>,
+    connections: TaskTracker,
+}
+
+impl Server {
+    /// A server that answers with `api`, and stops when the token in it is cancelled.
+    pub fn new(api: Api) -> Self {
+        Self { api: Arc::new(api), connections: TaskTracker::new() }
+    }
+
+    /// Serves the unix socket until the stop.
+    pub async fn serve_local(&self, socket: LocalSocket) {
+        let own = rustix::process::geteuid().as_raw();
+        self.accept(async || {
+            let (stream, _) = socket.listener.accept().await?;
+            let uid = stream.peer_cred().map(|credentials| credentials.uid());
+            let privileged = uid.is_ok_and(|uid| uid == 0 || uid == own);
+            self.welcome(Way::Local, stream, privileged);
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Serves a TCP address until the stop.
+    pub async fn serve_network(&self, listener: TcpListener) {
+        self.accept(async || {
+            let (stream, _) = listener.accept().await?;
+            self.welcome(Way::Network, stream, false);
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Takes one connection after the other.
+    async fn accept(&self, next: impl AsyncFn() -> io::Result<()>) {
+        loop {
+            let taken = tokio::select! {
+                () = self.api.stop.cancelled() => return,
+                taken = next() => taken,
+            };
+            if let Err(error) = taken {
+                tracing::warn!(%error, "cannot take a connection");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Waits until all connections have ended, those that linger being cut off.
+    pub async fn farewell(&self) {
+        self.connections.close();
+        if tokio::time::timeout(FAREWELL, self.connections.wait()).await.is_err() {
+            let left = self.connections.len();
+            tracing::info!(left, "cutting off connections that did not end by themselves");
+        }
+    }
+
+    /// Serves one connection in a task of its own, if there is a place for it.
+    fn welcome<S>(&self, way: Way, stream: S, privileged: bool)
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let limits = *self.api.limits.borrow();
+        match self.api.places.take(limits.connections, privileged) {
+            Some(place) => {
+                let (api, stop) = (Arc::clone(&self.api), self.api.stop.clone());
+                self.connections.spawn(serve(api, way, stream, place, stop));
+            }
+            None => {
+                self.connections.spawn(turn_away(stream, limits.stall));
+            }
+        }
+    }
+}
+
+/// Serves one connection until either end has enough.
+async fn serve<S>(api: Arc<Api>, way: Way, stream: S, _place: Place, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let limits = *api.limits.borrow();
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limits.stall));
+    let service = service_fn(|request: Request<Incoming>| {
+        let api = Arc::clone(&api);
+        async move { Ok::<_, Infallible>(api.answer(way, &request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.request)
+        .max_buf_size(limits.header)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection was broken off");
+    }
+}
+
+/// Says that there is no place.
+async fn turn_away(stream: impl AsyncWrite, patience: Duration) {
+    tokio::pin!(stream);
+    let told = async {
+        stream.write_all(NO_PLACE).await?;
+        stream.shutdown().await
+    };
+    // Whoever does not listen is not told.
+    let _ = tokio::time::timeout(patience, told).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_for_want_of_a_place_is_well_formed() {
+        let text = std::str::from_utf8(NO_PLACE).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{}", body.len());
+        let document: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert!(document["error"].is_string());
+    }
+}
