@@ -1,7 +1,8 @@
 //! Scenario tests of twtrace: real TCP in network namespaces, against the kernel's own counters.
 //!
 //! As process 1 this program is the init of a virtual machine; otherwise it is a test harness
-//! that takes libtest's arguments and two of its own, `--attach LIST` and `--twtrace PATH`.
+//! that takes libtest's arguments and its own: `--attach LIST`, `--twtrace PATH`, `--only NAMES`, and
+//! `--once` for what is enough in one machine of several.
 
 mod counters;
 mod equation;
@@ -54,13 +55,14 @@ fn harness(mut args: Vec<String>) -> Result<ExitCode> {
     let backends = Backend::list(&backends)?;
     let named = take_option(&mut args, "--twtrace")?;
     let only = take_option(&mut args, "--only")?;
+    let once = take_flag(&mut args, "--once");
     let mut args = Arguments::from_iter(args);
     args.test_threads.get_or_insert(THREADS);
     let twtrace = if args.list { "twtrace".into() } else { lab::find_twtrace(named.as_deref())? };
     let trials = scenario::ALL
         .iter()
         .flat_map(|scenario| backends.iter().map(move |backend| (scenario, *backend)))
-        .filter(|(scenario, backend)| scenario.on.includes(*backend))
+        .filter(|(scenario, backend)| scenario.on.includes(*backend, once))
         .filter(|(scenario, backend)| {
             let name = full_name(scenario, *backend);
             only.as_ref().is_none_or(|only| only.split(',').any(|wanted| wanted == name))
@@ -95,6 +97,13 @@ fn is_spoilt(error: &anyhow::Error) -> bool {
 /// The error and what it came from, one below the other; blocks stay blocks.
 fn causes(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).collect::<Vec<_>>().join("\nbecause: ")
+}
+
+/// Takes a word out of the arguments; whether it was there.
+fn take_flag(args: &mut Vec<String>, name: &str) -> bool {
+    let before = args.len();
+    args.retain(|arg| arg != name);
+    args.len() < before
 }
 
 /// Takes `NAME VALUE` or `NAME=VALUE` out of the arguments, which libtest would refuse.

@@ -75,6 +75,20 @@ impl<'a> Client<'a> {
         })
     }
 
+    /// Opens connections one after the other until no local port is left, and keeps them all.
+    pub fn open_until_refused(&self, to: SocketAddr) -> Result<Vec<TcpStream>> {
+        self.netns.run(|| {
+            let mut streams = Vec::new();
+            loop {
+                match self.dial(to) {
+                    Ok(stream) => streams.push(stream),
+                    Err(error) if error.kind() == NO_PORT => return Ok(streams),
+                    Err(error) => return Err(error).context(format!("connecting to {to}")),
+                }
+            }
+        })
+    }
+
     /// Opens and closes `attempts` connections one after the other, this side first.
     ///
     /// A want of ports is counted; any other failure ends the series.

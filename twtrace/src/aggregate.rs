@@ -54,6 +54,24 @@ pub struct Settings {
     pub follow_ends: bool,
 }
 
+impl Default for Settings {
+    /// A row a peer, with ends, as the command line has it when nothing is said; on a kernel of 250
+    /// ticks a second that does not recycle.
+    fn default() -> Self {
+        Self {
+            selection: Selection::default(),
+            group_by: GroupBy::Peer,
+            prefixes: Prefixes::default(),
+            max_peers: 65_536,
+            max_live: 262_144,
+            memory: Memory::default(),
+            hz: Hz::new(250),
+            recycle_exists: false,
+            follow_ends: true,
+        }
+    }
+}
+
 /// What the two sides of the conservation identity came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conservation {
@@ -180,7 +198,8 @@ impl Aggregate {
         let peer = self.row(row);
         peer.last_ns = peer.last_ns.max(entered.mono_ns);
         peer.history.stuck += u64::from(stuck);
-        let entry = history_entry(entered, blocked);
+        // Where no bucket was left there is no socket that could hold the port.
+        let entry = history_entry(entered, blocked && !overflow);
         if present {
             peer.counts.present += 1;
             let left_ns = hz.millis(entered.armed) * 1_000_000;

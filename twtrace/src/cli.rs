@@ -318,10 +318,10 @@ pub struct CheckArgs {
     /// Which sockets, and how.
     #[command(flatten)]
     pub observe: ObserveArgs,
-    /// WARNING from this share of a limit on: ports of a peer, or tcp_max_tw_buckets.
+    /// WARNING above this share of a limit: ports of a peer, tcp_max_tw_buckets, nf_conntrack_max.
     #[arg(long, value_name = "PERCENT", default_value_t = 70)]
     pub warn: u32,
-    /// CRITICAL from this share of a limit on.
+    /// CRITICAL above this share of a limit.
     #[arg(long, value_name = "PERCENT", default_value_t = 90)]
     pub crit: u32,
 }

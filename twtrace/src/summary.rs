@@ -215,6 +215,8 @@ pub struct Summary {
     pub peers: u64,
     /// Rows that gave their place away.
     pub peers_evicted: u64,
+    /// Events of peers for which no row was free; they are counted in `other`.
+    pub peers_folded: u64,
     /// How far all this can be trusted.
     pub trust: Trust,
     /// Names of network namespaces, by inode number.
@@ -298,6 +300,7 @@ impl Summary {
             other: (!none).then(|| (hidden.len() as u64, Row::of(&other))),
             peers,
             peers_evicted: table.evicted(),
+            peers_folded: table.folded(),
             trust: Trust {
                 lost: kernel.lost(),
                 lost_sockets,

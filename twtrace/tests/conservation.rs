@@ -6,25 +6,13 @@ use twtrace::{
     event::Event,
     filter::Selection,
     path::Outcome,
-    peer::{GroupBy, Prefixes},
-    units::Hz,
 };
 use twtrace_common::{
     EndReason, Ended, Entered, Flow, Header, Kind, TCP_TIME_WAIT, ended_flags, entered_flags,
 };
 
 fn settings(max_peers: usize, max_live: usize) -> Settings {
-    Settings {
-        selection: Selection::default(),
-        group_by: GroupBy::Peer,
-        prefixes: Prefixes::default(),
-        max_peers,
-        max_live,
-        hz: Hz::new(250),
-        recycle_exists: false,
-        follow_ends: true,
-        memory: twtrace::peer::minutes::Memory::default(),
-    }
+    Settings { max_peers, max_live, ..Settings::default() }
 }
 
 /// A socket's whole story, as the kernel programs would tell it.

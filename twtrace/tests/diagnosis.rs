@@ -2,7 +2,7 @@
 //! be made up on one host.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
     path::Path,
     time::{Duration, SystemTime},
@@ -17,12 +17,13 @@ use twtrace::{
         configured::Setting,
         facts::{Conntrack, HostFacts, NamespaceFacts},
         netstat::TcpExt,
+        open::OpenPorts,
     },
     kernel::{Backend, Totals},
     path::Outcome,
-    peer::{Group, GroupBy, Peer, Prefixes, Refused, history::Entry, history::Ports},
+    peer::{Group, Peer, Refused, history::Entry, history::Ports},
     summary::{Context, Examined, RowChoice, Summary},
-    units::{Clock, Hz},
+    units::Clock,
     view::{self, style::Palette},
 };
 use twtrace_common::{Counter, Entered, Flow, Header, Kind, TCP_TIME_WAIT, entered_flags};
@@ -55,7 +56,7 @@ fn everything_wrong() -> (Vec<Peer>, HostFacts) {
     stripped.history.with.last_ns = NOW_NS - 30_000_000_000;
     let mut allowed = peer(v4(10, 2, 0, 3), 443, Role::Client, 600, with);
     allowed.counts.with_timestamps = allowed.counts.entered;
-    allowed.counts.blocked[3] = 9000;
+    allowed.counts.blocked[3] = allowed.counts.entered;
     let mut fixed = peer(v4(10, 2, 0, 4), 22, Role::Client, 1, Entry { autobound: false, ..bare });
     fixed.history.ports = Ports::Same(40_000, 22);
     fixed.counts.refused = Refused { by_reason: [3, 0, 0, 0, 0] };
@@ -79,6 +80,15 @@ fn everything_wrong() -> (Vec<Peer>, HostFacts) {
         time_wait: Some(19_000),
         counters: TcpExt::default().with("TCPTimeWaitOverflow", 4).with("PAWSTimewait", 9),
         conntrack: Some(Conntrack { time_wait_s: 120, count: 9, max: 1000 }),
+        open: Some(OpenPorts {
+            read_ns: NOW_NS - 4_000_000_000,
+            peers: [
+                ("10.2.0.2:8080".parse().expect("an address"), BTreeMap::new()),
+                ("10.2.0.3:443".parse().expect("an address"), BTreeMap::new()),
+            ]
+            .into(),
+            listening: 2,
+        }),
         ..NamespaceFacts::default()
     };
     let old = Setting { file: "/etc/sysctl.d/9.conf".into(), line: 3, value: "1".into() };
@@ -108,17 +118,7 @@ fn examined(peers: &[Peer], facts: HostFacts) -> Examined {
 
 /// A summary of a few sockets that lost their timestamps, with what was examined beside it.
 fn summary(examined: Examined) -> Summary {
-    let mut aggregate = Aggregate::new(Settings {
-        selection: Default::default(),
-        group_by: GroupBy::Peer,
-        prefixes: Prefixes::default(),
-        max_peers: 16,
-        max_live: 64,
-        hz: Hz::new(250),
-        recycle_exists: false,
-        follow_ends: true,
-        memory: twtrace::peer::minutes::Memory::default(),
-    });
+    let mut aggregate = Aggregate::new(Settings::default());
     for n in 0..20_u64 {
         let flow = Flow {
             local: v4(10, 1, 0, 1),
@@ -265,4 +265,35 @@ fn a_check_says_it_in_one_line() {
     let (status, line) = view::check::line(&summary, 70, 90);
     assert_eq!(status, view::check::Status::Critical);
     assert!(!line.contains('\n') && line.matches('|').count() == 1, "{line}");
+}
+
+#[test]
+fn a_check_alerts_above_its_thresholds_and_knows_what_it_does_not_know() {
+    let at = |live, warn, crit| {
+        let namespace = NamespaceFacts {
+            time_wait: live,
+            max_tw_buckets: Some(1000),
+            ..NamespaceFacts::default()
+        };
+        let facts = HostFacts { namespaces: [(NETNS, namespace)].into(), ..HostFacts::default() };
+        view::check::line(&summary(examined(&[], facts)), warn, crit)
+    };
+    use view::check::Status;
+    assert_eq!(at(Some(700), 70, 90).0, Status::Ok, "70 is not above 70");
+    assert_eq!(at(Some(701), 70, 90).0, Status::Warning);
+    assert_eq!(at(Some(900), 70, 90).0, Status::Warning);
+    assert_eq!(at(Some(901), 70, 90).0, Status::Critical);
+    let (status, line) = at(None, 70, 90);
+    assert_eq!(status, Status::Unknown);
+    assert_eq!(line, "TWTRACE UNKNOWN - no limit could be read");
+    let (_, line) = at(Some(300), 70, 90);
+    let (text, performance) = line.split_once(" | ").expect("performance data");
+    let name = format!("30% of tcp_max_tw_buckets of network namespace {NETNS}");
+    assert_eq!(text, format!("TWTRACE OK - {name}"));
+    assert_eq!(
+        performance,
+        "worst=30.0%;70;90;0 buckets=30.0%;70;90;0 time_wait=300;;;0 entered_rate=1.3;;;0 \
+         overflow=0;;;0 lost=0;;;0",
+        "ports are not known, and not 0"
+    );
 }

@@ -4,8 +4,6 @@
 use twtrace::{
     aggregate::{Aggregate, Settings},
     event::Event,
-    peer::{GroupBy, Prefixes},
-    units::Hz,
 };
 use twtrace_common::{EndReason, Ended, Entered, Flow, Header, Kind, TCP_TIME_WAIT, entered_flags};
 
@@ -19,17 +17,7 @@ fn resident() -> usize {
 #[test]
 fn a_million_sockets_of_a_million_peers_take_bounded_memory() {
     let (max_peers, max_live) = (4096, 16_384);
-    let mut aggregate = Aggregate::new(Settings {
-        selection: Default::default(),
-        group_by: GroupBy::Peer,
-        prefixes: Prefixes::default(),
-        max_peers,
-        max_live,
-        hz: Hz::new(250),
-        recycle_exists: false,
-        follow_ends: true,
-        memory: twtrace::peer::minutes::Memory::default(),
-    });
+    let mut aggregate = Aggregate::new(Settings { max_peers, max_live, ..Settings::default() });
     let mut after_warm_up = 0;
     for id in 1..=1_000_000_u64 {
         let [_, a, b, c, ..] = (id as u32).to_be_bytes();

@@ -7,7 +7,6 @@ use twtrace::{
     aggregate::{Aggregate, Settings},
     event::Event,
     kernel::{Backend, Refusal, Totals},
-    peer::{GroupBy, Prefixes},
     summary::{Context, RowChoice, Summary},
     units::Hz,
     view::{self, Format, events::EventWriter, style::Palette},
@@ -91,17 +90,8 @@ fn events() -> Vec<Event> {
 }
 
 fn summary(backend: Backend, follow_ends: bool, top: Option<usize>) -> Summary {
-    let mut aggregate = Aggregate::new(Settings {
-        selection: Default::default(),
-        group_by: GroupBy::Peer,
-        prefixes: Prefixes::default(),
-        max_peers: 16,
-        max_live: 16,
-        hz: Hz::new(250),
-        recycle_exists: false,
-        follow_ends,
-        memory: twtrace::peer::minutes::Memory::default(),
-    });
+    let settings = Settings { max_peers: 16, max_live: 16, follow_ends, ..Settings::default() };
+    let mut aggregate = Aggregate::new(settings);
     events().iter().filter(|event| !matches!(event, Event::Present(_))).for_each(|event| {
         if follow_ends || matches!(event, Event::Entered(_)) {
             aggregate.apply(event);

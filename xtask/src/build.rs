@@ -4,6 +4,7 @@ use std::{
     io::BufReader,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::OnceLock,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -14,9 +15,14 @@ use crate::process::{self, say};
 /// The target of the static binaries; naming it keeps their flags off build scripts.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// The workspace's top directory.
+/// The workspace's top directory: of the checkout that cargo was run in, since several may share
+/// one target directory; without cargo, of the one this program was built in.
 pub fn workspace() -> &'static Path {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    static OWN: OnceLock<PathBuf> = OnceLock::new();
+    let own = OWN.get_or_init(|| {
+        let of_run = std::env::var_os("CARGO_MANIFEST_DIR");
+        of_run.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
+    });
     own.parent().expect("xtask lies one level below the workspace's top")
 }
 

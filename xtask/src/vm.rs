@@ -227,6 +227,9 @@ fn run_one(
 ) -> Result<Tally> {
     let started = Instant::now();
     let mut inside = ["--format", "json", "--attach", &args.attach].map(str::to_owned).to_vec();
+    if kernel.label == kernel::ONCE {
+        inside.push("--once".to_owned());
+    }
     inside.extend(args.filter.iter().chain(options).cloned());
     let dir = work_dir(kernel)?;
     let initramfs = initramfs::build(kernel, programs, &inside, &dir)?;

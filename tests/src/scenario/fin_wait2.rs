@@ -56,3 +56,21 @@ pub fn timed_out(lab: &Lab) -> Result<()> {
     let row = summary.peer(net.client.inum(), "10.1.0.2:8080")?;
     expect::equal("blocked as FIN_WAIT2", &10, &row.number("/blocked/fin_wait2")?)
 }
+
+/// With `tcp_fin_timeout` over 60 s the orphan stays a full socket for what is above them, and only
+/// then becomes a mini-socket, by its keepalive timer, for that long once more.
+pub fn by_the_keepalive_timer(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    net.client.set("ipv4/tcp_fin_timeout", "62")?;
+    let ledger = Ledger::open(&net.client)?;
+    let tracer = super::watch(lab, &net.client)?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::Holds)?;
+    let streams = Client::new(&net.client).open_many(server.addr(), 10)?;
+    let _held = server.take(10)?;
+    streams.into_iter().for_each(abandon);
+    settled(&net.client, 10)?;
+    settled(&net.client, 0)?;
+
+    let want = Totals { entered: 10, fin_wait2: 10, fin_wait2_timeout: 10, ..Totals::default() };
+    super::totals_are(tracer, &ledger, want).map(drop)
+}

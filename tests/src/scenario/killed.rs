@@ -9,7 +9,8 @@ use crate::lab::Lab;
 use crate::packet::{ACK, FIN, RST};
 use crate::script::{self, Conversation};
 use crate::summary::Totals;
-use crate::topology::{self, Scripted};
+use crate::topology::{self, SERVER, Scripted};
+use crate::traffic::{Behaviour, Client, Server};
 use crate::{expect, ss};
 
 /// Takes one connection into TIME_WAIT.
@@ -69,5 +70,23 @@ pub fn mini_socket(lab: &Lab) -> Result<()> {
         settled(&net.client, 0)?;
     }
     let want = Totals { entered: 2, fin_wait2: 2, killed: 2, ..Totals::default() };
+    super::totals_are(tracer, &ledger, want).map(drop)
+}
+
+/// `ss -K` ends TIME_WAIT sockets where the kernel lets it (6.0 and later, with
+/// CONFIG_INET_DIAG_DESTROY); where it does not they live on, and are said to.
+pub fn by_an_administrator(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    let ledger = Ledger::open(&net.client)?;
+    let tracer = super::watch(lab, &net.client)?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    Client::new(&net.client).short_connections(server.addr(), 10)?;
+    settled(&net.client, 10)?;
+    net.client.exec(&["ss", "-K", "-tan", "state", "time-wait", "dport = :8080"])?;
+    // The dump that finds them ends before `ss` does, and destroying is part of it.
+    let live = ledger.counted()?.live;
+    expect::that(live == 0 || live == 10, || format!("ss -K left {live} of 10 sockets"))?;
+
+    let want = Totals { entered: 10, killed: 10 - live, live, ..Totals::default() };
     super::totals_are(tracer, &ledger, want).map(drop)
 }

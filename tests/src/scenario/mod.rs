@@ -54,15 +54,19 @@ pub enum On {
     /// The tracepoints, hence this host: a rule sees the same counts whatever the backend, so once
     /// is enough.
     Tracepoints,
+    /// The tracepoints, and with `--once` fentry: the host and one machine are enough for what takes
+    /// a minute.
+    Once,
 }
 
 impl On {
-    /// Whether `backend` is one of them.
-    pub fn includes(self, backend: Backend) -> bool {
+    /// Whether `backend` is one of them, `once` telling that this is the one machine.
+    pub fn includes(self, backend: Backend, once: bool) -> bool {
         match self {
             Self::Every => true,
             Self::Functions => backend.sees_functions(),
             Self::Tracepoints => !backend.sees_functions(),
+            Self::Once => !backend.sees_functions() || (once && backend == Backend::Fentry),
         }
     }
 }
@@ -79,9 +83,13 @@ const fn tracepoints(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenari
     Scenario { name, on: On::Tracepoints, run }
 }
 
+const fn once(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
+    Scenario { name, on: On::Once, run }
+}
+
 /// All scenarios, those that wait for 2MSL first so that the others run beside them.
 pub const ALL: &[Scenario] = &[
-    tracepoints("diagnosis_of_the_story", diagnosis::of_the_story),
+    once("diagnosis_of_the_story", diagnosis::of_the_story),
     every("expiry_is_two_msl", expiry::expiry_is_two_msl),
     every("a_present_socket_expires", expiry::a_present_socket_expires),
     every("counts_over_six_peers", counting::counts_over_six_peers),
@@ -109,9 +117,11 @@ pub const ALL: &[Scenario] = &[
     every("replaced_by_a_syn", replaced::replaced_by_a_syn),
     every("killed_by_rst_unless_rfc1337", killed::by_rst_unless_rfc1337),
     every("killed_mini_socket", killed::mini_socket),
+    every("killed_by_an_administrator", killed::by_an_administrator),
     every("purged_with_its_namespace", purged::purged_with_its_namespace),
     every("fin_wait2_promoted", fin_wait2::promoted),
     every("fin_wait2_timed_out", fin_wait2::timed_out),
+    every("fin_wait2_by_the_keepalive_timer", fin_wait2::by_the_keepalive_timer),
     every("simultaneous_close", closing::simultaneous_close),
     functions("overflow_of_buckets", overflow::overflow_of_buckets),
     every("rearmed_by_a_retransmitted_fin", rearmed::by_a_retransmitted_fin),
@@ -122,8 +132,10 @@ pub const ALL: &[Scenario] = &[
     tracepoints("diagnosis_tw002_timestamps_off", diagnosis_catalogue::timestamps_off),
     tracepoints("diagnosis_tw003_to_tw007_and_tw015_reuse_off", diagnosis_catalogue::reuse_off),
     tracepoints("diagnosis_tw005_exhausted", diagnosis_catalogue::exhausted),
+    tracepoints("diagnosis_tw005_open_connections", diagnosis_catalogue::open_connections),
     functions("diagnosis_tw006_fixed_port", diagnosis_catalogue::fixed_port),
     tracepoints("diagnosis_tw007_tw008_full_buckets", diagnosis_catalogue::full_buckets),
+    tracepoints("diagnosis_tw008_filling_buckets", diagnosis::of_filling_buckets),
     every("diagnosis_tw008_overflow", diagnosis_catalogue::overflow),
     tracepoints("diagnosis_tw009_no_fin", diagnosis_catalogue::no_fin),
     tracepoints("diagnosis_tw010_rearmed", diagnosis_catalogue::rearmed),

@@ -27,7 +27,7 @@ pub fn steady_state(rate: f64, seconds: f64) -> f64 {
 
 /// The most connections a second that `places` allow, each being taken for `seconds`.
 pub fn highest_rate(places: f64, seconds: f64) -> f64 {
-    if seconds > 0.0 { places / seconds } else { f64::INFINITY }
+    if seconds > 0.0 { places.max(0.0) / seconds } else { f64::INFINITY }
 }
 
 /// When the last of the places is taken.
@@ -41,19 +41,26 @@ pub enum Exhaustion {
     Never,
 }
 
-/// Share of the places from which on hardly any is left: `connect()` finds the last ones only by
-/// looking at nearly all, and connections that are open take some that are not seen here.
-const EXHAUSTED: f64 = 0.98;
-
-/// When `places` are all taken: `used` are now, `growth` more come than go a second, and
-/// `steady` would be taken in the end.
-pub fn exhaustion(places: f64, used: f64, growth: f64, steady: f64) -> Exhaustion {
-    if used >= places * EXHAUSTED {
+/// When `places` are all taken, or all but the share `rest`: `used` are now, `growth` more come
+/// than go a second, and `steady` would be taken in the end.
+pub fn exhaustion(places: f64, rest: f64, used: f64, growth: f64, steady: f64) -> Exhaustion {
+    if used >= places * (1.0 - rest) {
         Exhaustion::Now
     } else if steady > places && growth > 0.0 {
         Exhaustion::In((places - used) / growth)
     } else {
         Exhaustion::Never
+    }
+}
+
+impl Exhaustion {
+    /// Seconds until then, 0 for now; `None` for never.
+    pub const fn seconds(self) -> Option<f64> {
+        match self {
+            Self::Now => Some(0.0),
+            Self::In(seconds) => Some(seconds),
+            Self::Never => None,
+        }
     }
 }
 
@@ -84,12 +91,15 @@ mod tests {
 
     #[test]
     fn exhaustion_is_told_from_what_is_left_and_what_comes_on_balance() {
-        assert_eq!(exhaustion(1000.0, 400.0, 50.0, 3000.0), Exhaustion::In(12.0));
-        assert_eq!(exhaustion(1000.0, 400.0, 10.0, 600.0), Exhaustion::Never, "it settles below");
-        assert_eq!(exhaustion(1000.0, 400.0, 10.0, 1000.0), Exhaustion::Never, "just fits");
-        assert_eq!(exhaustion(1000.0, 400.0, 0.0, 3000.0), Exhaustion::Never, "as many go");
-        assert_eq!(exhaustion(1000.0, 979.0, 0.0, 0.0), Exhaustion::Never);
-        assert_eq!(exhaustion(1000.0, 980.0, 0.0, 0.0), Exhaustion::Now);
+        let at = |used, growth, steady| exhaustion(1000.0, 0.02, used, growth, steady);
+        assert_eq!(at(400.0, 50.0, 3000.0), Exhaustion::In(12.0));
+        assert_eq!(at(400.0, 10.0, 600.0), Exhaustion::Never, "it settles below");
+        assert_eq!(at(400.0, 10.0, 1000.0), Exhaustion::Never, "just fits");
+        assert_eq!(at(400.0, 0.0, 3000.0), Exhaustion::Never, "as many go");
+        assert_eq!(at(979.0, 0.0, 0.0), Exhaustion::Never);
+        assert_eq!(at(980.0, 0.0, 0.0), Exhaustion::Now);
+        assert_eq!(exhaustion(1000.0, 0.0, 999.0, 1.0, 1001.0), Exhaustion::In(1.0));
+        assert_eq!(exhaustion(1000.0, 0.0, 1000.0, 0.0, 0.0), Exhaustion::Now);
     }
 
     #[test]

@@ -43,7 +43,11 @@ pub mod source {
     /// Computed from the figures beside it.
     pub const COMPUTED: &str = "computed";
     /// The kernel's own counters, their growth in this session.
-    pub const NETSTAT: &str = "/proc/net/netstat, growth in this session";
+    pub const NETSTAT: &str = "/proc/net/netstat, growth";
+    /// `ip_local_port_range` without the ports that `ip_local_reserved_ports` takes out of it.
+    pub const RANGE: &str = "port range less reserved";
+    /// The sockets that are not in TIME_WAIT, of the namespace in question.
+    pub const TCP: &str = "/proc/net/tcp, tcp6";
     /// The kernel's own count of TIME_WAIT sockets.
     pub const SOCKSTAT: &str = "/proc/net/sockstat";
 }

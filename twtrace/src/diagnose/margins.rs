@@ -1,6 +1,10 @@
 //! How far each limit is, said also when nothing is wrong.
 
-use super::{Case, arithmetic, pressure::Pressure};
+use super::{
+    Scene,
+    arithmetic::{self, Exhaustion},
+    pressure::{Pressure, time_wait},
+};
 use crate::host::facts::{Conntrack, NamespaceFacts, Rules};
 
 /// Bytes of a TIME_WAIT socket where the slab may not be read; 248 to 272 on 5.10 to 7.2.
@@ -17,18 +21,53 @@ pub struct Buckets {
     pub max: u64,
     /// Connections that closed without a TIME_WAIT socket in this session.
     pub overflow: u64,
+    /// The same a second, over the whole session.
+    pub overflow_rate: f64,
+    /// Sockets that come a second.
+    pub rate: f64,
+    /// Sockets there would be if as many came as go, at that rate.
+    pub steady: f64,
+    /// The same at the rate that has lasted: a burst has not.
+    pub held_steady: f64,
+    /// When no bucket is left.
+    pub exhaustion: Exhaustion,
 }
 
 impl Buckets {
     /// The buckets of a namespace, where both figures are known.
-    pub fn of(facts: &NamespaceFacts) -> Option<Self> {
+    pub fn of(scene: &Scene<'_>, netns: u32, facts: &NamespaceFacts) -> Option<Self> {
         let (live, max) = (facts.time_wait?, facts.max_tw_buckets?);
-        Some(Self { live, max, overflow: facts.grown("TCPTimeWaitOverflow") })
+        let (mut rate, mut ended, mut steady, mut held_steady) = (0.0, 0.0, 0.0, 0.0);
+        for row in scene.in_namespace(netns) {
+            let seconds = time_wait(row.peer, row.facts).0 as f64 / 1000.0;
+            rate += row.rates.entered;
+            ended += row.rates.ended;
+            steady += arithmetic::steady_state(row.rates.entered, seconds);
+            held_steady += arithmetic::steady_state(row.rates.held.entered, seconds);
+        }
+        let overflow = facts.grown("TCPTimeWaitOverflow");
+        let session_ns = scene.case.now_ns.saturating_sub(scene.case.since_ns);
+        let (places, used) = (max as f64, live as f64);
+        Some(Self {
+            live,
+            max,
+            overflow,
+            overflow_rate: overflow as f64 / (session_ns as f64 / 1e9).max(1.0),
+            rate,
+            steady,
+            held_steady,
+            exhaustion: arithmetic::exhaustion(places, 0.0, used, rate - ended, steady),
+        })
     }
 
-    /// Share taken.
-    pub fn share(&self) -> f64 {
+    /// Share taken now.
+    pub fn used_share(&self) -> f64 {
         arithmetic::share(self.live as f64, self.max as f64)
+    }
+
+    /// Share that is taken, or will be at the rate that has lasted.
+    pub fn share(&self) -> f64 {
+        arithmetic::share(self.held_steady.max(self.live as f64), self.max as f64)
     }
 }
 
@@ -61,37 +100,43 @@ pub struct Margins {
 }
 
 impl Margins {
-    /// The margins in a case.
-    pub fn of(case: &Case<'_>) -> Self {
-        let namespaces: Vec<_> = case
-            .facts
-            .namespaces
-            .iter()
+    /// The margins in a scene.
+    pub fn of(scene: &Scene<'_>) -> Self {
+        let namespaces: Vec<_> = scene
+            .namespaces()
             .map(|(netns, facts)| NamespaceMargins {
-                netns: *netns,
-                ports: case
-                    .clients()
-                    .filter(|client| client.netns == *netns)
-                    .filter_map(|client| client.pressure)
-                    .max_by(|one, two| one.share().total_cmp(&two.share())),
-                buckets: Buckets::of(facts),
+                netns,
+                // The shortest come first.
+                ports: scene.in_namespace(netns).first().and_then(|row| row.pressure.clone()),
+                buckets: Buckets::of(scene, netns, facts),
                 conntrack: facts.conntrack,
                 rules: facts.rules(),
             })
             .collect();
         let sockets = namespaces.iter().filter_map(|ns| ns.buckets).map(|b| b.live).sum::<u64>();
-        let each = case.facts.socket_bytes.unwrap_or(SOCKET_BYTES) + BUCKET_BYTES;
-        Self { namespaces, sockets, bytes: sockets * each, files: case.facts.files }
+        let facts = scene.case.facts;
+        let each = facts.socket_bytes.unwrap_or(SOCKET_BYTES) + BUCKET_BYTES;
+        Self { namespaces, sockets, bytes: sockets * each, files: facts.files }
     }
 
-    /// The worst share of a limit, and the name of it.
+    /// The shares of all limits, with the names of those.
+    fn shares(&self) -> impl Iterator<Item = (f64, String)> {
+        self.namespaces.iter().flat_map(|ns| {
+            let of_namespace = |name: &str| format!("{name} of network namespace {}", ns.netns);
+            let ports = ns.ports.as_ref();
+            let ports = ports.map(|ports| (ports.share(), format!("ports {}", ports.triple())));
+            let buckets =
+                ns.buckets.map(|buckets| (buckets.share(), of_namespace("tcp_max_tw_buckets")));
+            let tracked = ns.conntrack.filter(|conntrack| conntrack.count > 0).map(|conntrack| {
+                let share = arithmetic::share(conntrack.count as f64, conntrack.max as f64);
+                (share, of_namespace("nf_conntrack_max"))
+            });
+            [ports, buckets, tracked].into_iter().flatten()
+        })
+    }
+
+    /// The worst share of a limit, and the name of it; `None` if no limit is known.
     pub fn worst(&self) -> Option<(f64, String)> {
-        let ports = self.namespaces.iter().filter_map(|ns| ns.ports.as_ref());
-        let ports = ports.map(|ports| (ports.share(), format!("ports {}", ports.triple())));
-        let buckets = self.namespaces.iter().filter_map(|ns| Some((ns.netns, ns.buckets?)));
-        let buckets = buckets.map(|(netns, buckets)| {
-            (buckets.share(), format!("tcp_max_tw_buckets of network namespace {netns}"))
-        });
-        ports.chain(buckets).max_by(|one, two| one.0.total_cmp(&two.0))
+        self.shares().max_by(|one, two| one.0.total_cmp(&two.0))
     }
 }

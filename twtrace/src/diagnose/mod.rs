@@ -1,7 +1,7 @@
 //! Diagnosis: from what was seen and the host's facts to findings, without looking at anything.
 //!
-//! The catalogue is one table, [`RULES`]. Each rule is a pure function over a [`Case`], which is
-//! all there is to know; docs/findings/ has a page for each.
+//! The catalogue is one table, [`RULES`]. Each rule is a pure function over a [`Scene`]: a
+//! [`Case`], which is all there is to know, with the sums done. docs/findings/ has a page for each.
 
 pub mod arithmetic;
 pub mod finding;
@@ -55,6 +55,8 @@ pub struct Case<'a> {
 pub struct Subject<'a> {
     /// The row.
     pub peer: &'a Peer,
+    /// Which end this host is.
+    pub role: Role,
     /// Its namespace's inode number.
     pub netns: u32,
     /// Its namespace's facts.
@@ -65,32 +67,58 @@ pub struct Subject<'a> {
     pub pressure: Option<Pressure>,
 }
 
-impl<'a> Case<'a> {
-    /// The peers of one role whose namespace's facts are known.
-    fn of_role(&self, wanted: Role) -> impl Iterator<Item = Subject<'a>> {
-        let Self { peers, facts, now_ns, since_ns, .. } = *self;
-        peers.iter().filter_map(move |peer| {
+/// A case whose peers were looked at, once for all rules.
+#[derive(Clone, Debug)]
+pub struct Scene<'a> {
+    case: Case<'a>,
+    /// By namespace, and in each those first that are shortest of ports.
+    subjects: Vec<Subject<'a>>,
+}
+
+impl<'a> Scene<'a> {
+    /// Looks at the peers whose namespace's facts are known.
+    pub fn of(case: &Case<'a>) -> Self {
+        let Case { peers, facts, now_ns, since_ns, .. } = *case;
+        let subject = |peer: &'a Peer| {
             let Group::Peer { netns, role, .. } = peer.group else { return None };
-            let facts = facts.namespaces.get(&netns).filter(|_| role == wanted)?;
+            let facts = facts.namespaces.get(&netns)?;
             let rates = peer.history.rates(now_ns, since_ns);
-            let pressure = Pressure::of(peer, &rates, facts);
-            Some(Subject { peer, netns, facts, rates, pressure })
-        })
+            let pressure = Pressure::of(peer, &rates, facts, now_ns);
+            Some(Subject { peer, role, netns, facts, rates, pressure })
+        };
+        let mut subjects: Vec<_> = peers.iter().filter_map(subject).collect();
+        let share = |subject: &Subject<'_>| subject.pressure.as_ref().map_or(-1.0, Pressure::share);
+        subjects.sort_by(|one, two| {
+            one.netns.cmp(&two.netns).then_with(|| share(two).total_cmp(&share(one)))
+        });
+        Self { case: *case, subjects }
+    }
+
+    /// All peers.
+    pub fn subjects(&self) -> &[Subject<'a>] {
+        &self.subjects
+    }
+
+    /// Those of one namespace.
+    pub fn in_namespace(&self, netns: u32) -> &[Subject<'a>] {
+        let from = self.subjects.partition_point(|subject| subject.netns < netns);
+        let to = self.subjects.partition_point(|subject| subject.netns <= netns);
+        &self.subjects[from..to]
     }
 
     /// The peers that this end is a client of.
-    pub fn clients(&self) -> impl Iterator<Item = Subject<'a>> {
-        self.of_role(Role::Client)
+    pub fn clients(&self) -> impl Iterator<Item = &Subject<'a>> {
+        self.subjects.iter().filter(|subject| subject.role == Role::Client)
     }
 
     /// The peers that this end is the server of.
-    pub fn servers(&self) -> impl Iterator<Item = Subject<'a>> {
-        self.of_role(Role::Server)
+    pub fn servers(&self) -> impl Iterator<Item = &Subject<'a>> {
+        self.subjects.iter().filter(|subject| subject.role == Role::Server)
     }
 
     /// The namespaces whose facts are known.
     pub fn namespaces(&self) -> impl Iterator<Item = (u32, &'a NamespaceFacts)> {
-        self.facts.namespaces.iter().map(|(netns, facts)| (*netns, facts))
+        self.case.facts.namespaces.iter().map(|(netns, facts)| (*netns, facts))
     }
 }
 
@@ -118,7 +146,7 @@ pub struct Rule {
     /// What it looks for.
     pub title: &'static str,
     /// Looks for it.
-    pub check: fn(&Case<'_>) -> Vec<Finding>,
+    pub check: fn(&Scene<'_>) -> Vec<Finding>,
 }
 
 /// What there is to say of a case.
@@ -132,15 +160,16 @@ pub struct Diagnosis {
 
 /// Applies all rules.
 pub fn diagnose(case: &Case<'_>) -> Diagnosis {
+    let scene = Scene::of(case);
     let mut findings: Vec<Finding> = RULES
         .iter()
         .flat_map(|rule| {
-            let found = (rule.check)(case).into_iter();
+            let found = (rule.check)(&scene).into_iter();
             found.map(|finding| Finding { id: rule.id, ..finding })
         })
         .collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-    Diagnosis { findings, margins: Margins::of(case) }
+    Diagnosis { findings, margins: Margins::of(&scene) }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Cases made up for the tests of rules.
 
-use super::{Case, Finding, Loss, Rule};
+use super::{Case, Finding, Loss, Rule, Scene};
 use crate::{
     event::Role,
     host::facts::{HostFacts, NamespaceFacts},
@@ -42,7 +42,7 @@ pub fn only(facts: &mut HostFacts) -> &mut NamespaceFacts {
 /// What one rule finds.
 pub fn found(rules: &[Rule], id: &str, case: &Case<'_>) -> Vec<Finding> {
     let rule = rules.iter().find(|rule| rule.id == id).unwrap();
-    (rule.check)(case)
+    (rule.check)(&Scene::of(case))
 }
 
 /// A peer in the making.
@@ -52,6 +52,7 @@ pub struct Client {
     port: u16,
     role: Role,
     rate: f64,
+    seconds: u64,
     live: u64,
     with_timestamps: bool,
     blocked: bool,
@@ -66,15 +67,21 @@ impl Client {
             port,
             role: Role::Client,
             rate: 0.0,
+            seconds: 9,
             live: 0,
             with_timestamps: true,
             blocked: true,
         }
     }
 
-    /// Entries a second over the last seconds.
+    /// Entries a second, over exactly the seconds that the window holds at [`NOW_NS`].
     pub fn rate(self, rate: f64) -> Self {
         Self { rate, ..self }
+    }
+
+    /// Entries over the last so many seconds only.
+    pub fn over(self, seconds: u64) -> Self {
+        Self { seconds, ..self }
     }
 
     /// Live sockets.
@@ -101,11 +108,11 @@ impl Client {
     pub fn peer(self) -> Peer {
         let mut peer = Peer::new(Group::peer(NETNS, self.role, self.address, self.port));
         let local = std::net::Ipv4Addr::new(10, 1, 0, 1).to_ipv6_mapped().octets();
-        // Spread over exactly the seconds that the window holds at NOW_NS.
-        let entries = (self.rate * 9.0).round() as u64;
+        let entries = (self.rate * self.seconds as f64).round() as u64;
+        let span_ns = self.seconds * 1_000_000_000;
         for n in 0..entries {
             peer.history.enter(&Entry {
-                mono_ns: NOW_NS - 9_000_000_000 + n * 9_000_000_000 / entries,
+                mono_ns: NOW_NS - span_ns + n * span_ns / entries,
                 with_timestamps: self.with_timestamps,
                 blocked: self.blocked,
                 autobound: true,

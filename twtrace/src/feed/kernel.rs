@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    net::SocketAddr,
     path::Path,
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::time::{ClockId, clock_gettime};
 use twtrace_common::{ABI, Counter, Entered};
 
-use super::{Core, Input, Moment, Origin, Wishes};
+use super::{Core, Input, Moment, Origin, Wishes, open::Counted};
 use crate::{
     aggregate::Aggregate,
     filter::Selection,
@@ -36,6 +37,8 @@ pub struct KernelFeed {
     tracer: Tracer,
     source: Source,
     options: Options,
+    /// Open connections as they were counted last.
+    open: Counted,
     /// Signs of trouble already dealt with: losses, skips and missed ends together.
     trouble: u64,
 }
@@ -64,7 +67,7 @@ impl KernelFeed {
             totals_before: Totals::default(),
             skipped_before: 0,
         };
-        Ok((Self { tracer, source, options, trouble: 0 }, origin))
+        Ok((Self { tracer, source, options, open: Counted::default(), trouble: 0 }, origin))
     }
 
     /// The kernel side.
@@ -175,14 +178,9 @@ impl KernelFeed {
 
     /// The facts of this moment. The first moment has those of all namespaces, so that counters
     /// are compared with the start whenever a namespace gets a row.
-    pub fn moment(&self, core: &Core, totals: Totals, skipped: u64, wishes: Wishes) -> Input {
+    pub fn moment(&mut self, core: &Core, totals: Totals, skipped: u64, wishes: Wishes) -> Input {
         let namespaces = Namespaces::scan();
-        let first = core.moment().is_none();
-        let facts = wishes.facts.then(|| {
-            let seen = core.aggregate().table().rows().iter().filter_map(|row| row.group.netns());
-            let all = namespaces.iter().map(|namespace| namespace.inum).filter(|_| first);
-            self.facts(&namespaces, seen.chain(all))
-        });
+        let facts = wishes.facts.then(|| self.facts(&namespaces, core));
         let cgroup_names = if wishes.cgroup_names {
             cgroup::root().map(cgroup::names).unwrap_or_default()
         } else {
@@ -199,32 +197,63 @@ impl KernelFeed {
     }
 
     /// Facts of the host, of the namespace asked for or this process's own, and of those seen.
-    fn facts(&self, all: &Namespaces, seen: impl Iterator<Item = u32>) -> HostFacts {
+    fn facts(&mut self, all: &Namespaces, core: &Core) -> HostFacts {
         let only = self.options.filter.netns;
         let asked = if only == 0 { find_namespace(OWN).ok() } else { Some(only) };
+        let rows = core.aggregate().table().rows();
+        let first = core.moment().is_none();
+        let there = all.iter().map(|namespace| namespace.inum).filter(|_| first);
+        let seen = rows.iter().filter_map(|row| row.group.netns()).chain(there);
         let seen = seen.filter(|inum| *inum != 0 && (only == 0 || *inum == only));
         let wanted: BTreeSet<u32> = asked.into_iter().chain(seen).take(MAX_NAMESPACES).collect();
         let mut host = facts::host(Path::new(PROC), Path::new("/"));
+        self.open.retain(|inum| wanted.contains(&inum));
         for inum in wanted {
             // One that is gone, or held by nothing that can be found, is of no consequence.
-            match all.get(inum).map(read_facts) {
-                Some(Ok((facts, errors))) => {
+            let Some(namespace) = all.get(inum) else { continue };
+            let now_ns = monotonic_ns();
+            let servers = self.open.due(inum, rows, now_ns);
+            match read_facts(namespace, &servers) {
+                Ok(Read { mut facts, took, errors }) => {
                     host.unread.extend(errors.iter().map(ToString::to_string));
+                    if let Some(ports) = facts.open.take() {
+                        self.open.note(inum, ports, now_ns, took);
+                    }
+                    facts.open = self.open.of(inum);
                     host.namespaces.insert(inum, facts);
                 }
-                Some(Err(error)) => {
+                Err(error) => {
                     host.unread.push(format!("cannot enter network namespace {inum}: {error}"));
                 }
-                None => {}
             }
         }
         host
     }
 }
 
-/// Reads a namespace's facts on a thread inside it.
-fn read_facts(namespace: &Namespace) -> std::io::Result<(NamespaceFacts, Vec<HostFactError>)> {
-    namespace.run(|| facts::namespace(Path::new(PROC)))
+/// What was read of a namespace.
+struct Read {
+    facts: NamespaceFacts,
+    /// How long the open connections took.
+    took: Duration,
+    /// What could not be read.
+    errors: Vec<HostFactError>,
+}
+
+/// Reads a namespace's facts on a thread inside it; of open connections those to some servers, if
+/// any are given.
+fn read_facts(namespace: &Namespace, servers: &[SocketAddr]) -> std::io::Result<Read> {
+    namespace.run(|| {
+        let (mut facts, mut errors) = facts::namespace(Path::new(PROC));
+        let started = Instant::now();
+        if !servers.is_empty() {
+            match facts::open_ports(Path::new(PROC), &facts, servers) {
+                Ok(ports) => facts.open = Some(ports),
+                Err(error) => errors.push(error),
+            }
+        }
+        Read { facts, took: started.elapsed(), errors }
+    })
 }
 
 /// Reads a namespace on another thread while `meanwhile` runs again and again on this one.

@@ -6,6 +6,7 @@
 
 mod core;
 mod kernel;
+mod open;
 mod stream;
 
 use std::collections::HashMap;

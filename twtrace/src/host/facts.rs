@@ -1,6 +1,6 @@
 //! Everything a diagnosis needs to know of the host, gathered.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, path::Path};
+use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +8,7 @@ use super::{
     HostFactError, configured,
     configured::Setting,
     netstat::{TcpExt, time_wait_sockets},
+    open::{self, OpenPorts},
     sysctl, text,
 };
 
@@ -63,6 +64,8 @@ pub struct NamespaceFacts {
     pub counters_before: TcpExt,
     /// Connection tracking, when it is loaded.
     pub conntrack: Option<Conntrack>,
+    /// Ports that are held by something else than TIME_WAIT; `None` if they were not read.
+    pub open: Option<OpenPorts>,
 }
 
 /// Connection tracking of a namespace.
@@ -118,6 +121,12 @@ impl NamespaceFacts {
         }
     }
 
+    /// Whether `connect()` may choose a port.
+    pub fn may_choose(&self, port: u16) -> bool {
+        let in_range = self.port_range.as_ref().is_some_and(|range| range.contains(&port));
+        in_range && !self.reserved_ports.iter().any(|reserved| reserved.contains(&port))
+    }
+
     /// What a counter grew by in this session.
     pub fn grown(&self, counter: &str) -> u64 {
         self.counters.since(&self.counters_before, counter)
@@ -161,6 +170,20 @@ pub fn namespace(root: &Path) -> (NamespaceFacts, Vec<HostFactError>) {
     facts.counters = keep(&mut errors, TcpExt::read(&net));
     facts.counters_before = facts.counters.clone();
     (facts, errors)
+}
+
+/// Reads which of a namespace's ports are held by something else than TIME_WAIT, for some peers. A
+/// thread inside the namespace calls it, as [`namespace`], whose facts say which ports matter. It
+/// looks at every socket, so not as often as at the rest.
+///
+/// # Errors
+/// [`HostFactError`].
+pub fn open_ports(
+    root: &Path,
+    facts: &NamespaceFacts,
+    peers: &[SocketAddr],
+) -> Result<OpenPorts, HostFactError> {
+    open::read(&root.join("thread-self/net"), |port| facts.may_choose(port), peers)
 }
 
 /// Reads the facts of the whole host: procfs below `proc`, configuration below `root` (`/`).
@@ -234,6 +257,28 @@ mod tests {
         let conntrack = Conntrack { time_wait_s: 120, count: 5, max: 262_144 };
         assert_eq!(facts.conntrack, Some(conntrack));
         assert_eq!(facts.rules(), Rules::DelayInMillis);
+    }
+
+    #[test]
+    fn a_vendors_length_of_time_wait_is_read_where_it_exists() {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), "sys/net/ipv4/tcp_tw_timeout", "15\n");
+        let (facts, errors) = namespace(root.path());
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!((facts.tw_timeout, facts.rules()), (Some(15), Rules::VendorLength));
+    }
+
+    #[test]
+    fn reserved_ports_are_not_chosen() {
+        let facts = NamespaceFacts {
+            port_range: Some(20_000..=20_999),
+            reserved_ports: vec![20_010..=20_019],
+            ..NamespaceFacts::default()
+        };
+        let chosen = |port| facts.may_choose(port);
+        assert!(chosen(20_000) && chosen(20_999) && chosen(20_009) && chosen(20_020));
+        assert!(!chosen(19_999) && !chosen(21_000) && !chosen(20_010) && !chosen(20_019));
+        assert!(!NamespaceFacts::default().may_choose(40_000), "the range is not known");
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod configured;
 pub mod facts;
 pub mod netstat;
+pub mod open;
 pub mod process;
 pub mod sysctl;
 

@@ -238,7 +238,7 @@ impl PeerTable {
         self.evicted
     }
 
-    /// Times something was counted in [`OTHER`] for want of a place.
+    /// Events counted in [`OTHER`] because no row was free for their peer.
     pub const fn folded(&self) -> u64 {
         self.folded
     }

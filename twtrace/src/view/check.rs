@@ -1,16 +1,16 @@
 //! The line of a monitoring plugin.
 
-use crate::summary::Summary;
+use crate::{diagnose::Margins, summary::Summary};
 
 /// State of a service, by its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Status {
-    /// Below the thresholds.
+    /// Not above a threshold.
     Ok = 0,
-    /// From the first threshold on.
+    /// Above the first threshold.
     Warning = 1,
-    /// From the second on.
+    /// Above the second.
     Critical = 2,
     /// It could not be found out.
     Unknown = 3,
@@ -35,25 +35,27 @@ pub fn unknown(why: &str) -> String {
     format!("TWTRACE {} - {}", Status::Unknown.word(), why.join(" ").replace('|', "/"))
 }
 
-/// The status, and the line with text and performance data. Thresholds are per cent.
+/// The status, and the line with text and performance data. Thresholds are per cent, and as the
+/// conventions have it the alert begins above them.
 pub fn line(summary: &Summary, warn: u32, crit: u32) -> (Status, String) {
     let Some(examined) = &summary.examined else {
         return (Status::Unknown, unknown("nothing was examined"));
     };
     let margins = &examined.diagnosis.margins;
-    let worst = margins.worst();
-    let percent = worst.as_ref().map_or(0.0, |(share, _)| share * 100.0);
-    let status = if percent >= f64::from(crit) {
+    let Some((worst, name)) = margins.worst() else {
+        let mut why = "no limit could be read".to_owned();
+        examined.facts.unread.iter().for_each(|fault| why.push_str(&format!("; {fault}")));
+        return (Status::Unknown, unknown(&why));
+    };
+    let percent = percent(worst);
+    let status = if percent > f64::from(crit) {
         Status::Critical
-    } else if percent >= f64::from(warn) {
+    } else if percent > f64::from(warn) {
         Status::Warning
     } else {
         Status::Ok
     };
-    let mut text = match worst {
-        Some((_, what)) => format!("{percent:.0}% of {what}"),
-        None => "no limit is in use".to_owned(),
-    };
+    let mut text = format!("{percent:.0}% of {name}");
     if let Some(finding) = examined.diagnosis.findings.first().filter(|_| status != Status::Ok) {
         text.push_str(&format!("; {}: {}", finding.id, finding.summary));
     }
@@ -61,18 +63,46 @@ pub fn line(summary: &Summary, warn: u32, crit: u32) -> (Status, String) {
     if lost > 0 {
         text.push_str(&format!("; {lost} events lost, figures are lower bounds"));
     }
-    let overflow: u64 =
-        margins.namespaces.iter().filter_map(|ns| ns.buckets).map(|buckets| buckets.overflow).sum();
-    let entered = summary.totals.counts.entered;
-    let rate = entered as f64 / summary.elapsed.as_secs_f64().max(1.0);
     let line = format!(
-        "TWTRACE {} - {} | worst={percent:.1}%;{warn};{crit};0 time_wait={};;;0 \
-         entered_rate={rate:.1};;;0 overflow={overflow};;;0 lost={lost};;;0",
+        "TWTRACE {} - {} | {}",
         status.word(),
         text.replace('|', "/"),
-        margins.sockets,
+        performance(summary, margins, percent, (warn, crit))
     );
     (status, line)
+}
+
+/// A share in per cent, with the digit that is shown: what is compared is what is seen.
+fn percent(share: f64) -> f64 {
+    (share * 1000.0).round() / 10.0
+}
+
+/// What monitoring systems draw: label, value and unit; thresholds and minimum.
+fn performance(
+    summary: &Summary,
+    margins: &Margins,
+    worst: f64,
+    (warn, crit): (u32, u32),
+) -> String {
+    let mut words = vec![format!("worst={worst:.1}%;{warn};{crit};0")];
+    let largest = |shares: &mut dyn Iterator<Item = f64>| shares.max_by(f64::total_cmp);
+    let namespaces = || margins.namespaces.iter();
+    let ports = largest(&mut namespaces().filter_map(|ns| Some(ns.ports.as_ref()?.share())));
+    let buckets = largest(&mut namespaces().filter_map(|ns| Some(ns.buckets?.share())));
+    // A limit that is not known has no value, and 0 would be one.
+    for (label, share) in [("ports", ports), ("buckets", buckets)] {
+        let word = |share| format!("{label}={:.1}%;{warn};{crit};0", percent(share));
+        words.extend(share.map(word));
+    }
+    let overflow: u64 =
+        namespaces().filter_map(|ns| ns.buckets).map(|buckets| buckets.overflow).sum();
+    let entered = summary.totals.counts.entered;
+    let rate = entered as f64 / summary.elapsed.as_secs_f64().max(1.0);
+    words.push(format!("time_wait={};;;0", margins.sockets));
+    words.push(format!("entered_rate={rate:.1};;;0"));
+    words.push(format!("overflow={overflow};;;0"));
+    words.push(format!("lost={};;;0", summary.trust.lost + summary.trust.skipped));
+    words.join(" ")
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::{
         Evidence, Finding, Severity,
         arithmetic::Exhaustion,
         finding::rounded,
-        margins::{Margins, NamespaceMargins},
+        margins::{Buckets, Margins, NamespaceMargins},
         pressure::Pressure,
     },
     host::facts::NamespaceFacts,
@@ -96,12 +96,7 @@ fn margins_document(margins: &Margins) -> Value {
                 "netns": namespace.netns,
                 "rules": namespace.rules.sentence(),
                 "ports": namespace.ports.as_ref().map(ports_document),
-                "buckets": namespace.buckets.map(|buckets| json!({
-                    "live": buckets.live,
-                    "max": buckets.max,
-                    "share": buckets.share(),
-                    "overflow": buckets.overflow,
-                })),
+                "buckets": namespace.buckets.as_ref().map(buckets_document),
                 "conntrack": namespace.conntrack.map(|conntrack| json!({
                     "count": conntrack.count,
                     "max": conntrack.max,
@@ -119,22 +114,38 @@ fn margins_document(margins: &Margins) -> Value {
 }
 
 fn ports_document(ports: &Pressure) -> Value {
-    let seconds = match ports.exhaustion {
-        Exhaustion::Now => Some(0.0),
-        Exhaustion::In(seconds) => Some(seconds),
-        Exhaustion::Never => None,
-    };
     json!({
         "triple": ports.triple(),
         "sources": ports.sources,
         "usable": ports.usable,
-        "stuck": ports.used.round() as u64,
-        "steady_state": ports.steady.round() as u64,
+        "stuck": ports.stuck.round() as u64,
+        "open": ports.open.map(|open| open.ports),
+        "steady_state": ports.steady().round() as u64,
         "share": ports.share(),
         "rate": rounded(ports.rate),
         "blocked_rate": rounded(ports.blocked_rate),
+        "rate_window_s": rounded(ports.window),
+        "lasting_rate": rounded(ports.held_rate),
         "highest_rate": rounded(ports.highest_rate()),
-        "seconds_to_exhaustion": seconds.map(rounded),
+        "highest_rate_if": {
+            "takeover": rounded(ports.what_if.takeover),
+            "two_sources": rounded(ports.what_if.two_sources),
+            "widest_range": rounded(ports.what_if.widest_range),
+        },
+        "seconds_to_exhaustion": ports.exhaustion.seconds().map(rounded),
+    })
+}
+
+fn buckets_document(buckets: &Buckets) -> Value {
+    json!({
+        "live": buckets.live,
+        "max": buckets.max,
+        "share": buckets.used_share(),
+        "rate": rounded(buckets.rate),
+        "steady_state": buckets.steady.round() as u64,
+        "seconds_to_full": buckets.exhaustion.seconds().map(rounded),
+        "overflow": buckets.overflow,
+        "overflow_rate": rounded(buckets.overflow_rate),
     })
 }
 
@@ -243,7 +254,11 @@ fn write_figure(out: &mut impl Write, figure: &Evidence) -> io::Result<()> {
             let items: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
             items.join(", ")
         }
-        other => other.to_string(),
+        // A rate of 470.0 is as much as one of 470.
+        other => match other.as_f64().filter(|number| number.fract() == 0.0) {
+            Some(whole) => format!("{whole:.0}"),
+            None => other.to_string(),
+        },
     };
     let unit = if figure.unit.is_empty() { String::new() } else { format!(" {}", figure.unit) };
     // Sysctls keep their spelling: one wants to search for it.
@@ -296,40 +311,11 @@ fn write_margins(
 fn write_namespace(out: &mut impl Write, namespace: &NamespaceMargins) -> io::Result<()> {
     let ports = match &namespace.ports {
         None => "no connection of this end was seen to close first".to_owned(),
-        Some(ports) => {
-            let mut text = format!(
-                "{}: {:.0} of {} cannot be taken over, {:.1}/s come, which settles at {:.0} \
-                 ({:.0} %); {:.1}/s fit",
-                ports.triple(),
-                ports.used,
-                ports.usable,
-                ports.blocked_rate,
-                ports.steady,
-                ports.share() * 100.0,
-                ports.highest_rate()
-            );
-            if ports.sources > 1 {
-                text.push_str(&format!(
-                    "; busiest of {} source addresses, live sockets assumed spread like entries",
-                    ports.sources
-                ));
-            }
-            text
-        }
+        Some(ports) => ports_margin(ports),
     };
     wrapped(out, "    ports        ", &ports)?;
-    if let Some(buckets) = namespace.buckets {
-        let text = format!(
-            "{} of {} TIME_WAIT sockets (tcp_max_tw_buckets), {:.1} %; {} overflowed",
-            buckets.live,
-            buckets.max,
-            buckets.share() * 100.0,
-            match buckets.overflow {
-                0 => "none".to_owned(),
-                overflow => overflow.to_string(),
-            }
-        );
-        wrapped(out, "    buckets      ", &text)?;
+    if let Some(buckets) = &namespace.buckets {
+        wrapped(out, "    buckets      ", &buckets_margin(buckets))?;
     }
     if let Some(conntrack) = namespace.conntrack.filter(|conntrack| conntrack.count > 0) {
         let text = format!(
@@ -339,6 +325,59 @@ fn write_namespace(out: &mut impl Write, namespace: &NamespaceMargins) -> io::Re
         wrapped(out, "    conntrack    ", &text)?;
     }
     Ok(())
+}
+
+/// How far the ports suffice.
+fn ports_margin(ports: &Pressure) -> String {
+    let open = match ports.open {
+        None => "how many are open is not known".to_owned(),
+        Some(open) => format!("{} are open", open.ports),
+    };
+    let mut text = format!(
+        "{}: of {} ports {:.0} are stuck in TIME_WAIT and {open}; {:.1}/s get stuck, which \
+         settles at {:.0}; {:.1}/s fit",
+        ports.triple(),
+        ports.usable,
+        ports.stuck,
+        ports.blocked_rate,
+        ports.steady(),
+        ports.highest_rate()
+    );
+    match ports.exhaustion {
+        Exhaustion::Now => text.push_str("; none is left"),
+        Exhaustion::In(seconds) => text.push_str(&format!("; none is left in {seconds:.0} s")),
+        Exhaustion::Never => {}
+    }
+    if ports.sources > 1 {
+        text.push_str(&format!(
+            "; shortest of {} source addresses, live sockets assumed spread like entries",
+            ports.sources
+        ));
+    }
+    text
+}
+
+/// How far the buckets suffice.
+fn buckets_margin(buckets: &Buckets) -> String {
+    let mut text = format!(
+        "{} of {} TIME_WAIT sockets (tcp_max_tw_buckets), {:.1} %; {:.1}/s come, which settles at \
+         {:.0}",
+        buckets.live,
+        buckets.max,
+        buckets.used_share() * 100.0,
+        buckets.rate,
+        buckets.steady
+    );
+    match buckets.exhaustion {
+        Exhaustion::Now => text.push_str("; none is left"),
+        Exhaustion::In(seconds) => text.push_str(&format!("; full in {seconds:.0} s")),
+        Exhaustion::Never => {}
+    }
+    match buckets.overflow {
+        0 => text.push_str("; none overflowed"),
+        overflow => text.push_str(&format!("; {overflow} overflowed")),
+    }
+    text
 }
 
 /// The settings that matter, as `sysctl` names them.

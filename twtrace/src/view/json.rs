@@ -110,6 +110,7 @@ pub fn document(summary: &Summary) -> Value {
         "peers": peers,
         "peers_total": summary.peers,
         "peers_evicted": summary.peers_evicted,
+        "peers_folded": summary.peers_folded,
         "other": other,
         // Null where rows stand for something else than peers, or ends are not followed.
         "findings": summary.examined.as_ref().map(|examined| {

@@ -212,6 +212,14 @@ fn write_trust(out: &mut impl Write, summary: &Summary, palette: Palette) -> io:
     for (count, sentence) in notes.iter().filter(|(count, _)| *count > 0 && summary.follow_ends) {
         writeln!(out, "{}", palette.warning(format!("{count} {sentence}")))?;
     }
+    let (evicted, folded) = (summary.peers_evicted, summary.peers_folded);
+    if evicted + folded > 0 {
+        let line = format!(
+            "--max-peers is reached: {evicted} idle peers and {folded} events of new ones are in \
+             the row of others"
+        );
+        writeln!(out, "{}", palette.warning(line))?;
+    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! TW012: segments that meet a TIME_WAIT socket and are refused.
 
-use crate::diagnose::{Case, Finding, Severity};
+use crate::diagnose::{Finding, Scene, Severity};
 
 /// Fewer than this are chance.
 const SOME: u64 = 3;
@@ -9,8 +9,9 @@ const SOME: u64 = 3;
 ///
 /// PAWS in TIME_WAIT has a counter of its own from 6.18 on (`PAWSTimewait`); before, it shares
 /// `PAWSEstab` with open connections, and then says nothing of TIME_WAIT by itself.
-pub fn refused(case: &Case<'_>) -> Vec<Finding> {
-    case.namespaces()
+pub fn refused(scene: &Scene<'_>) -> Vec<Finding> {
+    scene
+        .namespaces()
         .filter_map(|(netns, facts)| {
             let own = facts.counters.get("PAWSTimewait").is_some();
             let counter = if own { "PAWSTimewait" } else { "PAWSEstab" };

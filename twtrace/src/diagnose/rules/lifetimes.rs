@@ -1,7 +1,7 @@
 //! TW009, TW010, TW011: sockets that do not live as TIME_WAIT sockets do.
 
 use crate::{
-    diagnose::{Case, Finding, Severity, Subject},
+    diagnose::{Finding, Scene, Severity, Subject},
     path::Outcome,
 };
 
@@ -15,14 +15,9 @@ fn notable(count: u64, all: u64) -> bool {
     count >= SOME && count as f64 >= all as f64 * SHARE
 }
 
-/// Rows of both roles.
-fn everyone<'a>(case: &Case<'a>) -> impl Iterator<Item = Subject<'a>> {
-    case.clients().chain(case.servers())
-}
-
 /// TW009: mini-sockets that ran out of time in FIN_WAIT2.
-pub fn no_fin(case: &Case<'_>) -> Vec<Finding> {
-    let finding = |row: Subject<'_>| {
+pub fn no_fin(scene: &Scene<'_>) -> Vec<Finding> {
+    let finding = |row: &Subject<'_>| {
         let counts = &row.peer.counts;
         let timed_out = counts.outcome(Outcome::FinWait2Timeout);
         if !notable(timed_out, counts.ended_total()) {
@@ -55,24 +50,24 @@ pub fn no_fin(case: &Case<'_>) -> Vec<Finding> {
             .into();
         Some(finding)
     };
-    everyone(case).filter_map(finding).collect()
+    scene.subjects().iter().filter_map(finding).collect()
 }
 
 /// TW010: timers of TIME_WAIT that began anew, so that sockets live longer than 2MSL.
-pub fn rearmed(case: &Case<'_>) -> Vec<Finding> {
-    let finding = |row: Subject<'_>| {
+pub fn rearmed(scene: &Scene<'_>) -> Vec<Finding> {
+    let finding = |row: &Subject<'_>| {
         let rearmed = row.peer.history.rearmed;
         let counts = &row.peer.counts;
         if !notable(rearmed, counts.ended_total()) {
             return None;
         }
-        let longest = row.peer.lifetimes.summary().max.unwrap_or(0);
+        let longest = row.peer.lifetimes.summary().max;
         let mut finding = row
             .finding(
                 Severity::Warning,
                 format!(
-                    "Segments of {} keep arriving in TIME_WAIT and start its 60 s again: {rearmed} \
-                     of {} sockets.",
+                    "Segments of {} keep arriving in TIME_WAIT and start its 60 s again, on \
+                     {rearmed} of {} sockets.",
                     row.peer.group,
                     counts.ended_total()
                 ),
@@ -93,12 +88,12 @@ pub fn rearmed(case: &Case<'_>) -> Vec<Finding> {
             .into();
         Some(finding)
     };
-    everyone(case).filter_map(finding).collect()
+    scene.subjects().iter().filter_map(finding).collect()
 }
 
 /// TW011: TIME_WAIT assassination (RFC 1337).
-pub fn assassinated(case: &Case<'_>) -> Vec<Finding> {
-    let finding = |row: Subject<'_>| {
+pub fn assassinated(scene: &Scene<'_>) -> Vec<Finding> {
+    let finding = |row: &Subject<'_>| {
         let killed = row.peer.history.assassinated;
         let counts = &row.peer.counts;
         // With the sysctl on, RSTs are dropped and what ends a socket early is an administrator.
@@ -109,7 +104,7 @@ pub fn assassinated(case: &Case<'_>) -> Vec<Finding> {
             .finding(
                 Severity::Notice,
                 format!(
-                    "RSTs of {} ended {killed} of {} TIME_WAIT sockets before their time.",
+                    "RSTs of {}, or ss -K, ended {killed} of {} TIME_WAIT sockets before their time.",
                     row.peer.group,
                     counts.ended_total()
                 ),
@@ -126,11 +121,11 @@ pub fn assassinated(case: &Case<'_>) -> Vec<Finding> {
                           has forgotten, as load balancers do."
             .into();
         finding.dont = "Do not count on such ends to keep ports free: they depend on stray \
-                        segments. (ss -K counts as such an end, too.)"
+                        segments."
             .into();
         Some(finding)
     };
-    everyone(case).filter_map(finding).collect()
+    scene.subjects().iter().filter_map(finding).collect()
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ use super::finding::{
     source::{COMPUTED, COUNTED, NETSTAT, SOCKSTAT},
 };
 
+/// Unit of rates.
+const PER_S: &str = "connections/s";
+
 /// All rules. Causes stand before their effects, which decides between findings equally bad.
 /// Identifiers are never given to another rule.
 pub const RULES: &[Rule] = &[

@@ -3,26 +3,27 @@
 use twtrace_common::RefusalReason;
 
 use crate::{
-    diagnose::{
-        Case, Finding, Severity, Subject,
-        arithmetic::{Exhaustion, highest_rate},
-    },
+    diagnose::{Finding, Scene, Severity, Subject, arithmetic::Exhaustion, margins::Buckets},
     peer::{Group, history::Ports},
 };
 
-/// Ports of mainline's default range.
-const DEFAULT_RANGE: f64 = 28_232.0;
-
 /// TW005: the triple whose ports are all taken, or will be.
-pub fn exhausted(case: &Case<'_>) -> Vec<Finding> {
-    let finding = |client: Subject<'_>| {
+pub fn exhausted(scene: &Scene<'_>) -> Vec<Finding> {
+    let finding = |client: &Subject<'_>| {
         let pressure = client.pressure.as_ref()?;
         let severity = pressure.severity()?;
         let verdict = match pressure.exhaustion {
             Exhaustion::Now => "are exhausted".to_owned(),
-            Exhaustion::In(seconds) => format!("will be exhausted in {seconds:.0} s"),
+            Exhaustion::In(seconds) if severity == Severity::Critical => {
+                format!("will be exhausted in {seconds:.0} s")
+            }
+            Exhaustion::In(seconds) => format!(
+                "run short: they are exhausted in {seconds:.0} s if it goes on as in the last \
+                 {:.0} s",
+                pressure.window
+            ),
             Exhaustion::Never => {
-                format!("run short: {:.0} % will be taken", pressure.share() * 100.0)
+                format!("run short: {:.0} % are taken or will be", pressure.share() * 100.0)
             }
         };
         let summary = format!("The {} ports of {} {verdict}.", pressure.usable, pressure.triple());
@@ -32,45 +33,33 @@ pub fn exhausted(case: &Case<'_>) -> Vec<Finding> {
         if refused > 0 {
             finding = finding.with("takeovers_refused", refused, "looks", super::COUNTED);
         }
-        let rate = pressure.highest_rate();
-        let default = highest_rate(DEFAULT_RANGE, pressure.seconds);
-        finding = finding
-            .with("highest_rate_two_sources", super::rounded(2.0 * rate), PER_S, super::COMPUTED)
-            .with("highest_rate_default_range", super::rounded(default), PER_S, super::COMPUTED);
         finding.consequence = pressure.consequence();
         finding.remedy = format!(
-            "Open fewer connections: keep them alive and pool them; {rate:.1}/s fit. Otherwise \
-             make more triples: a second source address or peer port allows {:.1}/s{}.",
-            2.0 * rate,
-            if default > rate * 1.01 {
-                format!(", and the default ip_local_port_range {default:.0}/s")
-            } else {
-                String::new()
-            }
+            "Open fewer connections: keep them alive and pool them; {:.1}/s fit. Otherwise make \
+             room: {}.",
+            pressure.highest_rate(),
+            pressure.room()
         );
         finding.dont = "Do not raise the limit on open files for it: TIME_WAIT sockets hold no \
                         descriptor."
             .into();
         Some(finding)
     };
-    case.clients().filter_map(finding).collect()
+    scene.clients().filter_map(finding).collect()
 }
-
-/// Unit of rates.
-const PER_S: &str = "connections/s";
 
 /// TW006: a program binds one and the same port, and its `connect()` is refused by its own past.
 ///
 /// A socket bound beforehand may take its TIME_WAIT over whatever the sysctl and the age say, but
 /// not without timestamps: `tcp_twsk_unique()` with no `twp`, net/ipv4/tcp_ipv4.c.
-pub fn fixed_local_port(case: &Case<'_>) -> Vec<Finding> {
-    let finding = |client: Subject<'_>| {
+pub fn fixed_local_port(scene: &Scene<'_>) -> Vec<Finding> {
+    let finding = |client: &Subject<'_>| {
         let refused = client.peer.counts.refused.of(RefusalReason::NoTimestamps);
         // A port outside the ephemeral range looks like a server's: its sockets are in that row.
         let at = if client.peer.history.ports == Ports::None {
-            server_alike(case, &client)?
+            server_alike(scene, client)?
         } else {
-            client.clone()
+            client
         };
         let (history, counts) = (&at.peer.history, &at.peer.counts);
         let Ports::Same(local_port, _) = history.ports else { return None };
@@ -103,13 +92,13 @@ pub fn fixed_local_port(case: &Case<'_>) -> Vec<Finding> {
                 .into();
         Some(finding)
     };
-    case.clients().filter_map(finding).collect()
+    scene.clients().filter_map(finding).collect()
 }
 
 /// The row of a client's sockets that bind a port outside the ephemeral range.
-fn server_alike<'a>(case: &Case<'a>, client: &Subject<'a>) -> Option<Subject<'a>> {
+fn server_alike<'s, 'a>(scene: &'s Scene<'a>, client: &Subject<'_>) -> Option<&'s Subject<'a>> {
     let Group::Peer { address: wanted, port, .. } = client.peer.group else { return None };
-    case.servers().find(|server| {
+    scene.servers().find(|server| {
         let same = matches!(server.peer.group, Group::Peer { address, .. } if address == wanted);
         let to_port = matches!(server.peer.history.ports, Ports::Same(_, remote) if remote == port);
         server.netns == client.netns && same && to_port
@@ -117,8 +106,8 @@ fn server_alike<'a>(case: &Case<'a>, client: &Subject<'a>) -> Option<Subject<'a>
 }
 
 /// TW007: where it hurts that TIME_WAIT is on this end, say that closing second would move it.
-pub fn closes_first(case: &Case<'_>) -> Vec<Finding> {
-    let client = case.clients().filter_map(|client| {
+pub fn closes_first(scene: &Scene<'_>) -> Vec<Finding> {
+    let client = scene.clients().filter_map(|client| {
         let pressure = client.pressure.as_ref()?;
         pressure.severity()?;
         let summary = format!(
@@ -126,7 +115,7 @@ pub fn closes_first(case: &Case<'_>) -> Vec<Finding> {
              with it.",
             pressure.peer
         );
-        let mut finding = closing(&client, summary);
+        let mut finding = closing(client, summary);
         finding.consequence =
             "If the peer closed first its server port would wait, which costs it no port.".into();
         finding.remedy = "Let the server end the connection (HTTP: \"Connection: close\" from its \
@@ -135,11 +124,11 @@ pub fn closes_first(case: &Case<'_>) -> Vec<Finding> {
             .into();
         Some(finding)
     });
-    let server = case.servers().filter_map(|server| {
-        let buckets = crate::diagnose::margins::Buckets::of(server.facts)?;
+    let server = scene.servers().filter_map(|server| {
+        let buckets = Buckets::of(scene, server.netns, server.facts)?;
         let live = server.peer.counts.live() as f64;
         // Only who fills the buckets, and only when they do fill.
-        if buckets.share() < super::buckets::FULL || live < buckets.live as f64 / 10.0 {
+        if buckets.used_share() < super::buckets::FULL || live < buckets.live as f64 / 10.0 {
             return None;
         }
         let summary = format!(
@@ -147,7 +136,7 @@ pub fn closes_first(case: &Case<'_>) -> Vec<Finding> {
              and tcp_max_tw_buckets, and no port.",
             server.peer.group
         );
-        let mut finding = closing(&server, summary);
+        let mut finding = closing(server, summary);
         finding.consequence = "At the limit connections are closed without TIME_WAIT.".into();
         finding.remedy = "Let the clients close first, or raise tcp_max_tw_buckets.".into();
         Some(finding)
@@ -162,7 +151,7 @@ fn closing(subject: &Subject<'_>, summary: String) -> Finding {
         .finding(Severity::Notice, summary)
         .with("live_sockets", counts.live(), "sockets", super::COUNTED)
         .with("closed_first", counts.entered, "connections", super::COUNTED)
-        .with("rate", super::rounded(subject.rates.entered), PER_S, super::COUNTED);
+        .with("rate", super::rounded(subject.rates.entered), super::PER_S, super::COUNTED);
     finding.dont = "Do not close with a RST (SO_LINGER of 0) to avoid TIME_WAIT: data the peer \
                     has not read yet is lost."
         .into();

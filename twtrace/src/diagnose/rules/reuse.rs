@@ -1,7 +1,7 @@
 //! TW003, TW004: takeover of ports, which the sysctl does not allow.
 
 use crate::{
-    diagnose::{Case, Finding, Severity, arithmetic::highest_rate, pressure::SHORT},
+    diagnose::{Finding, Scene, Severity, Subject, pressure::reuse_delay},
     path::Block,
 };
 
@@ -9,8 +9,8 @@ use crate::{
 const WORTH: f64 = 0.5;
 
 /// TW003: ports run short, the peer sends timestamps, and `tcp_tw_reuse` forbids.
-pub fn off_or_loopback_only(case: &Case<'_>) -> Vec<Finding> {
-    let finding = |client: crate::diagnose::Subject<'_>| {
+pub fn off_or_loopback_only(scene: &Scene<'_>) -> Vec<Finding> {
+    let finding = |client: &Subject<'_>| {
         let pressure = client.pressure.as_ref()?;
         let severity = pressure.severity()?;
         let setting = client.facts.tw_reuse.filter(|setting| *setting != 1)?;
@@ -18,8 +18,6 @@ pub fn off_or_loopback_only(case: &Case<'_>) -> Vec<Finding> {
         if client.lacks_timestamps() || (setting == 2 && pressure.source.is_loopback()) {
             return None;
         }
-        let delay = client.facts.tw_reuse_delay_ms.unwrap_or(1000) as f64 / 1000.0;
-        let with_reuse = highest_rate(pressure.usable as f64, delay);
         let why = match setting {
             0 => "tcp_tw_reuse is 0, off",
             _ => "tcp_tw_reuse is 2, the default, which means loopback only",
@@ -34,60 +32,64 @@ pub fn off_or_loopback_only(case: &Case<'_>) -> Vec<Finding> {
         let mut finding = pressure
             .prove(finding, client.peer.counts.live())
             .with("tcp_tw_reuse", setting, "", "net.ipv4.tcp_tw_reuse")
-            .with("eligible", client.peer.counts.eligible, "sockets", super::COUNTED)
-            .with(
-                "highest_rate_with_reuse",
-                super::rounded(with_reuse),
-                "connections/s",
-                super::COMPUTED,
-            );
+            .with("eligible", client.peer.counts.eligible, "sockets", super::COUNTED);
         finding.consequence = pressure.consequence();
         finding.remedy = format!(
             "Set net.ipv4.tcp_tw_reuse=1: connect() then takes over ports that have been in \
-             TIME_WAIT for {delay:.1} s, which allows {with_reuse:.0} connections/s instead of \
-             {:.1}. Or keep connections open and reuse them.",
-            pressure.highest_rate()
+             TIME_WAIT for {:.1} s, and {:.0} connections/s fit instead of {:.1}. Or keep \
+             connections open and reuse them; without either, {}.",
+            reuse_delay(client.facts),
+            pressure.what_if.takeover,
+            pressure.highest_rate(),
+            pressure.room()
         );
         finding.dont = "Do not lower tcp_fin_timeout, which is not the length of TIME_WAIT, and \
                         do not lower tcp_max_tw_buckets."
             .into();
         Some(finding)
     };
-    case.clients().filter_map(finding).collect()
+    scene.clients().filter_map(finding).collect()
 }
 
 /// TW004: for a namespace short of ports, the share of its sockets that could be taken over.
-pub fn would_help(case: &Case<'_>) -> Vec<Finding> {
+pub fn would_help(scene: &Scene<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (netns, facts) in case.namespaces() {
+    for (netns, facts) in scene.namespaces() {
         if facts.tw_reuse == Some(1) {
             continue;
         }
+        let clients = scene.clients().filter(|client| client.netns == netns);
         let (mut all, mut forbidden, mut short) = (0, 0, Vec::new());
-        for client in case.clients().filter(|client| client.netns == netns) {
+        for client in clients {
             let counts = &client.peer.counts;
             all += counts.with_timestamps + counts.without_timestamps;
             forbidden += counts.blocked(Block::ReuseOff) + counts.blocked(Block::ReuseLoopbackOnly);
-            let pressure = client.pressure.as_ref().filter(|pressure| pressure.share() >= SHORT);
-            short.extend(pressure.map(|pressure| pressure.triple()));
+            let short_of = client
+                .pressure
+                .as_ref()
+                .filter(|pressure| pressure.severity().is_some() && !client.lacks_timestamps());
+            short.extend(short_of.map(|pressure| {
+                let (now, then) = (pressure.highest_rate(), pressure.what_if.takeover);
+                format!("{}: {now:.0}/s becomes {then:.0}/s", pressure.peer)
+            }));
         }
         let share = forbidden as f64 / f64::max(all as f64, 1.0);
         if short.is_empty() || share < WORTH {
             continue;
         }
-        let mut finding = Finding::new(
-            Severity::Notice,
-            netns,
-            format!(
-                "tcp_tw_reuse=1 would free {:.0} % of this namespace's client sockets for \
-                 takeover; the others have no timestamps.",
+        let summary = match all.saturating_sub(forbidden) {
+            0 => format!("tcp_tw_reuse=1 would free all {all} client sockets for takeover."),
+            others => format!(
+                "tcp_tw_reuse=1 would free {:.0} % of the client sockets for takeover; the other \
+                 {others} have no timestamps, or may be taken over already.",
                 share * 100.0
             ),
-        )
-        .with("client_sockets", all, "sockets", super::COUNTED)
-        .with("freed_by_reuse", forbidden, "sockets", super::COUNTED)
-        .with("short_of_ports", short, "", super::COMPUTED)
-        .with("tcp_tw_reuse", facts.tw_reuse, "", "net.ipv4.tcp_tw_reuse");
+        };
+        let mut finding = Finding::new(Severity::Notice, netns, summary)
+            .with("client_sockets", all, "sockets", super::COUNTED)
+            .with("freed_by_reuse", forbidden, "sockets", super::COUNTED)
+            .with("highest_rates", short, "", super::COMPUTED)
+            .with("tcp_tw_reuse", facts.tw_reuse, "", "net.ipv4.tcp_tw_reuse");
         finding.consequence = "Without it each port waits out the whole of TIME_WAIT.".into();
         finding.remedy = "Set net.ipv4.tcp_tw_reuse=1 in this namespace; it concerns outgoing \
                           connections only."
@@ -137,7 +139,7 @@ mod tests {
         only(&mut facts).tw_reuse_delay_ms = Some(500);
         let peers = [Client::at("10.2.0.2", 443).rate(475.0).peer()];
         let findings = found(RULES, "TW003", &case(&peers, &facts));
-        assert_eq!(findings[0].figure("highest_rate_with_reuse"), Some(&json!(56_464.0)));
+        assert_eq!(findings[0].figure("highest_rate_with_takeover"), Some(&json!(56_464.0)));
     }
 
     #[test]
@@ -151,6 +153,14 @@ mod tests {
         };
         assert_eq!(shares(499), 0);
         assert_eq!(shares(500), 1);
+    }
+
+    #[test]
+    fn reuse_is_not_advised_for_a_peer_without_timestamps() {
+        let facts = facts();
+        let mut stripped = Client::at("10.2.0.2", 443).without_timestamps().rate(475.0).peer();
+        stripped.counts.blocked[Block::ReuseLoopbackOnly as usize] = 10_000;
+        assert_eq!(found(RULES, "TW004", &case(&[stripped], &facts)), []);
     }
 
     #[test]

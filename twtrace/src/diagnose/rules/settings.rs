@@ -1,13 +1,13 @@
 //! TW013, TW014, TW015: settings that do not do what they are set for.
 
-use crate::diagnose::{Case, Finding, Severity, margins::Buckets, pressure::SHORT};
+use crate::diagnose::{Finding, Scene, Severity, margins::Buckets};
 
 /// `tcp_fin_timeout` when nobody changes it, seconds.
 const FIN_TIMEOUT: u64 = 60;
 
 /// TW013: 3.5 x RTO is longer than 60 s, so that recycling is slower than none.
-pub fn slow_recycling(case: &Case<'_>) -> Vec<Finding> {
-    let rows = case.clients().chain(case.servers());
+pub fn slow_recycling(scene: &Scene<'_>) -> Vec<Finding> {
+    let rows = scene.subjects().iter();
     rows.filter(|row| row.facts.tw_recycle == Some(1))
         .filter_map(|row| {
             let recycle_ms = crate::units::recycle_timeout(row.peer.rto_max_ms);
@@ -37,13 +37,13 @@ pub fn slow_recycling(case: &Case<'_>) -> Vec<Finding> {
 }
 
 /// TW014: the setting is on with clients behind NAT, or is configured where it does not exist.
-pub fn recycle_configured(case: &Case<'_>) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = case
+pub fn recycle_configured(scene: &Scene<'_>) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = scene
         .namespaces()
         .filter(|(_, facts)| facts.tw_recycle == Some(1))
         .filter_map(|(netns, facts)| {
             let dropped = facts.grown("PAWSPassive");
-            let served = case.servers().any(|server| server.netns == netns);
+            let served = scene.servers().any(|server| server.netns == netns);
             if dropped == 0 && !served {
                 return None;
             }
@@ -67,9 +67,9 @@ pub fn recycle_configured(case: &Case<'_>) -> Vec<Finding> {
             Some(finding)
         })
         .collect();
-    let exists = case.namespaces().any(|(_, facts)| facts.tw_recycle.is_some());
-    let known = case.namespaces().next().is_some();
-    let wanted = case.facts.recycle_configured.iter().filter(|setting| setting.value != "0");
+    let exists = scene.namespaces().any(|(_, facts)| facts.tw_recycle.is_some());
+    let known = scene.namespaces().next().is_some();
+    let wanted = scene.case.facts.recycle_configured.iter().filter(|setting| setting.value != "0");
     for setting in wanted.filter(|_| known && !exists) {
         let at = format!("{}:{}", setting.file.display(), setting.line);
         let mut finding = Finding {
@@ -94,33 +94,34 @@ pub fn recycle_configured(case: &Case<'_>) -> Vec<Finding> {
 }
 
 /// TW015: `tcp_fin_timeout` is about FIN_WAIT2; TIME_WAIT stays as long as it is.
-pub fn fin_timeout(case: &Case<'_>) -> Vec<Finding> {
-    case.namespaces()
+pub fn fin_timeout(scene: &Scene<'_>) -> Vec<Finding> {
+    scene
+        .namespaces()
         .filter_map(|(netns, facts)| {
             let seconds = facts.fin_timeout.filter(|seconds| *seconds != FIN_TIMEOUT)?;
-            let here = || case.clients().chain(case.servers()).filter(|row| row.netns == netns);
-            let ports = here()
-                .filter_map(|row| row.pressure)
-                .any(|pressure| pressure.severity().is_some() || pressure.share() >= SHORT);
-            let full = Buckets::of(facts).is_some_and(|b| b.share() >= super::buckets::FULL);
+            let here = scene.in_namespace(netns);
+            let mut pressures = here.iter().filter_map(|row| row.pressure.as_ref());
+            let ports = pressures.any(|pressure| pressure.severity().is_some());
+            let buckets = Buckets::of(scene, netns, facts);
+            let full = buckets.is_some_and(|buckets| buckets.used_share() >= super::buckets::FULL);
             // Nobody is bothered by TIME_WAIT here, so nobody is mistaken about it.
             if !ports && !full {
                 return None;
             }
-            let armed = here().map(|row| row.peer.scheduled_ms).max().unwrap_or(0);
+            let armed = here.iter().map(|row| row.peer.scheduled_ms).max().filter(|ms| *ms > 0);
             let mut finding = Finding::new(
                 Severity::Notice,
                 netns,
                 format!(
                     "tcp_fin_timeout is {seconds}, but that is not the length of TIME_WAIT: it \
                      stays {:.0} s.",
-                    if armed == 0 { 60.0 } else { armed as f64 / 1000.0 }
+                    armed.unwrap_or(crate::units::TCP_TIMEWAIT_LEN_MS) as f64 / 1000.0
                 ),
             )
             .with("tcp_fin_timeout", seconds, "s", "net.ipv4.tcp_fin_timeout")
             .with("time_wait_armed", armed, "ms", super::COUNTED);
             finding.consequence = "It limits FIN_WAIT2 of closed sockets, and nothing else; the \
-                                   shortage found above is not touched by it."
+                                   shortage is not touched by it."
                 .into();
             finding.remedy = "Set it back to 60 unless peers that never send a FIN are the \
                               problem, and heed the other findings."

@@ -1,12 +1,13 @@
 //! TW016, TW017, TW018: what is around the sockets.
 
-use crate::diagnose::{Case, Finding, Severity, arithmetic, pressure::SHORT};
+use crate::diagnose::{Finding, Scene, Severity, arithmetic, pressure::SHORT};
 
 /// TW016: a program that talks to its own host in short connections.
 ///
 /// `tcp_tw_reuse` allows loopback by default, so this rarely fails; it costs, and fills tables.
-pub fn loopback(case: &Case<'_>) -> Vec<Finding> {
-    case.clients()
+pub fn loopback(scene: &Scene<'_>) -> Vec<Finding> {
+    scene
+        .clients()
         .filter_map(|client| {
             let pressure = client.pressure.as_ref()?;
             let all = arithmetic::steady_state(pressure.rate, pressure.seconds);
@@ -27,7 +28,7 @@ pub fn loopback(case: &Case<'_>) -> Vec<Finding> {
                 .with("rate", super::rounded(pressure.rate), "connections/s", super::COUNTED)
                 .with("live_sockets", client.peer.counts.live(), "sockets", super::COUNTED)
                 .with("without_takeover", all.round() as u64, "ports", super::COMPUTED)
-                .with("usable_ports", pressure.usable, "ports", "net.ipv4.ip_local_port_range")
+                .with("usable_ports", pressure.usable, "ports", pressure.range_source())
                 .with("tcp_tw_reuse", client.facts.tw_reuse, "", "net.ipv4.tcp_tw_reuse");
             finding.consequence = "As long as ports are taken over after a second it works; each \
                                    connect() searches a table full of TIME_WAIT, and whoever \
@@ -42,20 +43,25 @@ pub fn loopback(case: &Case<'_>) -> Vec<Finding> {
 }
 
 /// TW017: conntrack keeps an entry in its own TIME_WAIT, usually for twice as long.
-pub fn conntrack(case: &Case<'_>) -> Vec<Finding> {
-    case.namespaces()
+pub fn conntrack(scene: &Scene<'_>) -> Vec<Finding> {
+    scene
+        .namespaces()
         .filter_map(|(netns, facts)| {
             let conntrack = facts.conntrack.filter(|conntrack| conntrack.count > 0)?;
-            let here = case.clients().chain(case.servers()).filter(|row| row.netns == netns);
-            let rate: f64 = here.map(|row| row.rates.entered).sum();
+            let here = scene.in_namespace(netns);
+            let rate: f64 = here.iter().map(|row| row.rates.entered).sum();
+            let held: f64 = here.iter().map(|row| row.rates.held.entered).sum();
             let steady = arithmetic::steady_state(rate, conntrack.time_wait_s as f64);
             let max = conntrack.max as f64;
             let now = arithmetic::share(conntrack.count as f64, max);
-            let share = now.max(arithmetic::share(steady, max));
+            let lasting = arithmetic::steady_state(held, conntrack.time_wait_s as f64);
+            let share = now.max(arithmetic::share(lasting, max));
             if share < SHORT || rate == 0.0 {
                 return None;
             }
-            let severity = if share >= 1.0 { Severity::Critical } else { Severity::Warning };
+            let lasted = here.iter().any(|row| row.rates.have_lasted());
+            let severity =
+                if share >= 1.0 && lasted { Severity::Critical } else { Severity::Warning };
             let mut finding = Finding::new(
                 severity,
                 netns,
@@ -91,8 +97,8 @@ pub fn conntrack(case: &Case<'_>) -> Vec<Finding> {
 }
 
 /// TW018: not all that happened was seen.
-pub fn lost(case: &Case<'_>) -> Vec<Finding> {
-    let loss = case.loss;
+pub fn lost(scene: &Scene<'_>) -> Vec<Finding> {
+    let loss = scene.case.loss;
     let all = loss.events + loss.skipped + loss.unseen_ends + loss.unfollowed;
     if all == 0 {
         return Vec::new();
@@ -164,6 +170,19 @@ mod tests {
         assert_eq!(severity(10, 12_000), Some(Severity::Critical));
         assert_eq!(severity(0, 10), None, "it tracks nothing here");
         assert_eq!(severity(70, 100), Some(Severity::Critical), "at this rate");
+    }
+
+    #[test]
+    fn a_burst_does_not_fill_the_table() {
+        let mut facts = facts();
+        only(&mut facts).conntrack = Some(Conntrack { time_wait_s: 120, count: 10, max: 1000 });
+        let severity = |seconds| {
+            let peers = [Client::at("10.2.0.2", 80).rate(100.0).over(seconds).peer()];
+            found(RULES, "TW017", &case(&peers, &facts)).first().map(|finding| finding.severity)
+        };
+        assert_eq!(severity(3), None);
+        assert_eq!(severity(7), Some(Severity::Warning));
+        assert_eq!(severity(8), Some(Severity::Critical));
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! TW001, TW002: sockets without timestamps, which nothing can take over.
 
-use crate::diagnose::{Case, Finding, Severity, Subject, arithmetic::highest_rate};
+use crate::diagnose::{Finding, Scene, Severity, Subject};
 
 /// Peers short of ports whose sockets come without timestamps, with how bad it is.
-fn short<'a>(case: &Case<'a>, offered: bool) -> impl Iterator<Item = (Subject<'a>, Severity)> {
-    case.clients().filter_map(move |client| {
+fn short<'s, 'a>(
+    scene: &'s Scene<'a>,
+    offered: bool,
+) -> impl Iterator<Item = (&'s Subject<'a>, Severity)> {
+    scene.clients().filter_map(move |client| {
         let offers = client.facts.timestamps != Some(0);
         let severity = client.pressure.as_ref()?.severity()?;
         (offers == offered && client.lacks_timestamps()).then_some((client, severity))
@@ -12,8 +15,8 @@ fn short<'a>(case: &Case<'a>, offered: bool) -> impl Iterator<Item = (Subject<'a
 }
 
 /// TW001: `tcp_twsk_unique()` takes no port over whose connection had no timestamp of the peer.
-pub fn none_from_peer(case: &Case<'_>) -> Vec<Finding> {
-    let finding = |(client, severity): (Subject<'_>, Severity)| {
+pub fn none_from_peer(scene: &Scene<'_>) -> Vec<Finding> {
+    let finding = |(client, severity): (&Subject<'_>, Severity)| {
         let pressure = client.pressure.as_ref()?;
         let history = &client.peer.history;
         let before = match history.with.last_ns {
@@ -35,15 +38,7 @@ pub fn none_from_peer(case: &Case<'_>) -> Vec<Finding> {
             .with("with_timestamps", counts.with_timestamps, "sockets", super::COUNTED)
             .with("tcp_timestamps", client.facts.timestamps, "", "net.ipv4.tcp_timestamps")
             .with("tcp_tw_reuse", client.facts.tw_reuse, "", "net.ipv4.tcp_tw_reuse");
-        let delay = client.facts.tw_reuse_delay_ms.unwrap_or(1000) as f64 / 1000.0;
-        let with_timestamps = highest_rate(pressure.usable as f64, delay);
-        finding = finding.with(
-            "highest_rate_with_timestamps",
-            super::rounded(with_timestamps),
-            "connections/s",
-            super::COMPUTED,
-        );
-        let ago = |moment: u64| case.now_ns.saturating_sub(moment) as f64 / 1e9;
+        let ago = |moment: u64| scene.case.now_ns.saturating_sub(moment) as f64 / 1e9;
         finding = finding.with(
             "first_without",
             super::rounded(ago(history.without.first_ns)),
@@ -58,22 +53,14 @@ pub fn none_from_peer(case: &Case<'_>) -> Vec<Finding> {
         finding.remedy = format!(
             "Find what erases the option between here and {}: a load balancer, NAT, proxy, SYN \
              proxy or firewall (compare the SYN and SYN-ACK on both sides), or \
-             net.ipv4.tcp_timestamps=0 on the peer; let it pass them, and {with_timestamps:.0} \
-             connections/s fit instead of {:.1}.{} Until then keep \
-             connections open and reuse them, let the peer close first, or add source addresses, \
-             peer ports or local ports: each further address or peer port allows {:.1} more \
-             connections/s.",
+             net.ipv4.tcp_timestamps=0 on the peer. Let it pass them, and {:.0} connections/s fit \
+             instead of {:.1}.{} Until then keep connections open and reuse them, or let the peer \
+             close first; or make room: {}.",
             pressure.peer,
+            pressure.what_if.takeover,
             pressure.highest_rate(),
-            match client.facts.tw_reuse {
-                Some(1) => String::new(),
-                Some(other) => format!(
-                    " tcp_tw_reuse has to be 1 as well; it is {other}, and without timestamps \
-                     it changes nothing."
-                ),
-                None => String::new(),
-            },
-            pressure.highest_rate()
+            reuse_as_well(client),
+            pressure.room()
         );
         finding.dont = "Do not expect tcp_tw_reuse to help while the timestamps are missing, nor \
                         tcp_fin_timeout, which is not the length of TIME_WAIT; do not lower \
@@ -81,12 +68,23 @@ pub fn none_from_peer(case: &Case<'_>) -> Vec<Finding> {
             .into();
         Some(finding)
     };
-    short(case, true).filter_map(finding).collect()
+    short(scene, true).filter_map(finding).collect()
+}
+
+/// What else has to be set for timestamps to help, as a sentence; empty if nothing.
+fn reuse_as_well(client: &Subject<'_>) -> String {
+    match client.facts.tw_reuse {
+        Some(other) if other != 1 => format!(
+            " tcp_tw_reuse has to be 1 as well; it is {other}, and without timestamps it changes \
+             nothing."
+        ),
+        _ => String::new(),
+    }
 }
 
 /// TW002: the same, by this end's own setting.
-pub fn off_here(case: &Case<'_>) -> Vec<Finding> {
-    let finding = |(client, severity): (Subject<'_>, Severity)| {
+pub fn off_here(scene: &Scene<'_>) -> Vec<Finding> {
+    let finding = |(client, severity): (&Subject<'_>, Severity)| {
         let pressure = client.pressure.as_ref()?;
         let finding = client.finding(
             severity,
@@ -103,15 +101,19 @@ pub fn off_here(case: &Case<'_>) -> Vec<Finding> {
         finding.consequence = pressure.consequence();
         finding.remedy = format!(
             "Set net.ipv4.tcp_timestamps=1 (the default; its offset is random per connection, so \
-             it tells nobody the uptime){}. New connections profit; those in TIME_WAIT run out.",
-            if client.facts.tw_reuse == Some(1) { "" } else { " and net.ipv4.tcp_tw_reuse=1" }
+             it tells nobody the uptime){}, and {:.0} connections/s fit instead of {:.1}: new ones \
+             profit, those in TIME_WAIT run out. Or make room: {}.",
+            if client.facts.tw_reuse == Some(1) { "" } else { " and net.ipv4.tcp_tw_reuse=1" },
+            pressure.what_if.takeover,
+            pressure.highest_rate(),
+            pressure.room()
         );
         finding.dont = "Do not leave timestamps off for hardening: PAWS and the early reuse of \
                         ports both rest on them."
             .into();
         Some(finding)
     };
-    short(case, false).filter_map(finding).collect()
+    short(scene, false).filter_map(finding).collect()
 }
 
 #[cfg(test)]
@@ -149,9 +151,9 @@ mod tests {
             let peers = [peer().rate(rate).peer()];
             found(RULES, "TW001", &case(&peers, &facts)).first().map(|finding| finding.severity)
         };
-        assert_eq!(severity(11.5), None, "690 of 1000");
-        assert_eq!(severity(11.8), Some(Severity::Warning), "708");
-        assert_eq!(severity(16.5), Some(Severity::Warning), "990");
+        assert_eq!(severity(11.0), None, "660 of 1000");
+        assert_eq!(severity(12.0), Some(Severity::Warning), "720");
+        assert_eq!(severity(16.0), Some(Severity::Warning), "960");
         assert_eq!(severity(17.0), Some(Severity::Critical), "1020");
     }
 

@@ -1,0 +1,103 @@
+//! When open connections are counted, and whose.
+
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
+
+use crate::{
+    event::{Role, ip},
+    host::open::OpenPorts,
+    peer::{Group, Peer},
+};
+
+/// A reading that took a time is not repeated before so many times that time have passed: on a host
+/// of a hundred thousand sockets it would else be what costs most.
+const REST: u64 = 50;
+/// Most peers of a namespace whose connections are counted; those with the most stuck ports are.
+const MOST_PEERS: usize = 256;
+
+/// Open connections as they were counted last, by namespace.
+#[derive(Debug, Default)]
+pub struct Counted(HashMap<u32, Known>);
+
+#[derive(Debug)]
+struct Known {
+    ports: OpenPorts,
+    /// When they may be counted again, `CLOCK_MONOTONIC` nanoseconds.
+    due_ns: u64,
+}
+
+impl Counted {
+    /// The servers whose connections in a namespace are to be counted now: those that its clients
+    /// were seen to close towards. None if it is too early.
+    pub fn due(&self, inum: u32, rows: &[Peer], now_ns: u64) -> Vec<SocketAddr> {
+        if self.0.get(&inum).is_some_and(|known| now_ns < known.due_ns) {
+            return Vec::new();
+        }
+        let server = |row: &Peer| match row.group {
+            Group::Peer { netns, role: Role::Client, address, port } if netns == inum => {
+                Some((row.history.stuck, SocketAddr::new(ip(address), port)))
+            }
+            _ => None,
+        };
+        let mut servers: Vec<_> = rows.iter().filter_map(server).collect();
+        servers.sort_unstable_by(|one, two| two.cmp(one));
+        servers.into_iter().take(MOST_PEERS).map(|(_, server)| server).collect()
+    }
+
+    /// Notes what was counted at a moment, and how long that took.
+    pub fn note(&mut self, inum: u32, ports: OpenPorts, now_ns: u64, took: Duration) {
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let due_ns = now_ns.saturating_add(took_ns.saturating_mul(REST));
+        self.0.insert(inum, Known { ports: OpenPorts { read_ns: now_ns, ..ports }, due_ns });
+    }
+
+    /// What was counted last in a namespace.
+    pub fn of(&self, inum: u32) -> Option<OpenPorts> {
+        self.0.get(&inum).map(|known| known.ports.clone())
+    }
+
+    /// Forgets the namespaces that are no more.
+    pub fn retain(&mut self, lives: impl Fn(u32) -> bool) {
+        self.0.retain(|inum, _| lives(*inum));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(netns: u32, role: Role, last: u8, stuck: u64) -> Peer {
+        let address = std::net::Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets();
+        let mut row = Peer::new(Group::peer(netns, role, address, 80));
+        row.history.stuck = stuck;
+        row
+    }
+
+    #[test]
+    fn a_slow_count_is_not_repeated_soon() {
+        let rows = [row(7, Role::Client, 1, 5)];
+        let mut counted = Counted::default();
+        assert_eq!(counted.due(7, &rows, 1000), ["10.0.0.1:80".parse().unwrap()]);
+        counted.note(7, OpenPorts::default(), 1000, Duration::from_nanos(20));
+        assert_eq!(counted.due(7, &rows, 1999), [], "50 times 20 ns have not passed");
+        assert_eq!(counted.due(7, &rows, 2000).len(), 1);
+        assert_eq!(counted.of(7).map(|ports| ports.read_ns), Some(1000));
+        counted.retain(|inum| inum != 7);
+        assert_eq!(counted.of(7), None);
+    }
+
+    #[test]
+    fn the_servers_with_the_most_stuck_ports_are_counted() {
+        let mut rows = vec![row(7, Role::Server, 1, 900), row(8, Role::Client, 2, 900)];
+        rows.extend((0..=255).map(|n| row(7, Role::Client, n, u64::from(n))));
+        rows.extend((0..9).map(|n| row(7, Role::Client, n, 1000)));
+        let due = Counted::default().due(7, &rows, 1);
+        assert_eq!(due.len(), MOST_PEERS);
+        assert_eq!(due[0], "10.0.0.8:80".parse().unwrap());
+        assert_eq!(due[9], "10.0.0.255:80".parse().unwrap());
+    }
+
+    #[test]
+    fn where_nobody_is_a_client_nothing_is_counted() {
+        assert_eq!(Counted::default().due(7, &[row(7, Role::Server, 1, 5)], 1), []);
+    }
+}
