@@ -2,17 +2,18 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use rustc_hash::FxHashMap;
 use twtrace_common::Counter;
 
 use crate::{
     aggregate::Aggregate,
     diagnose::Diagnosis,
-    filter::Expr,
+    filter::{Expr, RowFacts},
     host::facts::HostFacts,
     kernel::{Backend, Refusal, Totals},
     path::Outcome,
     peer::{
-        Counts, Group, GroupBy, History, LifetimeSummary, Peer, PeerAddress, PeerTable,
+        Counts, Group, GroupBy, History, LifetimeSummary, Peer, PeerAddress, PeerTable, Prefixes,
         minutes::Minute,
     },
     units::Clock,
@@ -58,6 +59,8 @@ pub struct RowChoice {
     pub sort: SortKey,
     /// Also rows of which only the time before this session is known, and of each row its minutes.
     pub with_past: bool,
+    /// A coarser grouping than the one that peers were counted by: their rows are added up.
+    pub by: Option<GroupBy>,
 }
 
 /// One row.
@@ -113,10 +116,16 @@ impl Row {
     pub const fn recycle_over_two_msl(&self) -> bool {
         self.recycle_ms() > crate::units::TCP_TIMEWAIT_LEN_MS
     }
+
+    /// The row as a filter looks at it.
+    pub const fn facts(&self) -> RowFacts<'_> {
+        RowFacts { group: &self.group, counts: &self.counts, history: &self.history }
+    }
 }
 
 impl SortKey {
-    fn rank(self, counts: &Counts) -> u64 {
+    /// What rows are ordered by, the largest first; equal ones by name.
+    pub fn rank(self, counts: &Counts) -> u64 {
         match self {
             Self::Entered => counts.entered,
             Self::Live => counts.live(),
@@ -131,9 +140,13 @@ impl SortKey {
 }
 
 /// The rows chosen, in order, and the others.
-fn choose(table: &PeerTable, choice: RowChoice) -> (Vec<Row>, Vec<&Peer>) {
+fn choose<'a>(
+    peers: &'a [Peer],
+    table: &PeerTable,
+    choice: RowChoice,
+) -> (Vec<Row>, Vec<&'a Peer>) {
     let wanted = |peer: &Peer| choice.peer.is_none_or(|address| address.matches(&peer.group));
-    let known = table.rows().iter().filter(|peer| choice.with_past || !peer.is_empty());
+    let known = peers.iter().filter(|peer| choice.with_past || !peer.is_empty());
     let (mut candidates, mut others): (Vec<&Peer>, Vec<&Peer>) =
         known.partition(|peer| wanted(peer));
     candidates.sort_by(|one, two| {
@@ -261,6 +274,16 @@ fn adopt(counts: &mut Counts, kernel: &Totals) -> u64 {
     (counts.present + counts.entered).saturating_sub(seen)
 }
 
+/// Adds up rows that stand for peers. Others do not tell enough and stay as they are.
+fn fold(peers: &[Peer], by: GroupBy, prefixes: Prefixes) -> Vec<Peer> {
+    let mut sums: FxHashMap<Group, Peer> = FxHashMap::default();
+    for peer in peers {
+        let group = peer.group.coarser(by, prefixes).unwrap_or(peer.group);
+        sums.entry(group).or_insert_with(|| Peer::new(group)).absorb(peer);
+    }
+    sums.into_values().collect()
+}
+
 impl Summary {
     /// Takes the summary of a moment.
     pub fn new(aggregate: &Aggregate, choice: RowChoice, context: Context) -> Self {
@@ -284,7 +307,9 @@ impl Summary {
             (0, aggregate.undecided() + adopt(&mut all, kernel))
         };
 
-        let (rows, hidden) = choose(table, choice);
+        let folded = choice.by.map(|by| fold(table.rows(), by, settings.prefixes));
+        let all = folded.as_deref().unwrap_or(table.rows());
+        let (rows, hidden) = choose(all, table, choice);
         let peers = (rows.len() + hidden.len()) as u64;
         let mut other = table.other().clone();
         hidden.iter().for_each(|peer| other.absorb(peer));
@@ -294,7 +319,7 @@ impl Summary {
             refused_backends: context.refused_backends,
             elapsed: context.elapsed,
             follow_ends: settings.follow_ends,
-            group_by: settings.group_by,
+            group_by: choice.by.unwrap_or(settings.group_by),
             selection: settings.selection.whole.clone(),
             rows,
             other: (!none).then(|| (hidden.len() as u64, Row::of(&other))),

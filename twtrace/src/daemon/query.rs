@@ -87,6 +87,7 @@ impl<'a> Query<'a> {
             top: Some(top),
             sort: self.sort()?,
             with_past: peer.is_some(),
+            by: None,
         })
     }
 

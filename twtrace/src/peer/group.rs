@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
-use crate::event::{Role, ip};
+use crate::event::{Event, Role, ip};
 
 /// How sockets are grouped into rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -111,6 +111,35 @@ impl Group {
         };
         let network = IpNet::new_assert(address, prefix).trunc();
         Self::Subnet { netns, network }
+    }
+
+    /// The group that a peer is part of by a coarser grouping, if there is one.
+    pub fn coarser(&self, by: GroupBy, prefixes: Prefixes) -> Option<Self> {
+        let Self::Peer { netns, address, .. } = *self else { return None };
+        match by {
+            GroupBy::Peer => Some(*self),
+            GroupBy::Addr => Some(Self::Addr { netns, address }),
+            GroupBy::Subnet => Some(Self::subnet(netns, address, prefixes)),
+            GroupBy::Netns => Some(Self::Netns(netns)),
+            GroupBy::Cgroup | GroupBy::Uid => None,
+        }
+    }
+
+    /// Whether an event's socket belongs to the group, as far as the event tells.
+    pub fn holds(&self, event: &Event) -> bool {
+        let (seen, remote) = (event.header().netns, event.flow().remote);
+        match *self {
+            Self::Peer { netns, role, address, port } => {
+                let ports = role == Role::Server || port == event.flow().remote_port;
+                netns == seen && address == remote && role == event.role() && ports
+            }
+            Self::Addr { netns, address } => netns == seen && address == remote,
+            Self::Subnet { netns, network } => netns == seen && network.contains(&ip(remote)),
+            Self::Netns(netns) => netns == seen,
+            Self::Cgroup(id) => matches!(event, Event::Entered(entered) if entered.cgroup == id),
+            Self::Uid(uid) => matches!(event, Event::Entered(entered) if entered.uid == uid),
+            Self::UnknownOwner | Self::Other | Self::LeftOut => false,
+        }
     }
 
     /// The namespace the row belongs to, if it belongs to one.

@@ -162,50 +162,54 @@ impl EventWriter {
 
     fn write_text(&self, out: &mut impl Write, event: &Event) -> io::Result<()> {
         let flow = event.flow();
-        write!(
+        writeln!(
             out,
             "{:>14.6}  {:<9} {:<42} {:<42} {}",
             event.mono_ns() as f64 / 1e9,
             name(event),
             endpoint(flow.local, flow.local_port),
             endpoint(flow.remote, flow.remote_port),
-            state(event.header().state),
-        )?;
+            self.detail(event),
+        )
+    }
+
+    /// What there is to say of an event beside where it happened, for people.
+    pub fn detail(&self, event: &Event) -> String {
+        let mut words = vec![state(event.header().state).to_owned()];
         match event {
             Event::Entered(entered) => {
                 let path = path::at_entry(entered, event.role());
                 let timestamps = if path.eligible { "with" } else { "without" };
-                write!(out, ", {timestamps} timestamps, rto {} ms", self.hz.millis(entered.rto))?;
+                words.push(format!("{timestamps} timestamps"));
+                words.push(format!("rto {} ms", self.hz.millis(entered.rto)));
                 if entered.armed != 0 {
-                    write!(out, ", timer {} ms", self.hz.millis(entered.armed))?;
+                    words.push(format!("timer {} ms", self.hz.millis(entered.armed)));
                 }
                 if entered.header.flags & entered_flags::OVERFLOW != 0 {
-                    write!(out, ", overflow: no TIME_WAIT socket")?;
+                    words.push("overflow: no TIME_WAIT socket".to_owned());
                 }
                 if let Some(block) = path.blocked {
-                    write!(out, ", blocked: {}", block.key())?;
+                    words.push(format!("blocked: {}", block.key()));
                 }
             }
             Event::Present(entered) => {
-                write!(out, ", {} ms left", self.hz.millis(entered.armed))?;
+                words.push(format!("{} ms left", self.hz.millis(entered.armed)));
             }
             Event::Ended(ended) => {
                 let outcome = path::at_end(ended, self.recycle_exists, self.hz);
-                write!(out, ", {}", reason(ended, outcome))?;
-                if let Some(millis) = lifetime_ms(ended) {
-                    write!(out, " after {millis} ms")?;
-                }
+                let after = lifetime_ms(ended).map(|millis| format!(" after {millis} ms"));
+                words.push(format!("{}{}", reason(ended, outcome), after.unwrap_or_default()));
                 if ended.rearms > 0 {
-                    write!(out, ", armed again {} times", ended.rearms)?;
+                    words.push(format!("armed again {} times", ended.rearms));
                 }
             }
         }
-        writeln!(out)
+        words.join(", ")
     }
 }
 
 /// What happened.
-fn name(event: &Event) -> &'static str {
+pub fn name(event: &Event) -> &'static str {
     match event {
         Event::Entered(_) => "entered",
         Event::Present(_) => "present",
@@ -234,7 +238,7 @@ fn lifetime_ms(ended: &Ended) -> Option<u64> {
 }
 
 /// An address and port as the field writes them.
-fn endpoint(address: [u8; 16], port: u16) -> String {
+pub fn endpoint(address: [u8; 16], port: u16) -> String {
     std::net::SocketAddr::new(ip(address), port).to_string()
 }
 

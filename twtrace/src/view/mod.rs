@@ -13,6 +13,7 @@ pub mod status;
 pub mod style;
 pub mod table;
 mod text;
+pub mod tui;
 
 /// Output formats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

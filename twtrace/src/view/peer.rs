@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::{style::Palette, table::millis};
 use crate::{
     path::{Block, Outcome},
+    peer::Counts,
     summary::{LIFETIME_BOUNDS_MS, Row, Summary},
     units::TCP_TIMEWAIT_LEN_MS,
 };
@@ -90,22 +91,10 @@ fn write_row(
             counts.rearms
         )?;
     }
-    write_list(
-        out,
-        "ends",
-        Outcome::ALL.iter().map(|outcome| (counts.outcome(*outcome), sentence(*outcome))),
-    )?;
-    write_list(
-        out,
-        "why the fast path is closed",
-        Block::ALL.iter().map(|block| (counts.blocked(*block), block.sentence())),
-    )?;
+    write_list(out, "ends", ended(counts))?;
+    write_list(out, "why the fast path is closed", why_blocked(counts))?;
     if summary.backend.sees_refusals() {
-        write_list(
-            out,
-            "takeovers refused to connect()",
-            counts.refused.by_reason.iter().copied().zip(REFUSED),
-        )?;
+        write_list(out, "takeovers refused to connect()", refused(counts))?;
         if counts.overflow > 0 {
             writeln!(out, "  overflow: {} closed without a TIME_WAIT socket", counts.overflow)?;
         }
@@ -127,13 +116,31 @@ fn sentence(outcome: Outcome) -> &'static str {
     }
 }
 
-/// Writes the lines whose count is not 0, under a heading if there is one.
-fn write_list<'a>(
+/// How sockets ended: what there is at all, with its count.
+pub fn ended(counts: &Counts) -> Vec<(u64, &'static str)> {
+    nonzero(Outcome::ALL.iter().map(|outcome| (counts.outcome(*outcome), sentence(*outcome))))
+}
+
+/// What closes the fast path.
+pub fn why_blocked(counts: &Counts) -> Vec<(u64, &'static str)> {
+    nonzero(Block::ALL.iter().map(|block| (counts.blocked(*block), block.sentence())))
+}
+
+/// Why `connect()` could not take sockets over.
+pub fn refused(counts: &Counts) -> Vec<(u64, &'static str)> {
+    nonzero(counts.refused.by_reason.iter().copied().zip(REFUSED))
+}
+
+fn nonzero(list: impl Iterator<Item = (u64, &'static str)>) -> Vec<(u64, &'static str)> {
+    list.filter(|(count, _)| *count > 0).collect()
+}
+
+/// Writes the lines under a heading if there is one.
+fn write_list(
     out: &mut impl Write,
     heading: &str,
-    lines: impl Iterator<Item = (u64, &'a str)>,
+    lines: Vec<(u64, &'static str)>,
 ) -> io::Result<()> {
-    let lines: Vec<_> = lines.filter(|(count, _)| *count > 0).collect();
     if !lines.is_empty() {
         writeln!(out, "  {heading}:")?;
     }

@@ -9,7 +9,7 @@ use super::style::Palette;
 use crate::{
     diagnose::Severity,
     path::{Block, Outcome},
-    peer::Refused,
+    peer::{Counts, Refused},
     summary::{Row, Summary},
 };
 
@@ -77,7 +77,7 @@ fn write_backend(out: &mut impl Write, summary: &Summary, palette: Palette) -> i
 }
 
 /// Name of a row with what tells equal names apart.
-fn name(summary: &Summary, row: &Row) -> String {
+pub fn name(summary: &Summary, row: &Row) -> String {
     let mut name = summary.label(&row.group);
     if let Some(role) = row.group.role() {
         let _ = write!(name, " {}", role.as_str());
@@ -120,25 +120,25 @@ fn write_row(
         ends(counts.outcome(Outcome::TwoMsl)),
         ends(others + counts.overflow),
     )?;
-    let why = why(row);
+    let why = why(counts);
     if why.is_empty() { writeln!(out) } else { writeln!(out, "  {}", palette.warning(why)) }
 }
 
 /// What closes the fast path to a row's sockets, most frequent first.
-fn why(row: &Row) -> String {
+pub fn why(counts: &Counts) -> String {
     let mut reasons: Vec<(u64, String)> = Block::ALL
         .iter()
-        .map(|block| (row.counts.blocked(*block), block.key().replace('_', " ")))
+        .map(|block| (counts.blocked(*block), block.key().replace('_', " ")))
         .filter(|(count, _)| *count > 0)
         .collect();
     reasons.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
     let mut words: Vec<String> =
         reasons.into_iter().map(|(count, reason)| format!("{reason} {count}")).collect();
-    if row.counts.refused.total() > 0 {
-        words.push(format!("{} takeovers refused", row.counts.refused.total()));
+    if counts.refused.total() > 0 {
+        words.push(format!("{} takeovers refused", counts.refused.total()));
     }
-    if row.counts.overflow > 0 {
-        words.push(format!("{} overflowed", row.counts.overflow));
+    if counts.overflow > 0 {
+        words.push(format!("{} overflowed", counts.overflow));
     }
     words.join(", ")
 }

@@ -1,0 +1,38 @@
+//! What is wrong and what to do, as `twtrace diagnose` says it.
+
+use ratatui::text::Line;
+
+use super::parts::Theme;
+use crate::view::{
+    diagnosis,
+    style::Palette,
+    tui::state::{Moment, State},
+};
+
+/// The findings from where one has scrolled to.
+pub fn lines(state: &State, moment: &Moment, theme: Theme) -> Vec<Line<'static>> {
+    let text = text(moment);
+    let lines = text.lines().skip(state.scroll()).map(|line| {
+        let style = match line.split_whitespace().nth(1) {
+            Some("CRITICAL") => theme.alarm(),
+            Some("WARNING") => theme.warning(),
+            Some("NOTICE") => theme.heading(),
+            _ => theme.plain(),
+        };
+        // Only headings begin at the margin.
+        Line::styled(line.to_owned(), if line.starts_with(' ') { theme.plain() } else { style })
+    });
+    lines.collect()
+}
+
+/// The findings as text.
+pub fn text(moment: &Moment) -> String {
+    let Some(examined) = &moment.summary.examined else {
+        return "Findings need rows by peer, and ends.".to_owned();
+    };
+    let mut text = Vec::new();
+    match diagnosis::write_findings(&mut text, &moment.summary, examined, Palette::PLAIN) {
+        Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+        Err(error) => error.to_string(),
+    }
+}

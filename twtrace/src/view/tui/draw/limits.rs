@@ -1,0 +1,102 @@
+//! How far every limit is.
+
+use ratatui::{
+    layout::Rect,
+    text::{Line, Span},
+};
+
+use super::parts::{Theme, count, gauge, rate};
+use crate::{
+    diagnose::{
+        arithmetic::{self, Exhaustion},
+        margins::{Buckets, NamespaceMargins},
+        pressure::Pressure,
+    },
+    host::facts::Conntrack,
+    view::tui::state::{Moment, State},
+};
+
+/// The margins of each namespace, and of the host.
+pub fn lines(_state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Line<'static>> {
+    let Some(examined) = &moment.summary.examined else {
+        return vec![Line::raw("Limits need rows by peer, and ends.")];
+    };
+    let margins = &examined.diagnosis.margins;
+    let width = usize::from(area.width);
+    let mut lines = Vec::new();
+    for namespace in &margins.namespaces {
+        let name = moment.summary.namespace(namespace.netns);
+        lines.push(Line::styled(format!("network namespace {name}"), theme.heading()));
+        lines.extend(of_namespace(namespace, width, theme));
+    }
+    if margins.namespaces.is_empty() {
+        lines.push(Line::styled("no network namespace could be read", theme.warning()));
+    }
+    lines.push(Line::raw(format!(
+        "{} TIME_WAIT sockets take {} KiB at most",
+        margins.sockets,
+        margins.bytes.div_ceil(1024)
+    )));
+    if let Some((open, max)) = margins.files {
+        lines.push(Line::raw(format!(
+            "{open} of {max} files are open; TIME_WAIT sockets hold none"
+        )));
+    }
+    lines
+}
+
+fn of_namespace(namespace: &NamespaceMargins, width: usize, theme: Theme) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    if let Some(ports) = &namespace.ports {
+        lines.extend(of_ports(ports, width, theme));
+    }
+    if let Some(buckets) = &namespace.buckets {
+        lines.push(of_buckets(buckets, width, theme));
+    }
+    if let Some(Conntrack { count: used, max, .. }) = namespace.conntrack {
+        let share = arithmetic::share(used as f64, max as f64);
+        let words = format!("{} of {} connections tracked", count(used), count(max));
+        lines.push(bar("conntrack", share, &words, width, theme));
+    }
+    lines
+}
+
+/// Two lines: the ports taken now, and where it goes at the present rate.
+fn of_ports(ports: &Pressure, width: usize, theme: Theme) -> [Line<'static>; 2] {
+    let (when, style) = match ports.exhaustion {
+        Exhaustion::Now => ("exhausted NOW: connect() fails".to_owned(), theme.alarm()),
+        Exhaustion::In(seconds) => (format!("exhausted in {seconds:.0} s"), theme.alarm()),
+        Exhaustion::Never => {
+            (format!("settles at {:.0} %", ports.share() * 100.0), theme.share(ports.share()))
+        }
+    };
+    let words = format!("{:.0} of {} taken", ports.used, count(ports.usable));
+    let detail = format!(
+        "            {}: {}/s stay {:.0} s each; ",
+        ports.triple(),
+        rate(ports.blocked_rate),
+        ports.seconds
+    );
+    [
+        bar("ports", ports.used_share(), &words, width, theme),
+        Line::from(vec![Span::raw(detail), Span::styled(when, style)]),
+    ]
+}
+
+fn of_buckets(buckets: &Buckets, width: usize, theme: Theme) -> Line<'static> {
+    let mut words = format!("{} of {} buckets", count(buckets.live), count(buckets.max));
+    if buckets.overflow > 0 {
+        words.push_str(&format!(", {} OVERFLOWED", count(buckets.overflow)));
+    }
+    bar("buckets", buckets.share(), &words, width, theme)
+}
+
+/// A name, a bar, a share, and the figures.
+fn bar(name: &str, share: f64, words: &str, width: usize, theme: Theme) -> Line<'static> {
+    let bar = gauge(share, width.saturating_sub(50).clamp(10, 60));
+    Line::from(vec![
+        Span::raw(format!("  {name:<9} ")),
+        Span::styled(bar, theme.share(share)),
+        Span::raw(format!(" {:>3.0} %  {words}", share * 100.0)),
+    ])
+}

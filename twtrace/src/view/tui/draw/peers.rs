@@ -1,0 +1,189 @@
+//! The rows.
+
+use ratatui::{
+    layout::Rect,
+    text::{Line, Span},
+};
+
+use super::parts::{Theme, count, fitted, parts, rate, spark};
+use crate::{
+    path::{Block, Outcome},
+    peer::Counts,
+    summary::{Row, SortKey},
+    view::{
+        table,
+        tui::state::{Moment, State},
+    },
+};
+
+/// How a row's ends are drawn: on the fast path, after 2MSL, otherwise.
+const GLYPHS: [char; 3] = ['█', '▒', '·'];
+
+/// Widths of the columns, by that of the screen.
+struct Columns {
+    name: usize,
+    spark: usize,
+    bar: usize,
+    /// Whether there is room for numbers beside the bar, and for reasons in full.
+    wide: bool,
+    why: usize,
+}
+
+impl Columns {
+    fn of(width: usize, longest_name: usize) -> Self {
+        let wide = width >= 120;
+        let (spark, bar) = if wide { (20, 12) } else { (10, 8) };
+        // Rate, entered, live, timestamps, and the blanks between; fast and 2MSL when wide.
+        let fixed = 5 + 8 + 7 + 4 + 7 + spark + bar + if wide { 18 } else { 0 };
+        let left = width.saturating_sub(fixed);
+        let name = longest_name.clamp(14, left.saturating_sub(10).max(14));
+        Self { name, spark, bar, wide, why: left.saturating_sub(name) }
+    }
+}
+
+/// The heading and as many rows as there is room for, on the page where the selected one is.
+pub fn lines(state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Line<'static>> {
+    let rows = state.rows();
+    let names: Vec<String> = rows.iter().map(|row| table::name(&moment.summary, row)).collect();
+    let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    let columns = Columns::of(usize::from(area.width), longest);
+    let mut lines = vec![heading(state, moment, &columns, theme)];
+    let Some((selected, _)) = state.selected(&rows) else {
+        let why = if moment.summary.rows.is_empty() {
+            "no socket has entered TIME_WAIT yet"
+        } else {
+            "no row can hold sockets that match the filter (Esc takes it away)"
+        };
+        lines.push(Line::raw(why));
+        return lines;
+    };
+    let page = usize::from(area.height).saturating_sub(2).max(1);
+    let first = selected / page * page;
+    for (index, (row, name)) in rows.iter().zip(&names).enumerate().skip(first).take(page) {
+        let mut line = line(state, moment, row, name, &columns, theme);
+        if index == selected {
+            line = line.style(theme.selected());
+        }
+        lines.push(line);
+    }
+    lines.resize(page + 1, Line::default());
+    lines.push(Line::styled(footing(moment, rows.len(), first, page), theme.quiet()));
+    lines
+}
+
+/// Which of the rows these are.
+fn footing(moment: &Moment, rows: usize, first: usize, page: usize) -> String {
+    let summary = &moment.summary;
+    let mut words = format!("{}-{} of {rows} rows", first + 1, rows.min(first + page));
+    let hidden = summary.rows.len() - rows;
+    if hidden > 0 {
+        words.push_str(&format!(", {hidden} more do not match"));
+    }
+    if let Some((folded, other)) = &summary.other {
+        words.push_str(&format!(", {} in {folded} rows beyond (n)", count(other.counts.entered)));
+    }
+    format!("{words}   {} fast  {} 2MSL  {} other", GLYPHS[0], GLYPHS[1], GLYPHS[2])
+}
+
+fn heading(state: &State, moment: &Moment, columns: &Columns, theme: Theme) -> Line<'static> {
+    let (sort, reversed) = state.order();
+    let mark = |key: SortKey, name: &str| match (sort == key, reversed) {
+        (false, _) => name.to_owned(),
+        (true, false) => format!("{name}▼"),
+        (true, true) => format!("{name}▲"),
+    };
+    let group = moment.summary.group_by.as_str().to_uppercase();
+    let fast = mark(SortKey::Fast, "FAST");
+    let two_msl = mark(SortKey::TwoMsl, "2MSL");
+    let bar = if columns.wide {
+        format!("{fast:>8} {two_msl:>8} {}", fitted("ENDS", columns.bar))
+    } else {
+        let bar = match sort {
+            SortKey::Fast => fast,
+            SortKey::TwoMsl => two_msl,
+            _ => "ENDS".to_owned(),
+        };
+        fitted(&bar, columns.bar)
+    };
+    let why = match sort {
+        SortKey::Refused => mark(sort, "REFUSED"),
+        SortKey::Overflow => mark(sort, "OVERFLOW"),
+        _ => mark(SortKey::Blocked, "WHY"),
+    };
+    Line::styled(
+        format!(
+            "{} {:<spark$} {:>5} {:>8} {:>7} {bar} {:>4} {why}",
+            fitted(&mark(SortKey::Peer, &group), columns.name),
+            "ENTRIES/s",
+            "NOW",
+            mark(SortKey::Entered, "ENTERED"),
+            mark(SortKey::Live, "LIVE"),
+            "TS",
+            spark = columns.spark,
+        ),
+        theme.heading(),
+    )
+}
+
+fn line(
+    state: &State,
+    moment: &Moment,
+    row: &Row,
+    name: &str,
+    columns: &Columns,
+    theme: Theme,
+) -> Line<'static> {
+    let counts = state.counts(row);
+    let ends = |text: String| if moment.summary.follow_ends { text } else { "-".to_owned() };
+    let series = state.series(row);
+    let rates = series.into_iter().flat_map(|series| series.rates().collect::<Vec<_>>());
+    let spark = spark(rates.collect::<Vec<_>>().into_iter(), columns.spark);
+    let [fast, two_msl, other] = split(&counts);
+    let bar = parts(&[(fast, GLYPHS[0]), (two_msl, GLYPHS[1]), (other, GLYPHS[2])], columns.bar);
+    let numbers = if columns.wide {
+        format!("{:>8} {:>8} ", ends(count(fast)), ends(count(two_msl)))
+    } else {
+        String::new()
+    };
+    let timestamps = match counts.with_timestamps + counts.without_timestamps {
+        0 => "-".to_owned(),
+        all => format!("{}%", counts.with_timestamps * 100 / all),
+    };
+    let why = if columns.wide { table::why(&counts) } else { short_reason(&counts) };
+    let left = format!(
+        "{} {spark} {:>5} {:>8} {:>7} {numbers}{bar} {timestamps:>4} ",
+        fitted(name, columns.name),
+        rate(series.map_or(0.0, super::super::series::Series::last)),
+        count(counts.entered),
+        ends(count(row.counts.live())),
+    );
+    let why = Span::styled(fitted(&why, columns.why).trim_end().to_owned(), theme.warning());
+    Line::from(vec![Span::raw(left), why])
+}
+
+/// Ends on the fast path, after 2MSL, and all others.
+fn split(counts: &Counts) -> [u64; 3] {
+    let (fast, two_msl) = (counts.fast(), counts.outcome(Outcome::TwoMsl));
+    [fast, two_msl, counts.ended_total() - fast - two_msl]
+}
+
+/// The most frequent reason in few characters, and its share of the entries.
+fn short_reason(counts: &Counts) -> String {
+    let worst = Block::ALL.iter().map(|block| (counts.blocked(*block), *block));
+    let Some((blocked, block)) = worst.max_by_key(|(count, _)| *count).filter(|(n, _)| *n > 0)
+    else {
+        return String::new();
+    };
+    let name = match block {
+        Block::NoPeerTimestamps => "no ts",
+        Block::TimestampsOff => "ts off",
+        Block::ReuseOff => "reuse=0",
+        Block::ReuseLoopbackOnly => "reuse=2",
+        Block::FinWait2 => "no FIN",
+    };
+    // Reasons that are known at the end may be of sockets that entered before the counting.
+    match (blocked * 100).checked_div(counts.entered) {
+        Some(percent) if percent < 100 => format!("{name} {percent}%"),
+        _ => name.to_owned(),
+    }
+}
