@@ -24,16 +24,18 @@ pub const MAX_DEPTH: usize = 64;
 
 /// The terms, for help texts.
 pub const GRAMMAR: &str = "\
-dst, src [=|!=] ADDRESS[/PREFIX][:PORT]   the other end, this end
-dport, sport [OP] [:]PORT                 OP: = != > < >= <= eq ne gt lt ge le
-timestamps                                the peer sent TCP timestamps
-blocked [REASON]                          fast path closed at entry: no-peer-timestamps,
-                                          timestamps-off, reuse-off, reuse-loopback-only
-role client|server                        which end this host was
-autobound                                 connect() chose the local port
-state time-wait|fin-wait-2                state in which it entered
-netns NAME|INODE, uid N, cgroup PATH|ID   where, and whose
-and or not ( )                            also & | !; terms side by side mean and";
+dst, src [=|!=] ADDRESS[/PREFIX][:PORT]  the other end, this end
+dport, sport [OP] [:]PORT      OP is one of = != > < >= <= eq ne gt lt ge le
+timestamps                     the peer sent TCP timestamps
+blocked [REASON]               the fast path is closed at entry, for any reason or
+                               no-peer-timestamps, timestamps-off, reuse-off,
+                               reuse-loopback-only
+role client|server             which end this host was
+autobound                      connect() chose the local port
+state time-wait|fin-wait-2     state in which it entered
+netns NAME|INODE               network namespace
+uid N, cgroup PATH|ID          owner
+and or not ( )                 also & | !; terms side by side mean and";
 
 type Input<'a> = Stateful<&'a str, usize>;
 

@@ -164,18 +164,19 @@ impl EventWriter {
         let flow = event.flow();
         writeln!(
             out,
-            "{:>14.6}  {:<9} {:<42} {:<42} {}",
+            "{:>14.6}  {:<9} {:<42} {:<42} {}, {}",
             event.mono_ns() as f64 / 1e9,
             name(event),
             endpoint(flow.local, flow.local_port),
             endpoint(flow.remote, flow.remote_port),
+            state(event.header().state),
             self.detail(event),
         )
     }
 
-    /// What there is to say of an event beside where it happened, for people.
+    /// What there is to say of an event beside where and in which state it happened, for people.
     pub fn detail(&self, event: &Event) -> String {
-        let mut words = vec![state(event.header().state).to_owned()];
+        let mut words = Vec::new();
         match event {
             Event::Entered(entered) => {
                 let path = path::at_entry(entered, event.role());

@@ -39,11 +39,10 @@ impl Series {
     }
 }
 
-/// The series of all rows shown, and of all sockets together.
+/// The series of all rows shown.
 #[derive(Clone, Debug, Default)]
 pub struct AllSeries {
     rows: FxHashMap<Group, Series>,
-    total: Series,
     elapsed: f64,
 }
 
@@ -56,7 +55,6 @@ impl AllSeries {
             return;
         }
         self.elapsed = elapsed;
-        self.total.push(summary.totals.counts.entered, seconds);
         let mut before = std::mem::take(&mut self.rows);
         for row in &summary.rows {
             let mut series = before.remove(&row.group).unwrap_or_default();
@@ -68,11 +66,6 @@ impl AllSeries {
     /// Of one row.
     pub fn of(&self, group: &Group) -> Option<&Series> {
         self.rows.get(group)
-    }
-
-    /// Of all sockets together.
-    pub const fn total(&self) -> &Series {
-        &self.total
     }
 }
 

@@ -86,7 +86,8 @@ pub struct State {
     help: bool,
     asked_to_quit: bool,
     latest: Option<Moment>,
-    held: Option<Moment>,
+    /// The moment that is held, with what led to it.
+    held: Option<(Moment, AllSeries)>,
     events: VecDeque<Event>,
     series: AllSeries,
     before: Option<Before>,
@@ -177,7 +178,7 @@ impl State {
 
     /// What is looked at: the latest moment, or the one held.
     pub fn moment(&self) -> Option<&Moment> {
-        self.held.as_ref().or(self.latest.as_ref())
+        self.held.as_ref().map(|(moment, _)| moment).or(self.latest.as_ref())
     }
 
     /// Whether the picture is held.
@@ -264,12 +265,8 @@ impl State {
 
     /// Entries a second of a row.
     pub fn series(&self, row: &Row) -> Option<&Series> {
-        self.series.of(&row.group)
-    }
-
-    /// Entries a second of all sockets.
-    pub const fn total_series(&self) -> &Series {
-        self.series.total()
+        let series = self.held.as_ref().map_or(&self.series, |(_, series)| series);
+        series.of(&row.group)
     }
 
     /// The selected row, the first if none is.
@@ -320,11 +317,14 @@ impl State {
             Effect::EraseAll => self.edit(String::clear),
             Effect::Accept => self.filter.accept(),
             Effect::Cancel => {
-                let summary = self.held.as_ref().or(self.latest.as_ref()).map(|at| &at.summary);
-                self.filter.cancel(summary);
+                let moment = self.held.as_ref().map(|(moment, _)| moment).or(self.latest.as_ref());
+                self.filter.cancel(moment.map(|moment| &moment.summary));
             }
             Effect::Pause => {
-                self.held = if self.held.is_some() { None } else { self.latest.clone() };
+                self.held = match (self.held.take(), &self.latest) {
+                    (None, Some(latest)) => Some((latest.clone(), self.series.clone())),
+                    _ => None,
+                };
             }
             Effect::Reset => {
                 return Some(Request::Reset(RowChoice { top: None, ..self.choice() }));
@@ -349,8 +349,8 @@ impl State {
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut String)) {
-        let summary = self.held.as_ref().or(self.latest.as_ref()).map(|moment| &moment.summary);
-        self.filter.edit(summary, change);
+        let moment = self.held.as_ref().map(|(moment, _)| moment).or(self.latest.as_ref());
+        self.filter.edit(moment.map(|moment| &moment.summary), change);
     }
 
     fn show(&mut self, view: View) {

@@ -7,7 +7,9 @@ use ratatui::{
     text::{Line, Span},
 };
 
-use super::parts::{Theme, fitted};
+use twtrace_common::TCP_FIN_WAIT2;
+
+use super::parts::Theme;
 use crate::{
     event::Event,
     filter::{Socket, Verdict},
@@ -27,37 +29,41 @@ pub fn shown<'a>(state: &'a State, moment: &'a Moment) -> impl Iterator<Item = &
 
 /// As many as there is room for.
 pub fn lines(state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Line<'static>> {
-    let heading = format!("{:<12} {:<7} {:<44} WHAT", "TIME (UTC)", "EVENT", "LOCAL > REMOTE");
-    let mut lines = vec![Line::styled(heading, theme.heading())];
     let room = usize::from(area.height).saturating_sub(1);
-    let events = shown(state, moment).skip(state.scroll()).take(room);
-    lines.extend(events.map(|event| line(state, moment, event, theme)));
-    if lines.len() == 1 {
+    let events: Vec<&Event> = shown(state, moment).skip(state.scroll()).take(room).collect();
+    let mut lines = list(state, moment, &events, theme);
+    if events.is_empty() {
         lines.push(Line::raw("no event yet"));
     }
     lines
 }
 
-/// One event.
-pub fn line(state: &State, moment: &Moment, event: &Event, theme: Theme) -> Line<'static> {
+/// A heading and the events, connections one below the other.
+pub fn list(state: &State, moment: &Moment, events: &[&Event], theme: Theme) -> Vec<Line<'static>> {
+    let flows: Vec<String> = events.iter().map(|event| flow(event)).collect();
+    let widest = flows.iter().map(|flow| flow.chars().count()).max().unwrap_or(0).max(14);
+    let heading = format!("{:<12} {:<7} {:<widest$} WHAT", "TIME (UTC)", "EVENT", "LOCAL > REMOTE");
+    let lines = events.iter().zip(flows).map(|(event, flow)| {
+        let style = match event {
+            Event::Entered(_) => theme.plain(),
+            Event::Present(_) => theme.quiet(),
+            Event::Ended(_) => theme.good(),
+        };
+        let state_word = if event.header().state == TCP_FIN_WAIT2 { "FIN_WAIT2, " } else { "" };
+        Line::from(vec![
+            Span::raw(format!("{} ", time(moment.clock.wall(event.mono_ns())))),
+            Span::styled(format!("{:<7} ", name(event)), style),
+            Span::raw(format!("{flow:<widest$} {state_word}{}", state.writer.detail(event))),
+        ])
+    });
+    std::iter::once(Line::styled(heading, theme.heading())).chain(lines).collect()
+}
+
+/// The connection.
+fn flow(event: &Event) -> String {
     let flow = event.flow();
-    let flow = format!(
-        "{} > {}",
-        endpoint(flow.local, flow.local_port),
-        endpoint(flow.remote, flow.remote_port)
-    );
-    let style = match event {
-        Event::Entered(_) => theme.plain(),
-        Event::Present(_) => theme.quiet(),
-        Event::Ended(_) => theme.good(),
-    };
-    let width = flow.chars().count().max(44);
-    Line::from(vec![
-        Span::raw(format!("{} ", time(moment.clock.wall(event.mono_ns())))),
-        Span::styled(format!("{:<7} ", name(event)), style),
-        Span::raw(fitted(&flow, width)),
-        Span::raw(format!(" {}", state.writer.detail(event))),
-    ])
+    let local = endpoint(flow.local, flow.local_port);
+    format!("{local} > {}", endpoint(flow.remote, flow.remote_port))
 }
 
 /// The time of day to the millisecond.

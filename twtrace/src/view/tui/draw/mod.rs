@@ -81,15 +81,19 @@ fn head_line(state: &State, moment: &Moment, theme: Theme) -> Line<'static> {
     let totals = state.totals();
     let mut spans = vec![
         Span::styled("twtrace", theme.heading()),
+        match state.is_held() {
+            true => Span::styled(" HELD", theme.warning()),
+            false => Span::raw(""),
+        },
         Span::raw(format!("  {}", summary.backend)),
         match summary.backend.blind_spots().len() {
             0 => Span::raw(""),
-            blind => Span::styled(format!(" ({blind} blind spots)"), theme.warning()),
+            blind => Span::styled(format!(" ({blind} blind)"), theme.warning()),
         },
         Span::raw(format!(
-            "  {} {:.0} s  {} entered",
-            if state.was_reset() { "since reset" } else { "for" },
+            "  {:.0} s{}  {} entered",
             state.seconds(),
+            if state.was_reset() { " since reset" } else { "" },
             count(totals.entered)
         )),
     ];
@@ -102,9 +106,6 @@ fn head_line(state: &State, moment: &Moment, theme: Theme) -> Line<'static> {
         0 => Span::raw("  0 lost"),
         lost => Span::styled(format!("  {} LOST", count(lost)), theme.alarm()),
     });
-    if state.is_held() {
-        spans.push(Span::styled("  HELD", theme.warning()));
-    }
     Line::from(spans)
 }
 
@@ -172,5 +173,5 @@ fn foot_lines(state: &State, theme: Theme) -> Vec<Line<'static>> {
         View::Findings => "j/k scroll  p hold",
         View::Limits => "p hold",
     };
-    vec![Line::styled(format!("{keys}  ? help  q quit"), theme.quiet())]
+    vec![Line::styled(format!("? help  q quit  {keys}"), theme.quiet())]
 }

@@ -76,20 +76,17 @@ pub fn spark(values: impl DoubleEndedIterator<Item = f64>, width: usize) -> Stri
     std::iter::repeat_n(' ', blank).chain(columns).collect()
 }
 
-/// A bar of `width` characters divided as the counts are, each part with a glyph of its own. A part
-/// that is not 0 shows, if there is room at all.
-pub fn parts(counts: &[(u64, char)], width: usize) -> String {
-    let all: u64 = counts.iter().map(|(count, _)| count).sum();
+/// Divides `width` characters as the counts are. A part that is not 0 shows, if there is room; with
+/// nothing to divide all are 0.
+pub fn parts<const N: usize>(counts: [u64; N], width: usize) -> [usize; N] {
+    let all: u128 = counts.iter().map(|count| u128::from(*count)).sum();
     if all == 0 {
-        return " ".repeat(width);
+        return [0; N];
     }
-    let mut widths: Vec<usize> = counts
-        .iter()
-        .map(|(count, _)| {
-            let exact = u128::from(*count) * width as u128 / u128::from(all);
-            (exact as usize).max(usize::from(*count > 0))
-        })
-        .collect();
+    let mut widths = counts.map(|count| {
+        let exact = (u128::from(count) * width as u128 / all) as usize;
+        exact.max(usize::from(count > 0))
+    });
     while let (sum, Some(widest)) = (widths.iter().sum::<usize>(), widths.iter_mut().max()) {
         match sum.cmp(&width) {
             std::cmp::Ordering::Less => *widest += 1,
@@ -97,8 +94,7 @@ pub fn parts(counts: &[(u64, char)], width: usize) -> String {
             std::cmp::Ordering::Greater => *widest -= 1,
         }
     }
-    let glyphs = counts.iter().zip(widths);
-    glyphs.flat_map(|((_, glyph), width)| std::iter::repeat_n(*glyph, width)).collect()
+    widths
 }
 
 /// How full something is, as a bar of `width` characters.
@@ -149,12 +145,12 @@ mod tests {
 
     #[test]
     fn a_bar_is_as_wide_as_asked_and_hides_no_part() {
-        assert_eq!(parts(&[(1, 'a'), (1, 'b')], 4), "aabb");
-        assert_eq!(parts(&[(1, 'a'), (999_999, 'b'), (0, 'c')], 4), "abbb");
-        assert_eq!(parts(&[(0, 'a')], 3), "   ");
-        assert_eq!(parts(&[(1, 'a'), (1, 'b'), (1, 'c')], 8).len(), 8);
-        assert_eq!(parts(&[(u64::MAX / 2, 'a'), (1, 'b')], 3), "aab");
-        assert_eq!(parts(&[(5, 'a'), (5, 'b')], 0), "");
+        assert_eq!(parts([1, 1], 4), [2, 2]);
+        assert_eq!(parts([1, 999_999, 0], 4), [1, 3, 0]);
+        assert_eq!(parts([0, 0], 3), [0, 0]);
+        assert_eq!(parts([1, 1, 1], 8).iter().sum::<usize>(), 8);
+        assert_eq!(parts([u64::MAX, 1, u64::MAX], 3), [1, 1, 1]);
+        assert_eq!(parts([5, 5], 0), [0, 0]);
     }
 
     #[test]

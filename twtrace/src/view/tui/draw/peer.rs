@@ -48,10 +48,9 @@ pub fn lines(state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Li
     let height = usize::from(area.height);
     let room = height.saturating_sub(lines.len() + RECENT);
     lines.extend(columns.into_iter().take(room));
-    lines.push(Line::styled("LATEST SOCKETS", theme.heading()));
-    let recent = moment.events.iter().filter(|event| row.group.holds(event));
-    let left = height.saturating_sub(lines.len());
-    lines.extend(recent.take(left).map(|event| events::line(state, moment, event, theme)));
+    let left = height.saturating_sub(lines.len() + 1);
+    let recent = moment.events.iter().filter(|event| row.group.holds(event)).take(left);
+    lines.extend(events::list(state, moment, &recent.collect::<Vec<_>>(), theme));
     lines
 }
 
@@ -143,7 +142,7 @@ fn two_columns(
     width: usize,
 ) -> Vec<Line<'static>> {
     let right_width = right.iter().map(Line::width).max().unwrap_or(0);
-    let left_width = width.saturating_sub(right_width + 2);
+    let left_width = width.saturating_sub(right_width + 2).min(70);
     if right.is_empty() || left_width < 36 {
         return left.into_iter().chain(right).collect();
     }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How a row's ends are drawn: on the fast path, after 2MSL, otherwise.
-const GLYPHS: [char; 3] = ['█', '▒', '·'];
+const GLYPHS: [&str; 3] = ["█", "▒", "·"];
 
 /// Widths of the columns, by that of the screen.
 struct Columns {
@@ -139,7 +139,11 @@ fn line(
     let rates = series.into_iter().flat_map(|series| series.rates().collect::<Vec<_>>());
     let spark = spark(rates.collect::<Vec<_>>().into_iter(), columns.spark);
     let [fast, two_msl, other] = split(&counts);
-    let bar = parts(&[(fast, GLYPHS[0]), (two_msl, GLYPHS[1]), (other, GLYPHS[2])], columns.bar);
+    let styles = [theme.good(), theme.warning(), theme.quiet()];
+    let widths = parts([fast, two_msl, other], columns.bar);
+    let bar = GLYPHS.iter().zip(widths).zip(styles);
+    let bar = bar.map(|((glyph, width), style)| Span::styled(glyph.repeat(width), style));
+    let blank = columns.bar - widths.iter().sum::<usize>();
     let numbers = if columns.wide {
         format!("{:>8} {:>8} ", ends(count(fast)), ends(count(two_msl)))
     } else {
@@ -151,14 +155,18 @@ fn line(
     };
     let why = if columns.wide { table::why(&counts) } else { short_reason(&counts) };
     let left = format!(
-        "{} {spark} {:>5} {:>8} {:>7} {numbers}{bar} {timestamps:>4} ",
+        "{} {spark} {:>5} {:>8} {:>7} {numbers}",
         fitted(name, columns.name),
         rate(series.map_or(0.0, super::super::series::Series::last)),
         count(counts.entered),
         ends(count(row.counts.live())),
     );
     let why = Span::styled(fitted(&why, columns.why).trim_end().to_owned(), theme.warning());
-    Line::from(vec![Span::raw(left), why])
+    let mut spans = vec![Span::raw(left)];
+    spans.extend(bar);
+    spans.push(Span::raw(format!("{:blank$} {timestamps:>4} ", "")));
+    spans.push(why);
+    Line::from(spans)
 }
 
 /// Ends on the fast path, after 2MSL, and all others.
