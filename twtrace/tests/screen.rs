@@ -56,6 +56,7 @@ impl Host {
             hz: HZ,
             recycle_exists: false,
             follow_ends: true,
+            memory: Default::default(),
         };
         Self {
             aggregate: Aggregate::new(settings),

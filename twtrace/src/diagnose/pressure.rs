@@ -148,6 +148,11 @@ impl Pressure {
         self.stuck + self.open_ports()
     }
 
+    /// Share of the ports taken now.
+    pub fn used_share(&self) -> f64 {
+        arithmetic::share(self.used(), self.usable as f64)
+    }
+
     /// Ports taken when as many come as go, at a rate.
     fn settled(&self, rate: f64) -> f64 {
         arithmetic::steady_state(rate, self.seconds) + self.open_ports()

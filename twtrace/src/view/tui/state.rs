@@ -173,7 +173,7 @@ impl State {
     /// Which rows the next summary should have.
     pub fn choice(&self) -> RowChoice {
         let by = (self.by != self.counted_by).then_some(self.by);
-        RowChoice { top: Some(self.top), sort: self.sort, by }
+        RowChoice { top: Some(self.top), sort: self.sort, by, ..RowChoice::default() }
     }
 
     /// What is looked at: the latest moment, or the one held.

@@ -70,7 +70,7 @@ fn of_ports(ports: &Pressure, width: usize, theme: Theme) -> [Line<'static>; 2] 
             (format!("settles at {:.0} %", ports.share() * 100.0), theme.share(ports.share()))
         }
     };
-    let words = format!("{:.0} of {} taken", ports.used, count(ports.usable));
+    let words = format!("{:.0} of {} taken", ports.used(), count(ports.usable));
     let detail = format!(
         "            {}: {}/s stay {:.0} s each; ",
         ports.triple(),
