@@ -8,6 +8,7 @@ pub mod finding;
 pub mod margins;
 pub mod pressure;
 mod rules;
+mod shortage;
 
 #[cfg(test)]
 mod testing;
@@ -15,7 +16,7 @@ mod testing;
 use crate::{
     event::Role,
     host::facts::{HostFacts, NamespaceFacts},
-    peer::{Group, Peer, history::Rates},
+    peer::{Group, Peer, rates::Rates},
 };
 pub use finding::{Evidence, Finding, Severity};
 pub use margins::Margins;

@@ -7,6 +7,7 @@ pub mod history;
 mod lifetimes;
 pub mod minutes;
 mod past;
+pub mod rates;
 mod table;
 
 pub use address::{NoPeer, PeerAddress};

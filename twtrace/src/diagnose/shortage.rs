@@ -1,0 +1,91 @@
+//! What there is to say of ports that run short: figures and sentences.
+
+use super::{
+    arithmetic::Exhaustion,
+    finding::{Finding, rounded, source},
+    pressure::{Pressure, WhatIf},
+};
+
+/// Unit of rates.
+const PER_S: &str = "connections/s";
+
+impl Pressure {
+    /// Adds the figures that prove the shortage, and what would change it.
+    pub fn prove(&self, finding: Finding, live: u64) -> Finding {
+        let mut finding = finding
+            .with("live_sockets", live, "sockets", source::COUNTED)
+            .with("triple", self.triple(), "", source::COUNTED)
+            .with("usable_ports", self.usable, "ports", self.range_source())
+            .with("ports_stuck", self.stuck.round() as u64, "ports", source::COUNTED)
+            .with("ports_open", self.open.map(|open| open.ports), "ports", source::TCP);
+        // On a crowded host they are not counted anew for each look.
+        if let Some(open) = self.open.filter(|open| open.age >= 1.0) {
+            finding = finding.with("ports_open_age", rounded(open.age), "s", source::TCP);
+        }
+        finding = finding
+            .with("blocked_rate", rounded(self.blocked_rate), PER_S, source::COUNTED)
+            .with("rate_window", rounded(self.window), "s", source::COUNTED)
+            .with("lasting_rate", rounded(self.held_rate), PER_S, source::COUNTED)
+            .with("time_wait", rounded(self.seconds), "s", self.seconds_source)
+            .with("steady_state", self.steady().round() as u64, "ports", source::COMPUTED)
+            .with("highest_rate", rounded(self.highest_rate()), PER_S, source::COMPUTED);
+        let what_if = [
+            ("highest_rate_with_takeover", self.what_if.takeover),
+            ("highest_rate_two_sources", self.what_if.two_sources),
+            ("highest_rate_widest_range", self.what_if.widest_range),
+        ];
+        for (key, rate) in what_if {
+            finding = finding.with(key, rounded(rate), PER_S, source::COMPUTED);
+        }
+        if let Some(seconds) = self.exhaustion.seconds() {
+            finding =
+                finding.with("seconds_to_exhaustion", rounded(seconds), "s", source::COMPUTED);
+        }
+        if self.sources > 1 {
+            // Live sockets are not counted by source, so say what was assumed.
+            finding = finding.with(
+                "source_share",
+                rounded(self.source_share * 100.0),
+                "% of sockets, live ones assumed spread alike",
+                source::COUNTED,
+            );
+        }
+        finding
+    }
+
+    /// What would make more connections fit, timestamps and settings aside.
+    pub fn room(&self) -> String {
+        let WhatIf { two_sources, widest_range, .. } = self.what_if;
+        let wider = if widest_range > 1.01 * self.highest_rate() {
+            format!(", {widest_range:.0}/s with the widest ip_local_port_range (1024-65535)")
+        } else {
+            String::new()
+        };
+        format!("{two_sources:.0}/s fit with a second source address or peer port{wider}")
+    }
+
+    /// What the shortage leads to, and when.
+    pub fn consequence(&self) -> String {
+        let fails = "connect() fails with EADDRNOTAVAIL (\"Cannot assign requested address\")";
+        let (usable, triple, used) = (self.usable, self.triple(), self.used());
+        let rate =
+            format!("{:.1} such connections/s (last {:.0} s)", self.blocked_rate, self.window);
+        match self.exhaustion {
+            Exhaustion::Now => {
+                format!(
+                    "{used:.0} of {usable} ports of {triple} are taken: {fails} until some run out."
+                )
+            }
+            Exhaustion::In(seconds) => format!(
+                "At {rate} the {usable} ports of {triple} are all taken in {seconds:.0} s; from \
+                 then on {fails}."
+            ),
+            Exhaustion::Never => format!(
+                "At {rate} {:.0} of the {usable} ports of {triple} will be taken, {used:.0} are \
+                 now; above {:.1}/s {fails}.",
+                self.steady(),
+                self.highest_rate()
+            ),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Rates over the last seconds, and how far they have lasted.
+
+use super::history::Entry;
+
+/// Seconds the rates look back.
+const WINDOW_SECONDS: usize = 10;
+/// Seconds that "of late" means at least: a shorter pause of a busy program is no end.
+const RECENT_SECONDS: u64 = 3;
+/// Seconds from which on a rate has lasted: of the window's ten the current one and part of the
+/// first may be missing.
+const LASTING_SECONDS: f64 = 8.0;
+/// Nanoseconds of a second.
+const SECOND: u64 = 1_000_000_000;
+
+/// What came in a second, in a part of the window.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pace {
+    /// Entries.
+    pub entered: f64,
+    /// Entries whose fast path is closed.
+    pub blocked: f64,
+}
+
+/// What happened a second of late.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rates {
+    /// Seconds that the rates are taken over.
+    pub seconds: f64,
+    /// Entries.
+    pub entered: f64,
+    /// Entries whose fast path is closed.
+    pub blocked: f64,
+    /// Share of the entries without timestamps, 0 to 1; `None` when nothing entered.
+    pub without_share: Option<f64>,
+    /// Ends.
+    pub ended: f64,
+    /// Ends of sockets whose fast path was closed.
+    pub freed: f64,
+    /// The last three of these seconds, with what has passed of the present one.
+    pub recent: Pace,
+    /// The slower of those and of what was before them, which is what has lasted: a burst does not
+    /// fill both. 0 if there was less than a second before.
+    pub held: Pace,
+}
+
+impl Rates {
+    /// Whether they are of so long a time that [`Rates::held`] can be relied on.
+    pub fn have_lasted(&self) -> bool {
+        self.seconds >= LASTING_SECONDS
+    }
+}
+
+/// What happened in one second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    second: u64,
+    entered: u32,
+    blocked: u32,
+    without: u32,
+    ended: u32,
+    freed: u32,
+}
+
+impl Slot {
+    /// Takes in what happened in another second, or to another row in the same one.
+    fn add(&mut self, other: &Self) {
+        self.entered = self.entered.saturating_add(other.entered);
+        self.blocked = self.blocked.saturating_add(other.blocked);
+        self.without = self.without.saturating_add(other.without);
+        self.ended = self.ended.saturating_add(other.ended);
+        self.freed = self.freed.saturating_add(other.freed);
+    }
+
+    /// What came in a second if this happened in so many; nothing if in less than one.
+    fn pace(&self, seconds: f64) -> Pace {
+        if seconds < 1.0 {
+            return Pace::default();
+        }
+        Pace {
+            entered: f64::from(self.entered) / seconds,
+            blocked: f64::from(self.blocked) / seconds,
+        }
+    }
+}
+
+/// Seconds from one moment to a later one, 0 if it is not.
+fn span(from_ns: u64, to_ns: u64) -> f64 {
+    to_ns.saturating_sub(from_ns) as f64 / SECOND as f64
+}
+
+/// The last seconds, second by second.
+#[derive(Clone, Debug, Default)]
+pub struct Window {
+    slots: [Slot; WINDOW_SECONDS],
+}
+
+impl Window {
+    /// Takes an entry in.
+    pub fn enter(&mut self, entry: &Entry) {
+        if let Some(slot) = self.slot(entry.mono_ns) {
+            slot.entered = slot.entered.saturating_add(1);
+            slot.blocked = slot.blocked.saturating_add(u32::from(entry.blocked));
+            slot.without = slot.without.saturating_add(u32::from(!entry.with_timestamps));
+        }
+    }
+
+    /// Takes an end in; `stuck` if the socket's fast path was closed.
+    pub fn end(&mut self, mono_ns: u64, stuck: bool) {
+        if let Some(slot) = self.slot(mono_ns) {
+            slot.ended = slot.ended.saturating_add(1);
+            slot.freed = slot.freed.saturating_add(u32::from(stuck));
+        }
+    }
+
+    /// Takes another row's last seconds in.
+    pub fn absorb(&mut self, other: &Self) {
+        for theirs in &other.slots {
+            if let Some(slot) = self.slot(theirs.second * SECOND) {
+                slot.add(theirs);
+            }
+        }
+    }
+
+    /// The slot of a moment, emptied if it was another second's; `None` for the distant past.
+    fn slot(&mut self, mono_ns: u64) -> Option<&mut Slot> {
+        let second = mono_ns / SECOND;
+        let slot = &mut self.slots[second as usize % WINDOW_SECONDS];
+        if slot.second > second {
+            return None;
+        }
+        if slot.second < second {
+            *slot = Slot { second, ..Slot::default() };
+        }
+        Some(slot)
+    }
+
+    /// What happened a second, over the window or the time since `since_ns` if that is shorter; over
+    /// a second at least.
+    pub fn rates(&self, now_ns: u64, since_ns: u64) -> Rates {
+        let oldest = (now_ns / SECOND).saturating_sub(WINDOW_SECONDS as u64 - 1);
+        let from = (oldest * SECOND).max(since_ns);
+        // Slots are whole seconds, so the parts meet where one begins.
+        let lately = (now_ns / SECOND).saturating_sub(RECENT_SECONDS).max(oldest);
+        let older = self.sum(oldest..lately);
+        let newer = self.sum(lately..u64::MAX);
+        let seconds = span(from, now_ns).max(1.0);
+        let recent = newer.pace(span(from.max(lately * SECOND), now_ns).max(1.0));
+        let before = older.pace(span(from, lately * SECOND));
+        let mut all = older;
+        all.add(&newer);
+        let rate = |count: u32| f64::from(count) / seconds;
+        Rates {
+            seconds,
+            entered: rate(all.entered),
+            blocked: rate(all.blocked),
+            without_share: (all.entered > 0)
+                .then(|| f64::from(all.without) / f64::from(all.entered)),
+            ended: rate(all.ended),
+            freed: rate(all.freed),
+            recent,
+            held: Pace {
+                entered: recent.entered.min(before.entered),
+                blocked: recent.blocked.min(before.blocked),
+            },
+        }
+    }
+
+    /// What happened in some seconds.
+    fn sum(&self, seconds: std::ops::Range<u64>) -> Slot {
+        let mut sum = Slot::default();
+        let slots = self.slots.iter().filter(|slot| seconds.contains(&slot.second));
+        slots.for_each(|slot| sum.add(slot));
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::History, *};
+
+    fn entry(millis: u64, with_timestamps: bool) -> Entry {
+        Entry {
+            mono_ns: millis * 1_000_000,
+            with_timestamps,
+            blocked: !with_timestamps,
+            ..Entry::default()
+        }
+    }
+
+    #[test]
+    fn rates_are_those_of_the_last_seconds_only() {
+        let mut history = History::default();
+        for tenth in 0..300 {
+            history.enter(&entry(100_000 + tenth * 100, tenth >= 200));
+        }
+        let rates = history.rates(130_000_000_000, 0);
+        assert!((9.5..=10.5).contains(&rates.entered), "{rates:?}");
+        assert_eq!(rates.without_share, Some(0.0), "the first 20 s are forgotten");
+        assert_eq!(history.rates(150_000_000_000, 0).entered, 0.0);
+    }
+
+    #[test]
+    fn a_young_rows_rate_is_taken_over_its_age() {
+        let mut history = History::default();
+        (0..100).for_each(|n| history.enter(&entry(50_000 + n * 20, false)));
+        let rates = history.rates(52_000_000_000, 0);
+        assert!((49.0..=51.0).contains(&rates.entered), "{rates:?}");
+        let young = history.rates(50_010_000_000, 0);
+        assert_eq!(young.seconds, 1.0, "never over less than a second");
+    }
+
+    /// `rate` entries in each of some seconds.
+    fn seconds(history: &mut History, seconds: std::ops::Range<u64>, rate: u64) {
+        for second in seconds {
+            (0..rate).for_each(|n| history.enter(&entry(second * 1000 + n * 1000 / rate, false)));
+        }
+    }
+
+    #[test]
+    fn a_steady_rate_is_the_same_in_all_parts_of_the_window() {
+        let mut history = History::default();
+        seconds(&mut history, 100..120, 40);
+        let rates = history.rates(120_000_000_000, 0);
+        assert_eq!((rates.blocked, rates.recent.blocked, rates.held.blocked), (40.0, 40.0, 40.0));
+    }
+
+    #[test]
+    fn a_burst_does_not_last() {
+        let mut burst = History::default();
+        seconds(&mut burst, 100..103, 300);
+        let at_once = burst.rates(103_000_000_000, 0);
+        assert_eq!((at_once.blocked, at_once.held), (300.0, Pace::default()), "nothing before");
+        seconds(&mut burst, 103..110, 2);
+        let after = burst.rates(110_000_000_000, 0);
+        assert!(after.blocked > 60.0, "the whole window is full of it: {after:?}");
+        assert_eq!((after.recent.blocked, after.held.blocked), (2.0, 2.0));
+        let mut late = History::default();
+        seconds(&mut late, 100..106, 2);
+        seconds(&mut late, 106..110, 300);
+        let held = late.rates(110_000_000_000, 0).held.blocked;
+        assert!((50.0..60.0).contains(&held), "a second of it lies before the last three: {held}");
+    }
+
+    #[test]
+    fn a_short_pause_is_no_end() {
+        let mut history = History::default();
+        seconds(&mut history, 100..105, 40);
+        assert!(history.rates(107_500_000_000, 0).recent.blocked > 0.0, "2.5 s of silence");
+        assert!(history.rates(110_000_000_000, 0).recent.blocked == 0.0, "5 s of silence");
+        let mut short = History::default();
+        short.enter(&entry(100_900, false));
+        assert_eq!(short.rates(101_100_000_000, 0).recent.blocked, 1.0, "over a second at least");
+    }
+}
