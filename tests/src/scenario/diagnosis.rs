@@ -265,7 +265,7 @@ pub fn check_is_a_monitoring_plugin(lab: &Lab) -> Result<()> {
         expect::that(fits, || twtrace::shown(&output))?;
         let limits = format!("{warn};{crit};0");
         let shares = format!("| worst=50.0%;{limits} ports=50.0%;{limits} buckets=");
-        let counts = " time_wait=50;;;0 entered_rate=0.0;;;0 overflow=0;;;0 lost=0;;;0\n";
+        let counts = " time_wait=50;;;0 entered_rate=0.0;;;0 overflow=0;;;0 lost=0;;;0";
         let complete = text.contains(&shares) && text.ends_with(counts);
         expect::that(complete, || twtrace::shown(&output))?;
     }
