@@ -96,17 +96,28 @@ impl<'a> Client<'a> {
         self.netns.run(|| {
             let mut outcome = Outcome::default();
             for _ in 0..attempts {
-                match self.dial(to) {
-                    Ok(stream) => {
-                        close_first(stream)?;
-                        outcome.connected += 1;
-                    }
-                    Err(error) if error.kind() == NO_PORT => outcome.no_port += 1,
-                    Err(error) => return Err(error).context(format!("connecting to {to}")),
+                match self.short_connection(to)? {
+                    true => outcome.connected += 1,
+                    false => outcome.no_port += 1,
                 }
             }
             Ok(outcome)
         })
+    }
+
+    /// Opens and closes one connection, this side first, from a thread that is already in the right
+    /// namespace; false for want of a port.
+    pub fn short_connection(&self, to: SocketAddr) -> Result<bool> {
+        match self.dial(to) {
+            Ok(stream) => close_first(stream).map(|()| true),
+            Err(error) if error.kind() == NO_PORT => Ok(false),
+            Err(error) => Err(error).context(format!("connecting to {to}")),
+        }
+    }
+
+    /// Runs `work` on a thread in the client's namespace.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        self.netns.run(work)
     }
 
     /// Opens and closes exactly `count` connections, this side first.

@@ -88,7 +88,7 @@ fn of_buckets(buckets: &Buckets, width: usize, theme: Theme) -> Line<'static> {
     if buckets.overflow > 0 {
         words.push_str(&format!(", {} OVERFLOWED", count(buckets.overflow)));
     }
-    bar("buckets", buckets.share(), &words, width, theme)
+    bar("buckets", buckets.used_share(), &words, width, theme)
 }
 
 /// A name, a bar, a share, and the figures.
