@@ -1,0 +1,173 @@
+//! Clients that mean no good, or do no good. Whatever they do, others are answered, the counts
+//! are exact, and the server ends without a panic (which dropping the harness checks).
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    os::unix::net::UnixStream,
+    time::Duration,
+};
+
+use proptest::prelude::*;
+
+use crate::{
+    harness::{Harness, read},
+    made_up::{entry, peers},
+};
+
+/// Reads to the end; a reset is as good an end as another.
+fn drain(mut stream: &UnixStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => bytes,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => bytes,
+        Err(error) => panic!("the server did not end the connection: {error}"),
+    }
+}
+
+#[test]
+fn a_request_that_never_comes_to_its_end_is_given_up() {
+    let harness = Harness::start(|config| config.request_time = Duration::from_millis(200));
+    let mut half = harness.connect();
+    half.write_all(b"GET /v1/status HTT").expect("the server takes it");
+    let silent = harness.connect();
+    assert_eq!(harness.get("/healthz").status, 200, "others are answered meanwhile");
+    drain(&half);
+    drain(&silent);
+}
+
+#[test]
+fn a_connection_that_is_kept_and_not_used_is_closed() {
+    let harness = Harness::start(|config| config.request_time = Duration::from_millis(200));
+    let mut kept = harness.connect();
+    kept.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").expect("the server takes it");
+    let all = drain(&kept);
+    assert!(String::from_utf8_lossy(&all).ends_with("ok\n"), "{all:?}");
+}
+
+#[test]
+fn a_header_without_end_is_refused() {
+    let harness = Harness::start(|_| {});
+    let mut stream = harness.connect();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: ").expect("taken");
+    let filler = [b'a'; 4096];
+    // The server stops reading at some point; then writing fails, or what it said can be read.
+    while stream.write_all(&filler).is_ok() {}
+    let said = String::from_utf8_lossy(&drain(&stream)).into_owned();
+    assert!(said.is_empty() || said.starts_with("HTTP/1.1 431"), "{said}");
+    let many: String = (0..100).map(|n| format!("X-{n}: a\r\n")).collect();
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{many}\r\n");
+    let mut stream = harness.connect();
+    stream.write_all(request.as_bytes()).expect("the server takes it");
+    assert_eq!(read(stream).status, 431, "a hundred headers");
+}
+
+#[test]
+fn a_thousand_connections_take_no_more_than_the_places_there_are() {
+    raise_descriptor_limit();
+    let harness = Harness::start(|config| {
+        config.max_connections = 16;
+        config.request_time = Duration::from_secs(600);
+    });
+    harness.happen(peers(100));
+    let crowd: Vec<_> = (0..1000).map(|_| harness.connect()).collect();
+    let mut turned_away = 0;
+    for stream in crowd.iter().rev().take(1000 - 16) {
+        let reply = read(stream);
+        assert_eq!(reply.status, 503, "{}", reply.text());
+        assert!(reply.json()["error"].as_str().expect("a sentence").contains("max_connections"));
+        turned_away += 1;
+    }
+    assert_eq!(turned_away, 984);
+    drop(crowd);
+    // The places are given back as the server sees that they are free.
+    while harness.get("/healthz").status != 200 {}
+    let status = harness.document("/v1/status");
+    assert!(status["clients"]["refused"].as_u64() >= Some(984), "{status:#}");
+    assert_eq!(harness.document("/v1/summary?top=0")["totals"]["entered"], 100);
+}
+
+#[test]
+fn a_reader_that_takes_nothing_of_an_answer_is_cut_off() {
+    let harness = Harness::start(|config| config.stall_time = Duration::from_millis(200));
+    harness.happen(peers(1000));
+    let mut stream = harness.connect();
+    let request = b"GET /v1/summary?top=1000 HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(request).expect("the server takes it");
+    harness.await_status("/clients/connected", |connected| connected == 2);
+    harness.await_status("/clients/connected", |connected| connected == 1);
+    let got = drain(&stream);
+    assert!(got.len() < 1_000_000, "the answer was longer than what fits the socket's buffer");
+}
+
+#[test]
+fn a_reader_of_events_that_does_not_keep_up_is_dropped_with_a_count_and_told_so() {
+    let harness = Harness::start(|_| {});
+    let mut slow = harness.stream("/v1/events");
+    let mut happened = 0;
+    for round in 0..40_u64 {
+        let events: Vec<_> =
+            (1..=2000).map(|id| entry(round * 2000 + id, "10.1.0.1", true)).collect();
+        happened += events.len();
+        harness.happen(events);
+    }
+    harness.await_status("/clients/dropped", |dropped| dropped == 1);
+    let totals = &harness.document("/v1/summary")["totals"];
+    assert_eq!(totals["entered"], happened, "not one count the less");
+    let error = loop {
+        match slow.chunk() {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a transfer that lacks events must not end as if it were whole"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+    harness.await_status("/clients/connected", |connected| connected == 1);
+}
+
+#[test]
+fn new_limits_hold_for_new_connections() {
+    let harness = Harness::start(|_| {});
+    let mut limits = *harness.limits.borrow();
+    limits.connections = 4;
+    harness.limits.send(limits).expect("the server listens");
+    let streams: Vec<_> = (0..4).map(|_| harness.stream("/v1/events")).collect();
+    assert_eq!(read(harness.connect()).status, 503);
+    drop(streams);
+    while harness.get("/healthz").status != 200 {}
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn no_garbage_harms_anybody(
+        requests in prop::collection::vec(prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..600),
+            "(GET|HEAD|FOO) /[a-z0-9/%?=&.:\\[\\]]{0,40} HTTP/1.[01]\r\n(Host: x\r\n)?\r\n"
+                .prop_map(String::into_bytes),
+            "GET /v1/peers\\?(sort|top|skip|peer)=[a-zA-Z0-9%:+.-]{0,30} HTTP/1.1\r\n\
+             Connection: close\r\n\r\n".prop_map(String::into_bytes),
+            "GET /v1/peers/[^\r\n ]{0,40} HTTP/1.1\r\n\r\n".prop_map(String::into_bytes),
+        ], 1..20),
+    ) {
+        let harness = Harness::start(|config| config.request_time = Duration::from_millis(100));
+        harness.happen(peers(3));
+        for request in &requests {
+            let mut stream = harness.connect();
+            // It may have closed at the first wrong byte.
+            let _ = stream.write_all(request);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            drain(&stream);
+        }
+        prop_assert_eq!(harness.get("/healthz").status, 200);
+        prop_assert_eq!(&harness.document("/v1/summary")["totals"]["entered"], 3);
+    }
+}
+
+/// A thousand connections are two thousand descriptors, both ends being in this process.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).expect("up to the maximum anybody may");
+}

@@ -1,0 +1,9 @@
+//! The daemon's API as its clients see it, good ones and bad ones.
+
+mod documents;
+mod hardship;
+mod harness;
+mod made_up;
+mod metrics;
+mod owner;
+mod streams;

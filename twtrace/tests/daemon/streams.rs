@@ -1,0 +1,72 @@
+//! Answers that go on.
+
+use twtrace_common::EndReason;
+
+use crate::{
+    harness::Harness,
+    made_up::{end, entry},
+};
+
+#[test]
+fn events_come_as_they_happen_and_only_of_the_peer_asked_for() {
+    let harness = Harness::start(|_| {});
+    let mut all = harness.stream("/v1/events");
+    let mut one = harness.stream("/v1/events?peer=10.1.0.2:8080");
+    let first = entry(1, "10.1.0.1", true);
+    let second = entry(2, "10.1.0.2", false);
+    harness.happen(vec![first, second]);
+    harness.happen(vec![end(&second, EndReason::Killed)]);
+    let told: Vec<_> = (0..3).map(|_| all.line()).collect();
+    assert!(told.iter().all(|event| event["schema"] == "twtrace.event/1"));
+    assert_eq!(told[0]["remote"], "10.1.0.1:8080");
+    assert_eq!(told[2]["event"], "ended");
+    let told: Vec<_> = (0..2).map(|_| one.line()).collect();
+    assert_eq!((&told[0]["event"], &told[1]["event"]), (&"entered".into(), &"ended".into()));
+    assert!(told.iter().all(|event| event["remote"] == "10.1.0.2:8080"));
+}
+
+#[test]
+fn summaries_come_one_an_interval_the_first_at_once() {
+    let harness = Harness::start(|_| {});
+    let mut summaries = harness.stream("/v1/summaries?interval=250ms&top=1");
+    assert_eq!(summaries.line()["totals"]["entered"], 0);
+    harness.happen(vec![entry(1, "10.1.0.1", true)]);
+    while summaries.line()["totals"]["entered"] != 1 {}
+}
+
+#[test]
+fn the_feed_is_handed_on_byte_by_byte_from_its_header_on() {
+    let harness = Harness::start(|_| {});
+    let mut feed = harness.stream("/v1/feed");
+    let mut expected = b"header".to_vec();
+    let piece: Vec<u8> = (0..100_000_u32).map(|n| n as u8).collect();
+    harness.feed(piece.clone());
+    expected.extend(piece);
+    let mut got = Vec::new();
+    while got.len() < expected.len() {
+        got.extend(feed.chunk().expect("it goes on").expect("it goes on"));
+    }
+    assert!(got == expected);
+}
+
+#[test]
+fn streams_end_as_they_should_when_the_daemon_stops() {
+    let harness = Harness::start(|_| {});
+    let mut streams =
+        ["/v1/events", "/v1/summaries", "/v1/feed"].map(|target| harness.stream(target));
+    harness.stop.cancel();
+    for stream in &mut streams {
+        while stream.chunk().expect("a transfer that is ended, not broken off").is_some() {}
+        assert!(stream.ended);
+    }
+}
+
+#[test]
+fn a_client_that_leaves_gives_its_place_back() {
+    let harness = Harness::start(|_| {});
+    let streams: Vec<_> = (0..10).map(|_| harness.stream("/v1/events")).collect();
+    harness.await_status("/clients/connected", |connected| connected == 11);
+    drop(streams);
+    harness.await_status("/clients/connected", |connected| connected == 1);
+    assert_eq!(harness.document("/v1/status")["clients"]["dropped"], 0);
+}
