@@ -76,12 +76,12 @@ impl Harness {
 
     /// Tells the owner of events.
     pub fn happen(&self, events: Vec<Event>) {
-        self.tell.send(Tell::Events(events)).ok().expect("the owner is there");
+        self.tell.send(Tell::Events(events)).expect("the owner is there");
     }
 
     /// Sends bytes to whoever follows the feed.
     pub fn feed(&self, bytes: Vec<u8>) {
-        self.tell.send(Tell::Feed(bytes.into())).ok().expect("the owner is there");
+        self.tell.send(Tell::Feed(bytes.into())).expect("the owner is there");
     }
 
     pub fn connect(&self) -> UnixStream {

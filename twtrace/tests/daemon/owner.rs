@@ -32,6 +32,7 @@ pub fn own_netns() -> u32 {
 }
 
 /// What the test tells the owner.
+#[derive(Debug)]
 pub enum Tell {
     /// These happened.
     Events(Vec<Event>),
