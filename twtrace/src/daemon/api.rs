@@ -79,7 +79,7 @@ pub struct Api {
     pub places: Arc<Places>,
     /// Limits now.
     pub limits: watch::Receiver<Limits>,
-    /// Ends all streams.
+    /// Ends what would go on for ever by itself.
     pub stop: CancellationToken,
     shown: Mutex<Shown>,
 }
@@ -172,9 +172,8 @@ impl Api {
                 ));
             }
             (Way::Local, ["v1", "events"]) => {
-                let query = query(&["peer"])?;
-                let peer = query.value::<PeerAddress>("peer")?;
-                return Ok(Answer::Stream(streams::events(self, peer).await?));
+                let filter = query(&["filter"])?.filter()?;
+                return Ok(Answer::Stream(streams::events(self, filter).await?));
             }
             (Way::Local, ["v1", "summaries"]) => {
                 let query = query(&["sort", "top", "skip", "peer", "interval"])?;
@@ -262,6 +261,7 @@ impl Api {
         let choice = RowChoice {
             peer: Some(address),
             top: Some(super::query::MAX_ROWS),
+            with_past: true,
             ..RowChoice::default()
         };
         let summary = self.hub.summary(choice).await?;

@@ -6,6 +6,8 @@ use clap::ValueEnum;
 use percent_encoding::percent_decode_str;
 
 use crate::{
+    filter::Expr,
+    kernel::find_namespace,
     peer::PeerAddress,
     summary::{RowChoice, SortKey},
 };
@@ -85,6 +87,7 @@ impl<'a> Query<'a> {
             skip: self.value::<usize>("skip")?.unwrap_or(0),
             top: Some(top),
             sort: self.sort()?,
+            with_past: false,
         })
     }
 
@@ -95,6 +98,19 @@ impl<'a> Query<'a> {
             let names: Vec<_> = values.map(|value| value.get_name().to_owned()).collect();
             BadQuery(format!("sort={text} is not known: it is one of {}", names.join(", ")))
         })
+    }
+
+    /// Which sockets are wanted: `filter`, in the syntax of `watch`. Network namespaces may be
+    /// named, control groups have their numbers.
+    ///
+    /// # Errors
+    /// [`BadQuery`].
+    pub fn filter(&self) -> Result<Expr, BadQuery> {
+        let netns =
+            |name: &str| find_namespace(name).map(u64::from).map_err(|error| error.to_string());
+        let cgroup = |_: &str| Err("give its number".to_owned());
+        let expression = self.value::<Expr>("filter")?.unwrap_or(Expr::ANY);
+        expression.bind(&netns, &cgroup).map_err(|error| BadQuery(error.to_string()))
     }
 
     /// Time between two documents of a stream.
@@ -168,6 +184,10 @@ mod tests {
         #[test]
         fn no_query_and_no_path_makes_it_panic(text in ".{0,120}") {
             let _ = rows(&text);
+            let filter = form_urlencoded::Serializer::new(String::new())
+                .append_pair("filter", &text)
+                .finish();
+            let _ = Query::read(Some(&filter), &["filter"]).and_then(|query| query.filter());
             let _ = Query::read(Some(&text), &["interval"]).and_then(|query| query.interval());
             let _ = segments(&text);
         }

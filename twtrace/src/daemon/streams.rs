@@ -18,8 +18,8 @@ use super::{
     hub::{Events, HubError, Subscription, Weight},
 };
 use crate::{
-    event::{Event, ip},
-    peer::PeerAddress,
+    event::Event,
+    filter::{Expr, Socket, Verdict},
     summary::RowChoice,
     view,
 };
@@ -31,18 +31,15 @@ const BEHIND: Cut = Cut("the reader did not keep up");
 
 type Parts = mpsc::Sender<Result<Part, Cut>>;
 
-/// All events from now on, or those of one peer.
-pub(super) async fn events(
-    api: &Api,
-    peer: Option<PeerAddress>,
-) -> Result<Response<Payload>, HubError> {
+/// All events from now on that match the filter. What it cannot tell of an event does not match.
+pub(super) async fn events(api: &Api, filter: Expr) -> Result<Response<Payload>, HubError> {
     let Events { mut events, writer } = api.hub.events().await?;
-    let stop = api.stop.clone();
     let (parts, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        while let Some(batch) = next(&mut events, &parts, &stop).await {
+        while let Some(batch) = next(&mut events, &parts).await {
             let mut lines = Vec::new();
-            for event in batch.iter().filter(|event| wanted(event, peer)) {
+            let wanted = |event: &&Event| filter.matches(&Socket::from(*event)) == Verdict::Yes;
+            for event in batch.iter().filter(wanted) {
                 // Writing to memory cannot fail.
                 let _ = writer.write(&mut lines, event);
                 if lines.len() >= PIECE && !send(&parts, std::mem::take(&mut lines)).await {
@@ -57,20 +54,12 @@ pub(super) async fn events(
     Ok(stream(NDJSON, receiver))
 }
 
-fn wanted(event: &Event, peer: Option<PeerAddress>) -> bool {
-    let flow = event.flow();
-    peer.is_none_or(|peer| {
-        ip(flow.remote) == peer.ip && peer.port.is_none_or(|port| port == flow.remote_port)
-    })
-}
-
 /// The feed in the recording format.
 pub(super) async fn feed(api: &Api) -> Result<Response<Payload>, HubError> {
     let mut feed = api.hub.feed().await?;
-    let stop = api.stop.clone();
     let (parts, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        while let Some(bytes) = next(&mut feed, &parts, &stop).await {
+        while let Some(bytes) = next(&mut feed, &parts).await {
             if !send(&parts, bytes).await {
                 return;
             }
@@ -106,16 +95,11 @@ pub(super) fn summaries(api: &Api, choice: RowChoice, every: Duration) -> Respon
     stream(NDJSON, receiver)
 }
 
-/// The next item, until the client leaves, the daemon stops, or the client fell behind: then the
+/// The next item, until the client leaves, the owner ends, or the client fell behind: then the
 /// transfer is broken off, so that nobody takes it for complete.
-async fn next<T: Weight>(
-    items: &mut Subscription<T>,
-    parts: &Parts,
-    stop: &tokio_util::sync::CancellationToken,
-) -> Option<T> {
+async fn next<T: Weight>(items: &mut Subscription<T>, parts: &Parts) -> Option<T> {
     let item = tokio::select! {
         () = parts.closed() => return None,
-        () = stop.cancelled() => return None,
         item = items.next() => item,
     };
     if item.is_none() && items.fell_behind() {

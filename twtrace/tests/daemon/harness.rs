@@ -65,8 +65,8 @@ impl Harness {
                 let server =
                     Server::new(Api::new(hub.clone(), Places::new(dropped), watched, token));
                 tokio::join!(server.serve_local(local), server.serve_network(network));
-                server.farewell().await;
                 hub.stop().await.expect("the owner is there");
+                server.farewell().await;
                 owning.await.expect("the owner ends by itself");
             });
         });

@@ -17,6 +17,7 @@ use twtrace::{
     daemon::hub::{Ask, Events, HubError, Subscribers},
     event::{BatchBuilder, Event},
     feed::{Core, Input, Moment, Origin, boot_id, monotonic_ns},
+    filter::Selection,
     host::facts,
     kernel::{Backend, ProgramCost, Refusal, Totals},
     peer::{GroupBy, Prefixes, minutes::Memory},
@@ -61,11 +62,13 @@ impl Owner {
             backend: Backend::Kprobe,
             refused: vec![Refusal { backend: Backend::Fentry, reason: "not here".into() }],
             follow_ends: true,
-            netns: 0,
+            selection: Selection::default(),
+            netns_names: HashMap::new(),
             totals_before: Totals::default(),
             skipped_before: 0,
         };
         let settings = Settings {
+            selection: origin.selection.clone(),
             group_by: GroupBy::Peer,
             prefixes: Prefixes::default(),
             max_peers: config.max_peers,

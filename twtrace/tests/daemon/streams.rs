@@ -8,10 +8,10 @@ use crate::{
 };
 
 #[test]
-fn events_come_as_they_happen_and_only_of_the_peer_asked_for() {
+fn events_come_as_they_happen_and_only_those_asked_for() {
     let harness = Harness::start(|_| {});
     let mut all = harness.stream("/v1/events");
-    let mut one = harness.stream("/v1/events?peer=10.1.0.2:8080");
+    let mut one = harness.stream("/v1/events?filter=dst+10.1.0.2:8080");
     let first = entry(1, "10.1.0.1", true);
     let second = entry(2, "10.1.0.2", false);
     harness.happen(vec![first, second]);
