@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 pub use crate::peer::PeerAddress;
 use crate::{
+    config::Flags,
     filter::{Expr, FilterError, Op, Side, Term},
     kernel::Backend,
     peer::GroupBy,
@@ -71,6 +72,10 @@ pub enum Command {
     Diagnose(DiagnoseArgs),
     /// The same for one peer, with its history: since when it has sent no timestamps, and so on.
     Explain(ExplainArgs),
+    /// Run as the host's daemon: answer whoever may ask, and keep the history.
+    Daemon(DaemonArgs),
+    /// Show the daemon's settings.
+    Config(ConfigArgs),
     /// Monitoring plugin: one line, perfdata, and exit status 0, 1, 2 or 3, after 5 s.
     Check(CheckArgs),
 }
@@ -310,6 +315,28 @@ pub struct ExplainArgs {
     /// Output format.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: ReportFormat,
+}
+
+/// Arguments of `twtrace daemon`.
+#[derive(Clone, Debug, Args)]
+pub struct DaemonArgs {
+    /// Read the settings from this file. [default: /etc/twtrace/twtrace.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Only say what is wrong with the settings, with line and column; nothing if they are good.
+    #[arg(long)]
+    pub check_config: bool,
+    /// Settings that precede the file.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// Arguments of `twtrace config`.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgs {
+    /// Print the default settings, each with what it is for: a file to begin with.
+    #[arg(long, required = true)]
+    pub print_default: bool,
 }
 
 /// Arguments of `twtrace check`.

@@ -8,7 +8,9 @@ use std::{
 use anyhow::Context;
 use clap::Parser;
 use twtrace::{
-    cli::{Cli, Color, Command},
+    cli::{Cli, Color, Command, DaemonArgs},
+    config::{self, ConfigError},
+    daemon::{self, life::Settings},
     session::{self, SessionError},
     view::{check::Status, style::Palette},
 };
@@ -21,7 +23,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    log_to_stderr(cli.verbose);
+    // The daemon's log is a matter of its settings.
+    if !matches!(cli.command, Command::Daemon(_)) {
+        log_to_stderr(cli.verbose);
+    }
     match run(&cli) {
         Ok(code) => code,
         Err(error) => {
@@ -31,10 +36,9 @@ fn main() -> ExitCode {
             }
             // Nobody to tell if this fails as well.
             let _ = writeln!(std::io::stderr(), "twtrace: {error:#}");
-            match session {
-                Some(SessionError::Usage(_) | SessionError::Filter(_)) => ExitCode::from(USAGE),
-                _ => ExitCode::FAILURE,
-            }
+            let usage = matches!(session, Some(SessionError::Usage(_) | SessionError::Filter(_)))
+                || error.is::<ConfigError>();
+            if usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -70,9 +74,26 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             Command::Diagnose(args) => session::diagnose(args, palette).await,
             Command::Explain(args) => session::explain(args, palette).await,
             Command::Check(args) => session::check(args).await,
+            Command::Daemon(args) => return daemon(args).await,
+            Command::Config(_) => {
+                config::print::default_file(&mut std::io::stdout().lock())?;
+                return Ok(ExitCode::SUCCESS);
+            }
         }
+        .map_err(anyhow::Error::from)
     })?;
     Ok(code)
+}
+
+/// Runs as the host's daemon, or only checks the settings.
+async fn daemon(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
+    let settings = Settings { file: args.config.clone(), flags: args.flags.clone() };
+    let config = settings.load()?;
+    if !args.check_config {
+        let volume = daemon::log::begin(config.log);
+        daemon::life::run(settings, config, volume).await?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Colour on a terminal unless NO_COLOR says otherwise, or as the user wants it.

@@ -22,7 +22,7 @@ use crate::{
     event::Event,
     feed::{Origin, Wishes},
     filter::{Expr, Name, Selection, Term},
-    kernel::{KernelError, Options, find_namespace},
+    kernel::{KernelError, Options, find_namespace, rights},
     peer::{
         GroupBy, Prefixes,
         minutes::{Memory, Minute},
@@ -96,6 +96,15 @@ impl Owner {
     /// Where the events come from.
     pub fn origin(&self) -> &Origin {
         self.pipeline.core().origin()
+    }
+
+    /// Loads what it may need later, while the right to load programs is there.
+    pub fn load_walks(&mut self) {
+        if let Some(kernel) = self.pipeline.kernel()
+            && let Err(error) = kernel.tracer().load_walks()
+        {
+            tracing::warn!(%error, "sockets whose end is missed will not be found");
+        }
     }
 
     /// Works until it is asked to stop, or nobody can ask any more; then writes the state.
@@ -188,7 +197,7 @@ impl Owner {
             refused_backends: origin.refused.clone(),
             since: self.since,
             programs: self.pipeline.kernel().map(|kernel| kernel.costs()).unwrap_or_default(),
-            limits: self.pipeline.core().unread().to_vec(),
+            limits: [rights::missing(), self.pipeline.core().unread().to_vec()].concat(),
             restart_needed: self.restart_needed.clone(),
             state_saved: self.state_saved,
             state_fault: self.state_fault.clone(),

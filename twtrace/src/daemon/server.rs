@@ -1,13 +1,10 @@
 //! Takes connections, few enough and short enough, and answers them over HTTP/1.1.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
 
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::TcpListener,
-};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -42,26 +39,36 @@ impl Server {
     }
 
     /// Serves the unix socket until the stop.
-    pub async fn serve_local(&self, socket: LocalSocket) {
+    ///
+    /// # Errors
+    /// The runtime cannot watch the socket.
+    pub async fn serve_local(&self, socket: &LocalSocket) -> io::Result<()> {
+        let listener = tokio::net::UnixListener::from_std(socket.listener.try_clone()?)?;
         let own = rustix::process::geteuid().as_raw();
         self.accept(async || {
-            let (stream, _) = socket.listener.accept().await?;
+            let (stream, _) = listener.accept().await?;
             let uid = stream.peer_cred().map(|credentials| credentials.uid());
             let privileged = uid.is_ok_and(|uid| uid == 0 || uid == own);
             self.welcome(Way::Local, stream, privileged);
             Ok(())
         })
         .await;
+        Ok(())
     }
 
     /// Serves a TCP address until the stop.
-    pub async fn serve_network(&self, listener: TcpListener) {
+    ///
+    /// # Errors
+    /// The runtime cannot watch the socket.
+    pub async fn serve_network(&self, listener: TcpListener) -> io::Result<()> {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
         self.accept(async || {
             let (stream, _) = listener.accept().await?;
             self.welcome(Way::Network, stream, false);
             Ok(())
         })
         .await;
+        Ok(())
     }
 
     /// Takes one connection after the other.

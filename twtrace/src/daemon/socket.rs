@@ -3,21 +3,22 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, Write},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     os::{
         fd::AsFd,
-        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        unix::{
+            fs::{FileTypeExt, MetadataExt, PermissionsExt},
+            net::UnixListener,
+        },
     },
     path::{Path, PathBuf},
 };
 
+use crate::config::Config;
 use rustix::{
     fs::{FlockOperation, Mode, fchmod, flock},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
 };
-use tokio::net::{TcpListener, UnixListener};
-
-use crate::config::Config;
 
 /// Connections the kernel keeps until they are taken.
 const BACKLOG: i32 = 128;
@@ -136,7 +137,7 @@ fn process(pid: &str) -> String {
 /// The socket of the local API; its file is removed when this is dropped.
 #[derive(Debug)]
 pub struct LocalSocket {
-    /// Takes connections.
+    /// Takes connections, and does not block.
     pub listener: UnixListener,
     path: PathBuf,
     /// Device and inode of the file made, so that nobody else's is removed.
@@ -173,9 +174,8 @@ impl LocalSocket {
         fs::set_permissions(path, fs::Permissions::from_mode(config.socket_mode.0))
             .map_err(failed("set the mode of", what))?;
         listen(&socket, BACKLOG).map_err(failed("listen on", what))?;
-        let listener = UnixListener::from_std(socket.into()).map_err(failed("listen on", what))?;
         let identity = made.keep();
-        Ok(Self { listener, path: path.clone(), identity })
+        Ok(Self { listener: socket.into(), path: path.clone(), identity })
     }
 }
 
@@ -209,12 +209,14 @@ impl Drop for Removal<'_> {
     }
 }
 
-/// Listens on a TCP address.
+/// Listens on a TCP address; the listener does not block.
 ///
 /// # Errors
 /// The address is taken or not this host's.
-pub async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, SocketError> {
-    TcpListener::bind(address).await.map_err(failed("listen on", address))
+pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, SocketError> {
+    let bound = TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    bound.map_err(failed("listen on", address))
 }
 
 fn make_directory(path: &Path) -> Result<(), SocketError> {
@@ -275,12 +277,6 @@ mod tests {
         }
     }
 
-    fn within_runtime<T>(job: impl FnOnce() -> T) -> T {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _entered = runtime.enter();
-        job()
-    }
-
     #[test]
     fn a_second_daemon_is_told_who_is_the_first() {
         let directory = tempfile::tempdir().unwrap();
@@ -296,13 +292,11 @@ mod tests {
     fn the_socket_has_its_mode_and_goes_with_its_daemon() {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path());
-        within_runtime(|| {
-            let socket = LocalSocket::bind(&config).unwrap();
-            let mode = fs::metadata(&config.socket).unwrap().permissions().mode();
-            assert_eq!(mode & 0o7777, 0o640);
-            drop(socket);
-            assert!(!config.socket.exists());
-        });
+        let socket = LocalSocket::bind(&config).unwrap();
+        let mode = fs::metadata(&config.socket).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o640);
+        drop(socket);
+        assert!(!config.socket.exists());
     }
 
     #[test]
@@ -310,14 +304,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path());
         fs::create_dir_all(config.socket.parent().unwrap()).unwrap();
-        let live = std::os::unix::net::UnixListener::bind(&config.socket).unwrap();
-        within_runtime(|| {
-            let message = LocalSocket::bind(&config).unwrap_err().to_string();
-            assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
-            drop(live);
-            assert!(config.socket.exists(), "the standard library leaves the file");
-            LocalSocket::bind(&config).unwrap();
-        });
+        let live = UnixListener::bind(&config.socket).unwrap();
+        let message = LocalSocket::bind(&config).unwrap_err().to_string();
+        assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
+        drop(live);
+        assert!(config.socket.exists(), "the standard library leaves the file");
+        LocalSocket::bind(&config).unwrap();
     }
 
     #[test]
@@ -326,10 +318,8 @@ mod tests {
         let config = config(directory.path());
         fs::create_dir_all(config.socket.parent().unwrap()).unwrap();
         fs::write(&config.socket, "precious").unwrap();
-        within_runtime(|| {
-            let message = LocalSocket::bind(&config).unwrap_err().to_string();
-            assert!(message.contains("is no socket"), "{message}");
-        });
+        let message = LocalSocket::bind(&config).unwrap_err().to_string();
+        assert!(message.contains("is no socket"), "{message}");
         assert_eq!(fs::read_to_string(&config.socket).unwrap(), "precious");
     }
 
@@ -337,13 +327,11 @@ mod tests {
     fn a_socket_that_became_another_s_is_not_removed() {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path());
-        within_runtime(|| {
-            let socket = LocalSocket::bind(&config).unwrap();
-            fs::rename(&config.socket, directory.path().join("old")).unwrap();
-            let _other = std::os::unix::net::UnixListener::bind(&config.socket).unwrap();
-            drop(socket);
-            assert!(config.socket.exists());
-        });
+        let socket = LocalSocket::bind(&config).unwrap();
+        fs::rename(&config.socket, directory.path().join("old")).unwrap();
+        let _other = UnixListener::bind(&config.socket).unwrap();
+        drop(socket);
+        assert!(config.socket.exists());
     }
 
     #[test]
@@ -353,10 +341,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config =
             Config { socket_group: Some("no-such-group".into()), ..config(directory.path()) };
-        within_runtime(|| {
-            let message = LocalSocket::bind(&config).unwrap_err().to_string();
-            assert!(message.contains("no group no-such-group"), "{message}");
-        });
+        let message = LocalSocket::bind(&config).unwrap_err().to_string();
+        assert!(message.contains("no group no-such-group"), "{message}");
         assert!(!config.socket.exists());
     }
 }

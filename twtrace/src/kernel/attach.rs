@@ -138,6 +138,16 @@ impl Tracer {
         self.inventory("iter_tcp_list")
     }
 
+    /// Loads the walks that were not needed yet, while the right to load programs is there.
+    ///
+    /// # Errors
+    /// As for [`Tracer::follow_present`].
+    pub fn load_walks(&mut self) -> Result<(), KernelError> {
+        self.follow_present()?;
+        self.list_live()?;
+        Ok(())
+    }
+
     fn inventory(&mut self, name: &'static str) -> Result<Inventory<'_>, KernelError> {
         let program = self.ebpf.program_mut(name).ok_or(KernelError::Incomplete(name))?;
         let program: &mut Iter = program

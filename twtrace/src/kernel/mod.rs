@@ -9,6 +9,7 @@ mod layout;
 mod namespaces;
 mod object;
 mod preflight;
+pub mod rights;
 mod source;
 mod symbols;
 

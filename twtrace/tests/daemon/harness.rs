@@ -60,11 +60,13 @@ impl Harness {
                 let owning = tokio::spawn(owner.run(asks, told));
                 let local = LocalSocket::bind(&config).expect("the socket");
                 let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-                let network = bind_tcp(loopback).await.expect("a TCP socket");
+                let network = bind_tcp(loopback).expect("a TCP socket");
                 started.send(network.local_addr().expect("an address")).expect("the test waits");
                 let server =
                     Server::new(Api::new(hub.clone(), Places::new(dropped), watched, token));
-                tokio::join!(server.serve_local(local), server.serve_network(network));
+                let served =
+                    tokio::try_join!(server.serve_local(&local), server.serve_network(network));
+                served.expect("the sockets can be watched");
                 hub.stop().await.expect("the owner is there");
                 server.farewell().await;
                 owning.await.expect("the owner ends by itself");

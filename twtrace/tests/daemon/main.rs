@@ -5,5 +5,6 @@ mod hardship;
 mod harness;
 mod made_up;
 mod metrics;
+mod openapi;
 mod owner;
 mod streams;

@@ -1,0 +1,235 @@
+//! From the start of the daemon to its end.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    api::{Api, Limits},
+    hub::{Hub, HubError},
+    log::Volume,
+    notify,
+    owner::Owner,
+    places::Places,
+    server::Server,
+    socket::{LocalSocket, Lock, SocketError, bind_tcp},
+};
+use crate::{
+    config::{Config, ConfigError, Flags},
+    kernel::rights,
+    pipeline::PipelineError,
+};
+
+/// Why the daemon ended, or did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonFailure {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The ways in.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The owner of the pipeline.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// Capabilities could not be given up.
+    #[error("cannot give up the capabilities that only attaching needs: {0}")]
+    Rights(#[from] caps::errors::CapsError),
+    /// The system refused a signal handler or a thread.
+    #[error("cannot {step}: {source}")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Where the settings come from, each time they are read.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The file, if the user named one.
+    pub file: Option<PathBuf>,
+    /// What precedes it.
+    pub flags: Flags,
+}
+
+impl Settings {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.file.as_deref(), &self.flags)
+    }
+}
+
+/// Runs the daemon until SIGTERM, SIGINT, or a failure. Its own thread has the pipeline; another
+/// one has the API, so that whoever asks costs no event.
+///
+/// # Errors
+/// [`DaemonFailure`].
+pub async fn run(settings: Settings, config: Config, volume: Volume) -> Result<(), DaemonFailure> {
+    let mut signals = Signals::listen()?;
+    // Whatever is taken already is known before anything is attached.
+    let _lock = Lock::take(&config.lock_file)?;
+    let local = LocalSocket::bind(&config)?;
+    let network = config.listen.map(|listen| bind_tcp(listen.0)).transpose()?;
+
+    let dropped = Arc::default();
+    let (hub, asks) = Hub::new();
+    let mut owner = Owner::start(config.clone(), asks, &dropped)?;
+    let status = format!("watching through {}", owner.origin().backend);
+    owner.load_walks();
+    rights::give_up()?;
+    for missing in rights::missing() {
+        tracing::warn!("{missing}");
+    }
+
+    let (limits, watched) = watch::channel(Limits::of(&config));
+    let stop = CancellationToken::new();
+    let server = Server::new(Api::new(hub.clone(), Places::new(dropped), watched, stop.clone()));
+    let serving = serve(server, local, network)?;
+    tracing::info!(socket = %config.socket.display(), "{status}");
+    notify::ready(&status);
+
+    let control = control(Control { settings, config, hub, limits, volume }, &mut signals);
+    let owning = owner.run();
+    tokio::pin!(control, owning);
+    let outcome = tokio::select! {
+        outcome = &mut owning => outcome,
+        () = &mut control => owning.await,
+    };
+    notify::stopping();
+    stop.cancel();
+    if serving.join().is_err() {
+        tracing::error!("the API's thread ended in a panic");
+    }
+    tracing::info!("stopped");
+    Ok(outcome?)
+}
+
+/// Serves on a thread with a runtime of its own, until the server is told to stop.
+fn serve(
+    server: Server,
+    local: LocalSocket,
+    network: Option<std::net::TcpListener>,
+) -> Result<JoinHandle<()>, DaemonFailure> {
+    let refused = |step| move |source| DaemonFailure::System { step, source };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(refused("start the API's runtime"))?;
+    let all = move || {
+        runtime.block_on(async {
+            let over_tcp = async {
+                match network {
+                    Some(listener) => server.serve_network(listener).await,
+                    None => Ok(()),
+                }
+            };
+            if let Err(error) = tokio::try_join!(server.serve_local(&local), over_tcp) {
+                tracing::error!(%error, "the API cannot be served");
+            }
+            server.farewell().await;
+        });
+    };
+    thread::Builder::new().name("api".into()).spawn(all).map_err(refused("start the API's thread"))
+}
+
+/// The signals that mean something.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, DaemonFailure> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|source| DaemonFailure::System { step: "listen for signals", source })
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// What a reload changes.
+struct Control {
+    settings: Settings,
+    config: Config,
+    hub: Hub,
+    limits: watch::Sender<Limits>,
+    volume: Volume,
+}
+
+/// Does what signals say and shows that the owner is alive, until it has been told to stop.
+async fn control(mut control: Control, signals: &mut Signals) {
+    // Without a watchdog once in a while, which costs nothing.
+    let watched = notify::watchdog();
+    let mut pulse = interval(watched.unwrap_or(Duration::from_secs(3600)));
+    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hang_up.recv() => control.reload().await,
+            _ = pulse.tick() => {
+                // The owner's answer is what shows that it is alive.
+                if watched.is_some() && control.hub.status().await.is_ok() {
+                    notify::alive();
+                }
+            }
+        }
+    }
+    tracing::info!("stopping");
+    match control.hub.stop().await {
+        Ok(()) | Err(HubError::Stopping) => {}
+        Err(HubError::Failed(why)) => tracing::error!("the state is not kept: {why}"),
+    }
+}
+
+impl Control {
+    /// Reads the configuration again. A faulty one changes nothing.
+    async fn reload(&mut self) {
+        notify::reloading();
+        match self.settings.load() {
+            Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+            Ok(new) => self.take(new).await,
+        }
+        notify::ready("watching");
+    }
+
+    async fn take(&mut self, new: Config) {
+        let changes = match self.hub.reload(new.clone()).await {
+            Ok(changes) => changes,
+            Err(error) => {
+                tracing::error!("the configuration stays as it was: {error}");
+                return;
+            }
+        };
+        self.config = self.config.reloaded(&new);
+        self.limits.send_replace(Limits::of(&self.config));
+        self.volume.set(self.config.log);
+        let list = |keys: &[&str]| keys.join(", ");
+        tracing::info!(changed = list(&changes.now), "the configuration was read again");
+        if !changes.restart.is_empty() {
+            tracing::warn!(keys = list(&changes.restart), "a restart is needed for some changes");
+        }
+    }
+}
