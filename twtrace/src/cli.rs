@@ -217,6 +217,9 @@ pub struct WatchArgs {
     /// One line an event instead of sums.
     #[arg(long)]
     pub events: bool,
+    /// A simple table on a terminal as well, instead of the full screen.
+    #[arg(long)]
+    pub plain: bool,
     /// Keep everything that is taken in in this file too, for `replay` and `--replay`.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,

@@ -120,7 +120,7 @@ fn log_to_stderr(verbose: u8) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| session::log::Log)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
 }

@@ -60,7 +60,7 @@ impl Host {
         };
         Self {
             aggregate: Aggregate::new(settings),
-            state: State::new(GroupBy::Peer, SortKey::Entered, None, writer),
+            state: State::new(GroupBy::Peer, SortKey::Entered, None, writer, true),
             second: 0,
             entered: 0,
             lost: 0,

@@ -10,6 +10,7 @@ use crate::{
     host::{facts::HostFacts, netstat::TcpExt},
     peer::{GroupBy, minutes::Memory},
     summary::{Context, Examined, RowChoice, Summary, Trust},
+    units::Clock,
 };
 
 /// A summary was asked for before the first moment was told.
@@ -56,6 +57,12 @@ impl Core {
     /// The moment told last.
     pub fn moment(&self) -> Option<&Moment> {
         self.moment.as_deref()
+    }
+
+    /// When that was; the start of all clocks before the first moment.
+    pub fn clock(&self) -> Clock {
+        let none = Clock { mono_ns: 0, wall: std::time::SystemTime::UNIX_EPOCH };
+        self.moment.as_ref().map_or(none, |moment| moment.clock)
     }
 
     /// Remembers as much from now on.

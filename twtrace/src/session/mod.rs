@@ -3,7 +3,9 @@
 mod check;
 mod diagnose;
 mod explain;
+mod full_screen;
 mod gather;
+pub mod log;
 mod observe;
 mod peer;
 mod record;

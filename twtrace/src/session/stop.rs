@@ -18,6 +18,7 @@ use super::SessionError;
 pub struct Stop {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
     deadline: Option<Instant>,
     child: Option<Child>,
 }
@@ -42,6 +43,7 @@ impl Stop {
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
             deadline: None,
             child: None,
         })
@@ -81,6 +83,7 @@ impl Stop {
         tokio::select! {
             _ = self.interrupt.recv() => Stopped::Asked,
             _ = self.terminate.recv() => Stopped::Asked,
+            _ = self.hangup.recv() => Stopped::Asked,
             () = async move {
                 match deadline {
                     Some(deadline) => sleep_until(deadline).await,

@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     SessionError,
+    full_screen::FullScreen,
     observe::{self, Plan},
     stop::{Stop, Stopped},
 };
@@ -20,8 +21,13 @@ use crate::{
     feed::Origin,
     pipeline::{DRAIN_INTERVAL, Drained},
     summary::{RowChoice, Summary},
-    units::Hz,
-    view::{self, Format, events::EventWriter, style::Palette},
+    units::{Clock, Hz},
+    view::{
+        self, Format,
+        events::EventWriter,
+        style::Palette,
+        tui::{Request, State},
+    },
 };
 
 /// Rows of a table when the user does not say.
@@ -44,8 +50,8 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     let mut stop = Stop::listen()?;
     let mut screen = Screen::new(args, palette)?;
     let mut pipeline =
-        observe::open(&args.observe, plan, &mut |event| screen.events.take(event)).await?;
-    screen.begin(pipeline.core().origin());
+        observe::open(&args.observe, plan, &mut |event| screen.take(event)).await?;
+    screen.begin(pipeline.core().origin())?;
 
     let live = !pipeline.is_stream();
     stop.after(args.observe.duration.filter(|_| live));
@@ -56,40 +62,59 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut shown = Duration::ZERO;
 
+    let mut ended = false;
+
     let stopped = loop {
         let mut due = false;
         tokio::select! {
             stopped = stop.wait() => break stopped,
-            readable = pipeline.readable() => readable?,
+            readable = pipeline.readable(), if !ended => readable?,
+            request = screen.input() => match request? {
+                Some(Request::Quit) => break Stopped::Asked,
+                Some(Request::Choose(choice)) => {
+                    screen.choice = choice;
+                    due = true;
+                }
+                Some(Request::Reset(all)) => {
+                    let summary = pipeline.summary(all, &mut |event| screen.take(event))?;
+                    screen.begin_anew(&summary)?;
+                }
+                None => {}
+            },
             _ = drain.tick() => {}
             _ = redraw.tick(), if live => due = true,
         }
         // One bounded batch a turn, so that a flood cannot keep Ctrl-C waiting.
-        let drained = pipeline.drain(&mut |event| screen.events.take(event))?;
+        let drained = pipeline.drain(&mut |event| screen.take(event))?;
         screen.events.flush()?;
         let elapsed = pipeline.core().elapsed();
         if drained == Drained::Moment && elapsed >= shown + args.interval {
             shown = elapsed;
             due = true;
         }
+        let enough = args.count.is_some_and(|count| screen.events.entered >= count);
+        let over = drained == Drained::End
+            || (!live && args.observe.duration.is_some_and(|time| elapsed >= time));
+        if over && screen.is_full() && !ended {
+            // One wants to look at it.
+            ended = true;
+            due = true;
+            screen.end();
+        }
         if due && screen.refreshes() {
-            let summary =
-                pipeline.summary(screen.choice, &mut |event| screen.events.take(event))?;
-            screen.refresh(&summary)?;
+            let summary = pipeline.summary(screen.choice, &mut |event| screen.take(event))?;
+            screen.refresh(summary, pipeline.core().clock())?;
         } else if due && args.record.is_some() {
             // A recording has moments though nothing is shown.
-            pipeline.look(&mut |event| screen.events.take(event))?;
+            pipeline.look(&mut |event| screen.take(event))?;
         }
-        let enough = args.count.is_some_and(|count| screen.events.entered >= count);
-        if enough && !stop.has_command() || drained == Drained::End {
-            break Stopped::Asked;
-        }
-        if !live && args.observe.duration.is_some_and(|time| elapsed >= time) {
+        if enough && !stop.has_command() || over && !screen.is_full() {
             break Stopped::Asked;
         }
     };
+    screen.close();
     observe::tell_end(&pipeline, &args.observe);
-    let summary = pipeline.summary(screen.choice, &mut |event| screen.events.take(event))?;
+    let summary = pipeline.summary(screen.choice, &mut |event| screen.take(event))?;
     screen.finish(&summary)?;
     pipeline.finish_recording()?;
     Ok(match stopped {
@@ -103,13 +128,26 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     })
 }
 
-/// Where summaries and events go.
+/// Where summaries and events go, and keys come from.
 struct Screen<'a> {
     args: &'a WatchArgs,
     choice: RowChoice,
     palette: Palette,
     terminal: bool,
     events: EventLines,
+    /// What the full screen shows, if there is one.
+    state: Option<State>,
+    /// The terminal while it is taken.
+    full: Option<FullScreen>,
+}
+
+/// Whether the full screen is wanted and there is a terminal for it.
+fn wants_full_screen(args: &WatchArgs) -> bool {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb" || term.is_empty());
+    let both = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let shows = args.output == Format::Table && !args.events && !args.plain;
+    // A command has the terminal to itself.
+    shows && both && !dumb && args.command.is_empty()
 }
 
 impl<'a> Screen<'a> {
@@ -131,21 +169,83 @@ impl<'a> Screen<'a> {
         if args.events {
             writer.write_header(&mut events.out)?;
         }
-        Ok(Self {
+        let mut screen = Self {
             args,
             choice: RowChoice { top, sort: args.sort, ..RowChoice::default() },
             palette,
             terminal: io::stdout().is_terminal(),
             events,
-        })
+            state: None,
+            full: None,
+        };
+        if wants_full_screen(args) {
+            let coloured = palette.is_coloured();
+            let state = State::new(args.by, args.sort, args.top, writer, coloured);
+            screen.choice = state.choice();
+            screen.state = Some(state);
+        }
+        Ok(screen)
+    }
+
+    fn take(&mut self, event: &Event) {
+        self.events.take(event);
+        if let Some(state) = &mut self.state {
+            state.take(event);
+        }
+    }
+
+    /// Whether the full screen is there.
+    const fn is_full(&self) -> bool {
+        self.full.is_some()
+    }
+
+    /// Waits for a key; for ever where there is no full screen.
+    async fn input(&mut self) -> io::Result<Option<Request>> {
+        match (&mut self.full, &mut self.state) {
+            (Some(full), Some(state)) => full.input(state).await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Counts from now on.
+    fn begin_anew(&mut self, all: &Summary) -> io::Result<()> {
+        if let Some(state) = &mut self.state {
+            state.begin_anew(all);
+        }
+        self.draw()
+    }
+
+    /// Tells that nothing will come any more.
+    fn end(&mut self) {
+        if let Some(state) = &mut self.state {
+            state.end();
+        }
+    }
+
+    fn draw(&mut self) -> io::Result<()> {
+        match (&mut self.full, &self.state) {
+            (Some(full), Some(state)) => full.draw(state),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the terminal back. The last table stays on it.
+    fn close(&mut self) {
+        if self.full.take().is_some() {
+            self.terminal = false;
+            self.choice.top = Some(self.args.top.unwrap_or(TABLE_TOP));
+        }
     }
 
     /// Tells where the events come from.
-    fn begin(&mut self, origin: &Origin) {
-        if let Some(writer) = &mut self.events.writer {
+    fn begin(&mut self, origin: &Origin) -> io::Result<()> {
+        let shown = self.state.as_mut().map(|state| &mut state.writer);
+        for writer in self.events.writer.iter_mut().chain(shown) {
             writer.hz = origin.hz;
             writer.recycle_exists = origin.recycle_exists;
         }
+        self.full = self.state.as_mut().map(FullScreen::open).transpose()?;
+        Ok(())
     }
 
     /// Whether there is something to write between start and end.
@@ -158,7 +258,16 @@ impl<'a> Screen<'a> {
             }
     }
 
-    fn refresh(&mut self, summary: &Summary) -> io::Result<()> {
+    fn refresh(&mut self, summary: Summary, clock: Clock) -> io::Result<()> {
+        if let Some(state) = self.state.as_mut().filter(|_| self.full.is_some()) {
+            state.update(summary, clock);
+            return self.draw();
+        }
+        self.rewrite(&summary)
+    }
+
+    /// Writes the table over the one before.
+    fn rewrite(&mut self, summary: &Summary) -> io::Result<()> {
         let mut text = Vec::new();
         if self.args.output == Format::Table {
             // To the upper left corner, and clear what is below: no flicker.
@@ -175,7 +284,7 @@ impl<'a> Screen<'a> {
             return self.events.flush();
         }
         if self.terminal && self.args.output == Format::Table {
-            return self.refresh(summary);
+            return self.rewrite(summary);
         }
         let mut out = BufWriter::new(io::stdout().lock());
         self.write(&mut out, summary)?;

@@ -14,6 +14,11 @@ impl Palette {
     /// The terminal's own sixteen colours.
     pub const COLOURED: Self = Self { coloured: true };
 
+    /// Whether colours may be used.
+    pub const fn is_coloured(self) -> bool {
+        self.coloured
+    }
+
     /// Headings.
     pub fn heading(self, text: impl std::fmt::Display) -> String {
         self.paint(Style::new().bold(), text)

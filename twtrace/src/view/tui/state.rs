@@ -85,6 +85,7 @@ pub struct State {
     scroll: usize,
     help: bool,
     asked_to_quit: bool,
+    ended: bool,
     latest: Option<Moment>,
     /// The moment that is held, with what led to it.
     held: Option<(Moment, AllSeries)>,
@@ -110,13 +111,19 @@ impl Default for State {
     fn default() -> Self {
         let writer =
             EventWriter { format: Default::default(), hz: Hz::new(250), recycle_exists: false };
-        Self::new(GroupBy::Peer, SortKey::Entered, None, writer)
+        Self::new(GroupBy::Peer, SortKey::Entered, None, writer, true)
     }
 }
 
 impl State {
     /// A screen on which nothing is known yet.
-    pub fn new(by: GroupBy, sort: SortKey, top: Option<usize>, writer: EventWriter) -> Self {
+    pub fn new(
+        by: GroupBy,
+        sort: SortKey,
+        top: Option<usize>,
+        writer: EventWriter,
+        coloured: bool,
+    ) -> Self {
         Self {
             view: View::Peers,
             filter: FilterLine::default(),
@@ -129,13 +136,14 @@ impl State {
             scroll: 0,
             help: false,
             asked_to_quit: false,
+            ended: false,
             latest: None,
             held: None,
             events: VecDeque::new(),
             series: AllSeries::default(),
             before: None,
             size: (80, 24),
-            coloured: true,
+            coloured,
             writer,
         }
     }
@@ -153,6 +161,16 @@ impl State {
             self.series.push(&summary);
         }
         self.latest = Some(Moment { summary, clock, events: self.events.clone() });
+    }
+
+    /// Tells that nothing will come any more.
+    pub fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Whether nothing will come any more.
+    pub const fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Counts from this moment on. What was counted before stays known: it is only taken away, from

@@ -81,9 +81,10 @@ fn head_line(state: &State, moment: &Moment, theme: Theme) -> Line<'static> {
     let totals = state.totals();
     let mut spans = vec![
         Span::styled("twtrace", theme.heading()),
-        match state.is_held() {
-            true => Span::styled(" HELD", theme.warning()),
-            false => Span::raw(""),
+        match (state.is_held(), state.has_ended()) {
+            (true, _) => Span::styled(" HELD", theme.warning()),
+            (_, true) => Span::styled(" END", theme.warning()),
+            _ => Span::raw(""),
         },
         Span::raw(format!("  {}", summary.backend)),
         match summary.backend.blind_spots().len() {

@@ -1,0 +1,87 @@
+//! The terminal under the full screen: taken, drawn on, listened to, and given back.
+
+use std::{io, pin::Pin};
+
+use crossterm::event::{Event as Input, EventStream, KeyCode, KeyEvent, KeyModifiers};
+use futures_core::Stream;
+use ratatui::DefaultTerminal;
+use rustix::process::{Signal, getpid, kill_process};
+
+use super::log::Hold;
+use crate::view::tui::{self, Request, State};
+
+/// A terminal that is taken until this is dropped, also by a panic.
+pub struct FullScreen {
+    terminal: DefaultTerminal,
+    keys: EventStream,
+    _log: Hold,
+}
+
+impl FullScreen {
+    /// Takes the terminal.
+    ///
+    /// # Errors
+    /// The terminal does not do what is needed.
+    pub fn open(state: &mut State) -> io::Result<Self> {
+        let log = Hold::begin();
+        // This also has a panic give the terminal back before it says anything.
+        let terminal = ratatui::try_init()?;
+        let size = terminal.size()?;
+        state.resize(size.width, size.height);
+        let mut screen = Self { terminal, keys: EventStream::new(), _log: log };
+        screen.draw(state)?;
+        Ok(screen)
+    }
+
+    /// Draws.
+    ///
+    /// # Errors
+    /// The terminal went away.
+    pub fn draw(&mut self, state: &State) -> io::Result<()> {
+        self.terminal.draw(|frame| tui::draw(frame, state))?;
+        Ok(())
+    }
+
+    /// Waits for a key or a new size, and does what can be done here. May be dropped and called
+    /// again.
+    ///
+    /// # Errors
+    /// The terminal went away.
+    pub async fn input(&mut self, state: &mut State) -> io::Result<Option<Request>> {
+        let next =
+            std::future::poll_fn(|context| Pin::new(&mut self.keys).poll_next(context)).await;
+        let input = next.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))?;
+        let request = match input {
+            Input::Key(key) if is_suspend(key) => {
+                self.suspend()?;
+                None
+            }
+            Input::Key(key) => tui::effect(state, key).and_then(|effect| state.apply(effect)),
+            Input::Resize(columns, lines) => {
+                state.resize(columns, lines);
+                None
+            }
+            _ => return Ok(None),
+        };
+        self.draw(state)?;
+        Ok(request)
+    }
+
+    /// Stops as a shell's job does, and comes back with it.
+    fn suspend(&mut self) -> io::Result<()> {
+        ratatui::restore();
+        kill_process(getpid(), Signal::TSTP)?;
+        self.terminal = ratatui::try_init()?;
+        self.terminal.clear()
+    }
+}
+
+impl Drop for FullScreen {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+fn is_suspend(key: KeyEvent) -> bool {
+    key.code == KeyCode::Char('z') && key.modifiers.contains(KeyModifiers::CONTROL)
+}
