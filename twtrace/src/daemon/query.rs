@@ -82,12 +82,14 @@ impl<'a> Query<'a> {
                 "top={top} is too many: at most {MAX_ROWS} rows come at once, the others with skip"
             )));
         }
+        let peer = self.value::<PeerAddress>("peer")?;
         Ok(RowChoice {
-            peer: self.value::<PeerAddress>("peer")?,
+            peer,
             skip: self.value::<usize>("skip")?.unwrap_or(0),
             top: Some(top),
             sort: self.sort()?,
-            with_past: false,
+            with_past: peer.is_some(),
+            by: None,
         })
     }
 

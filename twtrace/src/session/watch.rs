@@ -49,8 +49,7 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     };
     let mut stop = Stop::listen()?;
     let mut screen = Screen::new(args, palette)?;
-    let mut pipeline =
-        observe::open(&args.observe, plan, &mut |event| screen.take(event)).await?;
+    let mut pipeline = observe::open(&args.observe, plan, &mut |event| screen.take(event)).await?;
     screen.begin(pipeline.core().origin())?;
 
     let live = !pipeline.is_stream();

@@ -161,7 +161,7 @@ fn namespaces(out: &mut Exposition, summary: &Summary) {
         for (netns, ports) in &ports {
             let labels: Labels<'_> =
                 &[("source", &ports.source), ("peer", &ports.peer), ("netns", netns)];
-            used.gauge(labels, ports.used.round());
+            used.gauge(labels, ports.used().round());
         }
         let help = "Ports that triple may use.";
         let mut limit = out.family(Kind::Gauge, "twtrace_ports_limit", "", help);
