@@ -5,9 +5,11 @@
 //! `--once` for what is enough in one machine of several.
 
 mod counters;
+mod daemon;
 mod equation;
 mod expect;
 mod guest;
+mod http;
 mod lab;
 mod netns;
 mod packet;

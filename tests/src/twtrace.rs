@@ -19,7 +19,7 @@ use crate::wait;
 const READY: &str = "twtrace: watching";
 
 /// Reading type information and loading programs is slow under software emulation.
-const START: Duration = Duration::from_secs(120);
+pub const START: Duration = Duration::from_secs(120);
 
 /// Smaller maps than the defaults: scenarios run side by side in machines of little memory, and
 /// none has that many sockets.

@@ -1,5 +1,6 @@
 //! The scenarios: each makes one situation in namespaces of its own and asserts exact counts.
 
+mod capabilities;
 mod closing;
 mod counting;
 mod diagnosis;
@@ -15,6 +16,7 @@ mod limits;
 mod offsets;
 mod overflow;
 mod present;
+mod prometheus;
 mod purged;
 mod rearmed;
 mod refusal;
@@ -127,6 +129,9 @@ pub const ALL: &[Scenario] = &[
     every("rearmed_by_a_retransmitted_fin", rearmed::by_a_retransmitted_fin),
     every("rearmed_by_promotion", rearmed::by_promotion),
     every("present_at_start", present::present_at_start),
+    every("capabilities_of_the_unit_are_enough", capabilities::of_the_unit_are_enough),
+    every("capabilities_that_are_missing_are_named", capabilities::that_are_missing_are_named),
+    tracepoints("prometheus_scrapes_the_counts", prometheus::prometheus_scrapes_the_counts),
     tracepoints("diagnosis_of_a_healthy_host", diagnosis::of_a_healthy_host),
     tracepoints("check_is_a_monitoring_plugin", diagnosis::check_is_a_monitoring_plugin),
     tracepoints("diagnosis_tw002_timestamps_off", diagnosis_catalogue::timestamps_off),

@@ -139,6 +139,12 @@ fn for_tests(look: &dyn Look) -> Vec<Requirement> {
             look.has_program("iptables"),
             &["iptables"],
         ),
+        packaged(
+            "prometheus, promtool",
+            "scrapes the daemon's metrics in a scenario",
+            look.has_program("promtool"),
+            &["prometheus"],
+        ),
     ]
 }
 

@@ -1,0 +1,159 @@
+//! A running `twtrace daemon`, as root or as somebody with few capabilities.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result, bail};
+use caps::{CapSet, Capability, CapsHashSet};
+use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid, kill_process, setrlimit};
+use serde_json::Value;
+
+use crate::http;
+use crate::lab::Lab;
+use crate::twtrace::{SMALL, START};
+use crate::wait;
+
+/// An unprivileged user and group.
+pub const NOBODY: u32 = 65_534;
+
+/// A daemon that answers.
+pub struct Daemon {
+    child: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// Starts one as root and waits until it answers.
+    pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
+        Self::starting(lab, args, &|command| Ok(command.spawn()?))
+    }
+
+    /// Starts one as nobody with these capabilities and no others.
+    pub fn with_capabilities(lab: &Lab, kept: &[Capability], args: &[&str]) -> Result<Self> {
+        // What LimitMEMLOCK= does for the unit: kernels before 5.11 charge maps to it.
+        let unlimited = Rlimit { current: None, maximum: None };
+        setrlimit(Resource::Memlock, unlimited).context("raising RLIMIT_MEMLOCK")?;
+        let kept: CapsHashSet = kept.iter().copied().collect();
+        Self::starting(lab, args, &|command| as_nobody(&kept, || Ok(command.spawn()?)))
+    }
+
+    fn starting(
+        lab: &Lab,
+        args: &[&str],
+        spawn: &(dyn Fn(&mut Command) -> Result<Child> + Sync),
+    ) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let at = directory.path();
+        fs::set_permissions(at, Permissions::from_mode(0o755))?;
+        std::os::unix::fs::chown(at, Some(NOBODY), Some(NOBODY))?;
+        // The program may lie where only root can go.
+        let program = at.join("twtrace");
+        fs::copy(&lab.twtrace, &program).context("copying twtrace")?;
+        fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+        let mut command = Command::new(&program);
+        command
+            .args(["daemon", "--attach", lab.backend.name()])
+            .args([SMALL[0], SMALL[1], "--buffer", "2MiB"])
+            .args(["--socket", &text(&at.join("socket"))?, "--lock-file", &text(&at.join("lock"))?])
+            .args(["--state-file", &text(&at.join("state"))?])
+            .args(args)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(at.join("log"))?);
+        let child = spawn(&mut command).context("starting the daemon")?;
+        let mut daemon = Self { child, directory };
+        wait::until("the daemon to answer", START, || daemon.is_ready())
+            .map_err(|error| daemon.told(error))?;
+        Ok(daemon)
+    }
+
+    fn is_ready(&mut self) -> Result<Option<()>> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("the daemon ended before it answered: {status}");
+        }
+        Ok(http::local(&self.socket(), "/healthz").is_ok().then_some(()))
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("socket")
+    }
+
+    /// Its state file.
+    pub fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Asks it.
+    pub fn ask(&self, target: &str) -> Result<Value> {
+        http::document(&self.socket(), target).map_err(|error| self.told(error))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("process id")?, signal).context("signalling the daemon")
+    }
+
+    /// Stops it as systemd does.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        let status = wait::until("the daemon to end", wait::SOON, || Ok(self.child.try_wait()?));
+        status.map_err(|error| self.told(error))
+    }
+
+    /// An error with what the daemon logged.
+    pub fn told(&self, error: anyhow::Error) -> anyhow::Error {
+        error.context(format!("the daemon's log:\n{}\n---", self.log()))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // After a failed assertion it still runs; after stop() both calls do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn text(path: &Path) -> Result<String> {
+    Ok(path.to_str().context("a path that is text")?.to_owned())
+}
+
+/// Runs a job as nobody with these capabilities and no others, which programs it starts inherit.
+///
+/// User and capabilities are a thread's to the kernel: a thread that ends afterwards is enough.
+pub fn as_nobody<T: Send>(kept: &CapsHashSet, job: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+            rustix::thread::set_keep_capabilities(true)?;
+            for capability in caps::all().difference(kept) {
+                // Those that this kernel does not know are in no set of its.
+                let _ = caps::drop(None, CapSet::Bounding, *capability);
+            }
+            rustix::thread::set_thread_groups(&[])?;
+            rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+            rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+            caps::set(None, CapSet::Effective, &CapsHashSet::new())?;
+            for set in [CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
+                caps::set(None, set, kept).with_context(|| format!("{set:?} capabilities"))?;
+            }
+            job()
+        });
+        thread.join().map_err(|_| anyhow::anyhow!("the thread that became nobody failed"))?
+    })
+}

@@ -1,0 +1,125 @@
+//! The metrics before a real Prometheus.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::daemon::Daemon;
+use crate::lab::Lab;
+use crate::topology;
+use crate::traffic::{Behaviour, Client, Server};
+use crate::{expect, http, wait};
+
+/// Starting, scraping and storing take Prometheus a few seconds.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A port that is free now.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A Prometheus of our own, ended when dropped.
+struct Prometheus {
+    child: Child,
+    address: String,
+    directory: tempfile::TempDir,
+}
+
+impl Prometheus {
+    fn scraping(target: &str) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("prometheus.yml");
+        let config = format!(
+            "global: {{scrape_interval: 1s}}\n\
+             scrape_configs:\n\
+             - {{job_name: twtrace, static_configs: [{{targets: ['{target}']}}]}}\n"
+        );
+        fs::write(&file, config)?;
+        let address = format!("127.0.0.1:{}", free_port()?);
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(directory.path().join("log"))?)
+            .spawn()
+            .context("starting prometheus, of the package prometheus")?;
+        Ok(Self { child, address, directory })
+    }
+
+    /// The value of an expression, when it has one.
+    fn query(&self, expression: &str) -> Result<Option<f64>> {
+        let query: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        // Until it listens there is no answer.
+        let Ok(body) = http::network(&self.address, &format!("/api/v1/query?query={query}")) else {
+            return Ok(None);
+        };
+        let answer: Value = serde_json::from_str(&body)?;
+        let value = answer.pointer("/data/result/0/value/1").and_then(Value::as_str);
+        value.map(|value| value.parse().context("a number")).transpose()
+    }
+
+    /// Waits until an expression has a value.
+    fn await_value(&self, expression: &str, want: f64) -> Result<()> {
+        let mut last = None;
+        wait::until(expression, PATIENCE, || {
+            last = self.query(expression)?;
+            Ok((last == Some(want)).then_some(()))
+        })
+        .with_context(|| {
+            let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+            format!("{expression} was last {last:?}, not {want}; prometheus said:\n{log}")
+        })
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // A failure to end it is no finding about twtrace.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Prometheus finds no fault in the metrics, scrapes them, and counts what happened.
+pub fn prometheus_scrapes_the_counts(lab: &Lab) -> Result<()> {
+    let target = format!("127.0.0.1:{}", free_port()?);
+    let daemon = Daemon::start(lab, &["--listen", &target])?;
+    let prometheus = Prometheus::scraping(&target)?;
+    prometheus.await_value("up", 1.0)?;
+
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, "10.1.0.2:8080", Behaviour::AnswersEof)?;
+    Client::new(&net.client).short_connections(server.addr(), 30)?;
+    crate::equation::settled(&net.client, 30)?;
+    let own = format!("netns=\"{}\"", net.client.inum());
+    let entered = format!("sum(twtrace_entered_total{{peer=\"10.1.0.2:8080\",{own}}})");
+    prometheus.await_value(&entered, 30.0)?;
+    prometheus.await_value(&format!("sum(twtrace_live{{{own}}})"), 30.0)?;
+    prometheus.await_value(&format!("twtrace_time_wait_buckets_used{{{own}}}"), 30.0)?;
+    prometheus.await_value("twtrace_events_lost_total", 0.0)?;
+    prometheus.await_value("count(twtrace_lifetime_seconds_bucket)", 13.0)?;
+    let backend = format!("twtrace_backend_info{{backend=\"{}\"}}", lab.backend.name());
+    prometheus.await_value(&backend, 1.0)?;
+
+    let metrics = http::local(&daemon.socket(), "/metrics")?;
+    let mut linter = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting promtool, of the package prometheus")?;
+    linter.stdin.take().context("its input")?.write_all(metrics.as_bytes())?;
+    let said = linter.wait_with_output()?;
+    let words = [said.stdout, said.stderr].concat();
+    expect::that(said.status.success() && words.is_empty(), || {
+        format!("promtool: {}\n{metrics}", String::from_utf8_lossy(&words))
+    })
+}
