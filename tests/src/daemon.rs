@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use caps::{CapSet, Capability, CapsHashSet};
@@ -21,13 +22,25 @@ pub const NOBODY: u32 = 65_534;
 /// A daemon that answers.
 pub struct Daemon {
     child: Child,
-    directory: tempfile::TempDir,
+    directory: Arc<tempfile::TempDir>,
 }
 
 impl Daemon {
     /// Starts one as root and waits until it answers.
     pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
-        Self::starting(lab, args, &|command| Ok(command.spawn()?))
+        let all = [&[SMALL[0], SMALL[1], "--buffer", "2MiB"], args].concat();
+        Self::starting(lab, &all, directory()?, &|command| Ok(command.spawn()?))
+    }
+
+    /// Starts one as root with the default sizes of everything.
+    pub fn of_full_size(lab: &Lab, args: &[&str]) -> Result<Self> {
+        Self::starting(lab, args, directory()?, &|command| Ok(command.spawn()?))
+    }
+
+    /// Starts one where another was: same socket, same state.
+    pub fn after(lab: &Lab, other: &Self) -> Result<Self> {
+        let args = [SMALL[0], SMALL[1], "--buffer", "2MiB"];
+        Self::starting(lab, &args, Arc::clone(&other.directory), &|command| Ok(command.spawn()?))
     }
 
     /// Starts one as nobody with these capabilities and no others.
@@ -36,33 +49,40 @@ impl Daemon {
         let unlimited = Rlimit { current: None, maximum: None };
         setrlimit(Resource::Memlock, unlimited).context("raising RLIMIT_MEMLOCK")?;
         let kept: CapsHashSet = kept.iter().copied().collect();
-        Self::starting(lab, args, &|command| as_nobody(&kept, || Ok(command.spawn()?)))
+        let all = [&[SMALL[0], SMALL[1], "--buffer", "2MiB"], args].concat();
+        let directory = directory()?;
+        std::os::unix::fs::chown(directory.path(), Some(NOBODY), Some(NOBODY))?;
+        Self::starting(lab, &all, directory, &|command| {
+            as_nobody(&kept, || Ok(command.spawn()?))
+        })
     }
 
     fn starting(
         lab: &Lab,
         args: &[&str],
+        directory: Arc<tempfile::TempDir>,
         spawn: &(dyn Fn(&mut Command) -> Result<Child> + Sync),
     ) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
         let at = directory.path();
-        fs::set_permissions(at, Permissions::from_mode(0o755))?;
-        std::os::unix::fs::chown(at, Some(NOBODY), Some(NOBODY))?;
         // The program may lie where only root can go.
         let program = at.join("twtrace");
-        fs::copy(&lab.twtrace, &program).context("copying twtrace")?;
-        fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+        if !program.exists() {
+            fs::copy(&lab.twtrace, &program).context("copying twtrace")?;
+            fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+        }
+        let log = fs::File::options().create(true).append(true).open(at.join("log"))?;
         let mut command = Command::new(&program);
         command
             .args(["daemon", "--attach", lab.backend.name()])
-            .args([SMALL[0], SMALL[1], "--buffer", "2MiB"])
             .args(["--socket", &text(&at.join("socket"))?, "--lock-file", &text(&at.join("lock"))?])
-            .args(["--state-file", &text(&at.join("state"))?])
             .args(args)
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(fs::File::create(at.join("log"))?);
+            .stderr(log);
+        if !args.contains(&"--state-file") {
+            command.args(["--state-file", &text(&at.join("state"))?]);
+        }
         let child = spawn(&mut command).context("starting the daemon")?;
         let mut daemon = Self { child, directory };
         wait::until("the daemon to answer", START, || daemon.is_ready())
@@ -108,6 +128,13 @@ impl Daemon {
         kill_process(pid.context("process id")?, signal).context("signalling the daemon")
     }
 
+    /// Ends it without a word.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Stops it as systemd does.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
@@ -127,6 +154,13 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A directory of root's that everybody may look into.
+fn directory() -> Result<Arc<tempfile::TempDir>> {
+    let directory = tempfile::tempdir()?;
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
+    Ok(Arc::new(directory))
 }
 
 fn text(path: &Path) -> Result<String> {

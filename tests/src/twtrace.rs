@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::daemon::Daemon;
 use crate::lab::Lab;
 use crate::summary::Summary;
 use crate::wait;
@@ -39,6 +40,13 @@ impl Tracer {
         Self::start(lab, "watch", &[&SMALL[..], &["-o", "json"], args].concat())
     }
 
+    /// Starts `twtrace VERB -o json` with more arguments, to ask a daemon, and waits until it watches.
+    pub fn through(lab: &Lab, daemon: &Daemon, verb: &str, args: &[&str]) -> Result<Self> {
+        let socket = daemon.socket().display().to_string();
+        let asks = [verb, "-o", "json", "--daemon", "always", "--socket", &socket];
+        Self::spawn(lab, &[&asks[..], args].concat())
+    }
+
     /// Starts `twtrace diagnose` or `explain` with more arguments and waits until it watches; it
     /// goes on until it is stopped.
     pub fn report(lab: &Lab, verb: &str, args: &[&str]) -> Result<Self> {
@@ -65,8 +73,11 @@ impl Tracer {
     }
 
     fn start(lab: &Lab, verb: &str, args: &[&str]) -> Result<Self> {
+        Self::spawn(lab, &[&[verb, "--attach", lab.backend.name()], args].concat())
+    }
+
+    fn spawn(lab: &Lab, args: &[&str]) -> Result<Self> {
         let mut child = command(lab)
-            .args([verb, "--attach", lab.backend.name()])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -3,6 +3,7 @@
 mod capabilities;
 mod closing;
 mod counting;
+mod daemon;
 mod diagnosis;
 mod diagnosis_catalogue;
 mod entry;
@@ -129,6 +130,14 @@ pub const ALL: &[Scenario] = &[
     every("rearmed_by_a_retransmitted_fin", rearmed::by_a_retransmitted_fin),
     every("rearmed_by_promotion", rearmed::by_promotion),
     every("present_at_start", present::present_at_start),
+    every("daemon_answers_like_a_session_of_its_own", daemon::answers_like_a_session),
+    every("daemon_reloads_and_loses_nothing", daemon::reloads_and_loses_nothing),
+    every("daemon_keeps_its_history_over_a_restart", daemon::keeps_its_history),
+    every("daemon_killed_leaves_nothing_attached", daemon::killed_leaves_nothing),
+    every("daemon_ignores_clients_that_misbehave", daemon::ignores_clients_that_misbehave),
+    tracepoints("daemon_counts_peers_beyond_the_cap", daemon::counts_peers_beyond_the_cap),
+    tracepoints("daemon_tells_of_a_full_disk", daemon::tells_of_a_full_disk),
+    tracepoints("daemon_forgets_namespaces_that_went", daemon::forgets_namespaces),
     every("capabilities_of_the_unit_are_enough", capabilities::of_the_unit_are_enough),
     every("capabilities_that_are_missing_are_named", capabilities::that_are_missing_are_named),
     tracepoints("prometheus_scrapes_the_counts", prometheus::prometheus_scrapes_the_counts),

@@ -43,6 +43,9 @@ pub enum DaemonFailure {
     /// The owner of the pipeline.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// The state could not be written at the end.
+    #[error("the history is not kept: {0}")]
+    State(String),
     /// Capabilities could not be given up.
     #[error("cannot give up the capabilities that only attaching needs: {0}")]
     Rights(#[from] caps::errors::CapsError),
@@ -107,9 +110,9 @@ pub async fn run(settings: Settings, config: Config, volume: Volume) -> Result<(
     let control = control(Control { settings, config, hub, limits, volume }, &mut signals);
     let owning = owner.run();
     tokio::pin!(control, owning);
-    let outcome = tokio::select! {
-        outcome = &mut owning => outcome,
-        () = &mut control => owning.await,
+    let (outcome, kept) = tokio::select! {
+        outcome = &mut owning => (outcome, Ok(())),
+        kept = &mut control => (owning.await, kept),
     };
     notify::stopping();
     stop.cancel();
@@ -117,7 +120,8 @@ pub async fn run(settings: Settings, config: Config, volume: Volume) -> Result<(
         tracing::error!("the API's thread ended in a panic");
     }
     tracing::info!("stopped");
-    Ok(outcome?)
+    outcome?;
+    kept
 }
 
 /// Serves on a thread with a runtime of its own, until the server is told to stop.
@@ -179,7 +183,7 @@ struct Control {
 }
 
 /// Does what signals say and shows that the owner is alive, until it has been told to stop.
-async fn control(mut control: Control, signals: &mut Signals) {
+async fn control(mut control: Control, signals: &mut Signals) -> Result<(), DaemonFailure> {
     // Without a watchdog once in a while, which costs nothing.
     let watched = notify::watchdog();
     let mut pulse = interval(watched.unwrap_or(Duration::from_secs(3600)));
@@ -199,8 +203,8 @@ async fn control(mut control: Control, signals: &mut Signals) {
     }
     tracing::info!("stopping");
     match control.hub.stop().await {
-        Ok(()) | Err(HubError::Stopping) => {}
-        Err(HubError::Failed(why)) => tracing::error!("the state is not kept: {why}"),
+        Ok(()) | Err(HubError::Stopping) => Ok(()),
+        Err(HubError::Failed(why)) => Err(DaemonFailure::State(why)),
     }
 }
 

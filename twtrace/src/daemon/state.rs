@@ -118,11 +118,21 @@ fn move_to_this_boot(peer: &mut Past, shift: i32) {
     }
 }
 
+/// Why the state could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the state {path}: {source}; the one before, if any, is untouched")]
+pub struct Unsaved {
+    /// The file.
+    path: PathBuf,
+    /// Why.
+    source: io::Error,
+}
+
 /// Writes the state.
 ///
 /// # Errors
-/// [`WriteError`]; the state that was there is untouched.
-pub fn save(path: &Path, origin: &Origin, past: &[Past], now: Clock) -> Result<(), WriteError> {
+/// [`Unsaved`].
+pub fn save(path: &Path, origin: &Origin, past: &[Past], now: Clock) -> Result<(), Unsaved> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
@@ -138,7 +148,7 @@ pub fn save(path: &Path, origin: &Origin, past: &[Past], now: Clock) -> Result<(
         // It may be what filled the disk.
         let _ = fs::remove_file(&beside);
     }
-    written
+    written.map_err(|error| Unsaved { path: path.to_owned(), source: error.source })
 }
 
 fn write(path: &Path, origin: &Origin, past: &[Past], now: Clock) -> Result<(), WriteError> {

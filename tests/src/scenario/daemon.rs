@@ -1,0 +1,399 @@
+//! The daemon for long: it answers like a session of one's own, and neither reloads, restarts,
+//! crowds nor clients that misbehave change a count.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+
+use anyhow::{Context, Result};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::counters::Counters;
+use crate::daemon::Daemon;
+use crate::equation::{Ledger, settled};
+use crate::lab::Lab;
+use crate::netns::Netns;
+use crate::summary::Totals;
+use crate::topology::{self, ROUTED, SERVER};
+use crate::traffic::{Behaviour, Client, Server, close_first};
+use crate::twtrace::Tracer;
+use crate::{expect, http, wait};
+
+/// Resident memory the daemon may take with its default sizes, bytes.
+const MEMORY: u64 = 64 << 20;
+
+/// A document without what two sessions of the same time need not have in common: their length to
+/// the millisecond, and lifetimes of sockets whose entry only the daemon saw.
+fn comparable(mut document: Value) -> Value {
+    fn strip(value: &mut Value) {
+        if let Value::Object(map) = value {
+            map.remove("elapsed_s");
+            map.remove("lifetime_ms");
+            map.remove("findings");
+            map.values_mut().for_each(strip);
+        } else if let Value::Array(items) = value {
+            items.iter_mut().for_each(strip);
+        }
+    }
+    strip(&mut document);
+    document
+}
+
+/// What the daemon has of one namespace since its start.
+fn totals_of(daemon: &Daemon, netns: &Netns) -> Result<Totals> {
+    let document = daemon.ask("/v1/peers?top=1000")?;
+    let peers = document["peers"].as_array().context("peers")?;
+    let mut sum = Totals::default();
+    for peer in peers.iter().filter(|peer| peer["netns"] == netns.inum()) {
+        let one = Totals::of(peer)?;
+        sum.entered += one.entered;
+        sum.fin_wait2 += one.fin_wait2;
+        sum.live += one.live;
+        sum.reused += one.reused;
+        sum.two_msl += one.two_msl;
+        sum.killed += one.killed;
+        sum.unknown += one.unknown;
+        sum.overflow += one.overflow;
+    }
+    Ok(sum)
+}
+
+/// A figure of the daemon's status.
+fn status(daemon: &Daemon, pointer: &str) -> Result<u64> {
+    let status = daemon.ask("/v1/status")?;
+    let figure = status.pointer(pointer).and_then(Value::as_u64);
+    figure.with_context(|| format!("no figure {pointer} in {status:#}"))
+}
+
+/// Asked through the daemon, a session has the same answer as one that loads its own programs.
+pub fn answers_like_a_session(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let client = Client::new(&net.client);
+    client.short_connections(server.addr(), 15)?;
+    let daemon = Daemon::start(lab, &[])?;
+    client.short_connections(server.addr(), 15)?;
+    settled(&net.client, 30)?;
+
+    let only = ["--netns", net.client.name()];
+    let through = Tracer::through(lab, &daemon, "watch", &only)?;
+    let own = Tracer::watch(lab, &only)?;
+    client.short_connections(server.addr(), 40)?;
+    settled(&net.client, 70)?;
+    let through = through.finish()?;
+    let own = own.finish()?;
+    let want = Totals { entered: 40, present_at_start: 30, live: 70, ..Totals::default() };
+    expect::equal("totals of a session of its own", &want, &own.totals()?)?;
+    expect::equal(
+        "the daemon's answer (got) against a session's own",
+        &comparable(own.document().clone()),
+        &comparable(through.document().clone()),
+    )?;
+    expect::equal("of all since the start", &55, &totals_of(&daemon, &net.client)?.entered)
+}
+
+/// Settings change while connections come, and a faulty file changes nothing.
+pub fn reloads_and_loses_nothing(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), "metrics_peers = 5\n")?;
+    let path = file.path().to_str().context("a path that is text")?;
+    let daemon = Daemon::start(lab, &["--config", path])?;
+    let ledger = Ledger::open(&net.client)?;
+    let logged = |what: &str, times: usize| {
+        wait::until(&format!("the log to say {what:?}"), wait::SOON, || {
+            Ok((daemon.log().matches(what).count() >= times).then_some(()))
+        })
+        .map_err(|error| daemon.told(error))
+    };
+    thread::scope(|scope| {
+        let traffic =
+            scope.spawn(|| Client::new(&net.client).short_connections(server.addr(), 300));
+        for times in 1..=5 {
+            fs::write(file.path(), format!("metrics_peers = {}\nmax_peers = 100\n", 5 + times))?;
+            daemon.signal(Signal::HUP)?;
+            logged("the configuration was read again", times)?;
+        }
+        fs::write(file.path(), "metrics_peers = \"many\"\n")?;
+        daemon.signal(Signal::HUP)?;
+        logged("the configuration stays as it was", 1)?;
+        traffic.join().map_err(|_| anyhow::anyhow!("the traffic panicked"))?
+    })?;
+    logged("max_peers", 1).context("that a restart is needed was not said")?;
+    settled(&net.client, 300)?;
+    let totals = Totals { entered: 300, live: 300, ..Totals::default() };
+    ledger.agrees_with(&totals)?;
+    expect::equal("totals", &totals, &totals_of(&daemon, &net.client)?)?;
+    expect::equal("lost", &0, &daemon.ask("/v1/summary")?["totals"]["lost"].as_u64().unwrap_or(1))
+}
+
+/// A daemon that is started again while connections come knows what was before.
+pub fn keeps_its_history(lab: &Lab) -> Result<()> {
+    let net = topology::routed()?;
+    let server = Server::start(&net.behind, &format!("{ROUTED}:8080"), Behaviour::AnswersEof)?;
+    let client = Client::new(&net.client);
+    let mut first = Daemon::start(lab, &[])?;
+    client.short_connections(server.addr(), 20)?;
+    settled(&net.client, 20)?;
+
+    topology::strip_timestamps(&net.router)?;
+    let second = thread::scope(|scope| {
+        let traffic = scope.spawn(|| client.short_connections(server.addr(), 60));
+        let stopped = first.stop()?;
+        expect::that(stopped.success(), || format!("{stopped}\n{}", first.log()))?;
+        let second = Daemon::after(lab, &first)?;
+        traffic.join().map_err(|_| anyhow::anyhow!("the traffic panicked"))??;
+        anyhow::Ok(second)
+    })?;
+    client.short_connections(server.addr(), 10)?;
+    settled(&net.client, 90)?;
+
+    let peer = server.addr().to_string();
+    let only = [peer.as_str(), "--netns", net.client.name(), "--for", "1h"];
+    let report = Tracer::through(lab, &second, "explain", &only)?.finish_report()?;
+    let history = &report["histories"][0];
+    let told = || format!("{history:#}\n{}", second.log());
+    let with = &history["with_timestamps"]["last"];
+    expect::that(!with.is_null(), || format!("the time before is forgotten: {}", told()))?;
+    let story = history["story"].as_str().unwrap_or_default();
+    let until = "Timestamps were negotiated until";
+    expect::that(story.starts_with(until), || format!("{story}\n{}", told()))?;
+    let minutes = history["minutes"].as_array().context("minutes")?;
+    let entered: u64 = minutes.iter().filter_map(|minute| minute["entered"].as_u64()).sum();
+    // What came while no daemon ran is in no minute of either.
+    expect::that((30..=90).contains(&entered), || format!("{entered} entered: {}", told()))?;
+    let live = history["live"].as_u64();
+    expect::equal("live sockets, those of before among them", &Some(90), &live)
+}
+
+/// Numbers of the programs and maps that a process holds.
+fn held(pid: u32) -> Result<(BTreeSet<u32>, BTreeSet<u32>)> {
+    let (mut programs, mut maps) = (BTreeSet::new(), BTreeSet::new());
+    for file in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // Descriptors that were closed meanwhile hold nothing.
+        let text = fs::read_to_string(file?.path()).unwrap_or_default();
+        for line in text.lines() {
+            let number = |key: &str| line.strip_prefix(key)?.trim().parse::<u32>().ok();
+            programs.extend(number("prog_id:"));
+            maps.extend(number("map_id:"));
+        }
+    }
+    Ok((programs, maps))
+}
+
+/// Killed, it leaves no program and no map in the kernel, and can be started again at once.
+pub fn killed_leaves_nothing(lab: &Lab) -> Result<()> {
+    let mut daemon = Daemon::start(lab, &[])?;
+    let (programs, maps) = held(daemon.pid())?;
+    expect::that(programs.len() >= 4 && maps.len() >= 4, || {
+        format!("programs {programs:?}, maps {maps:?}")
+    })?;
+    daemon.kill()?;
+    wait::until("the kernel to let programs and maps go", wait::SOON, || {
+        let left = aya::programs::loaded_programs().flatten().map(|program| program.id());
+        let left = left.filter(|id| programs.contains(id)).count();
+        let maps_left = aya::maps::loaded_maps().flatten().map(|map| map.id());
+        let maps_left = maps_left.filter(|id| maps.contains(id)).count();
+        Ok((left == 0 && maps_left == 0).then_some(()))
+    })?;
+
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let again = Daemon::after(lab, &daemon)?;
+    Client::new(&net.client).short_connections(server.addr(), 10)?;
+    settled(&net.client, 10)?;
+    expect::equal("entered", &10, &totals_of(&again, &net.client)?.entered)
+}
+
+/// Half-open, garbled, oversized and far too many clients leave the counts exact.
+pub fn ignores_clients_that_misbehave(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let daemon = Daemon::start(lab, &["--request-time", "2s", "--stall-time", "2s"])?;
+    let ledger = Ledger::open(&net.client)?;
+    let socket = daemon.socket();
+    thread::scope(|scope| {
+        let traffic =
+            scope.spawn(|| Client::new(&net.client).short_connections(server.addr(), 200));
+        let mut crowd = Vec::new();
+        for number in 0..1000_usize {
+            let Ok(mut client) = UnixStream::connect(&socket) else { continue };
+            // Those for whom there is no place are cut off while they write.
+            let _ = match number % 4 {
+                0 => client.write_all(b"GET /v1/sum"),
+                1 => client.write_all(&[0xff; 512]),
+                2 => client
+                    .write_all(&[b"GET / HTTP/1.1\r\nX: ".to_vec(), vec![b'x'; 9000]].concat()),
+                _ => client.write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n"),
+            };
+            crowd.push(client);
+            if crowd.len() > 200 {
+                crowd.remove(0);
+            }
+        }
+        traffic.join().map_err(|_| anyhow::anyhow!("the traffic panicked"))??;
+        drop(crowd);
+        anyhow::Ok(())
+    })?;
+    settled(&net.client, 200)?;
+    let totals = Totals { entered: 200, live: 200, ..Totals::default() };
+    ledger.agrees_with(&totals)?;
+    wait::until("the daemon to answer again", wait::SOON, || {
+        Ok(http::local(&socket, "/healthz").is_ok().then_some(()))
+    })?;
+    expect::equal("totals", &totals, &totals_of(&daemon, &net.client)?)
+}
+
+/// The address of one of many clients on the loopback network.
+fn client_address(number: u32) -> SocketAddr {
+    let [_, b, c, d] = (number + 256).to_be_bytes();
+    SocketAddr::from(([127, b, c, d], 0))
+}
+
+/// 200,000 distinct peers: memory stays under its bound, and what is in no row is in `other`.
+pub fn counts_peers_beyond_the_cap(lab: &Lab) -> Result<()> {
+    const PEERS: u32 = 200_000;
+    const THREADS: u32 = 4;
+    let netns = Netns::new("flood")?;
+    netns.set("ipv4/tcp_max_tw_buckets", "1000000")?;
+    let server = Server::start(&netns, "127.0.0.1:8080", Behaviour::ClosesFirst)?;
+    let mut daemon = Daemon::of_full_size(lab, &["--netns", netns.name()])?;
+    let before = Counters::read(&netns)?;
+    let failed = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let (netns, to) = (&netns, server.addr());
+                scope.spawn(move || {
+                    netns.run(|| {
+                        for number in (thread..PEERS).step_by(THREADS as usize) {
+                            let from = client_address(number).to_string();
+                            let client = Client::new(netns).bound_to(&from);
+                            // The server has closed: this end is the second.
+                            crate::traffic::read_to_end(&client.dial(to)?)?;
+                        }
+                        Ok(())
+                    })
+                })
+            })
+            .collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .map(|outcome| outcome.unwrap_or_else(|_| anyhow::bail!("it panicked")))
+            .find(|outcome| outcome.is_err())
+    });
+    if let Some(failed) = failed {
+        failed.context("the flood")?;
+    }
+    let counted = Counters::read(&netns)?.since(before);
+    let made = counted.tw + counted.tw_killed;
+    expect::equal("TIME_WAIT sockets by the kernel's count", &u64::from(PEERS), &made)?;
+    let summary = wait::until("every entry to be counted", wait::SOON, || {
+        let summary = daemon.ask("/v1/summary?top=1000")?;
+        Ok((summary["totals"]["entered"].as_u64() == Some(made)).then_some(summary))
+    })
+    .map_err(|error| daemon.told(error))?;
+    expect::equal("lost", &Some(0), &summary["totals"]["lost"].as_u64())?;
+    let rows = summary["peers"].as_array().context("peers")?;
+    let shown: u64 = rows.iter().filter_map(|row| row["entered"].as_u64()).sum();
+    let other = summary["other"]["entered"].as_u64().unwrap_or(0);
+    expect::equal("rows and other together", &made, &(shown + other))?;
+    expect::equal("rows", &Some(65_536), &summary["peers_total"].as_u64())?;
+    let resident = status(&daemon, "/cost/resident_bytes")?;
+    eprintln!("{PEERS} peers: {} MiB resident", resident >> 20);
+    expect::that(resident <= MEMORY, || format!("{resident} bytes are resident"))?;
+    let stopped = daemon.stop()?;
+    expect::that(stopped.success(), || format!("{stopped}\n{}", daemon.log()))
+}
+
+/// A small file system, unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        mount("tmpfs", directory.path(), "tmpfs", MountFlags::empty(), c"size=64k,mode=0755")?;
+        Ok(Self(directory))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // What cannot be unmounted goes with the test's machine.
+        let _ = unmount(self.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// A disk that is full when the state is written: it is said, the state before stays, and counting
+/// goes on.
+pub fn tells_of_a_full_disk(lab: &Lab) -> Result<()> {
+    let disk = SmallDisk::new()?;
+    let state = disk.path().join("state");
+    let path = state.to_str().context("a path that is text")?;
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let mut daemon = Daemon::start(lab, &["--state-file", path, "--save-every", "10s"])?;
+    Client::new(&net.client).short_connections(server.addr(), 10)?;
+    wait::until("the state to be written", wait::SOON, || Ok(state.exists().then_some(())))
+        .map_err(|error| daemon.told(error))?;
+    let before = fs::read(&state)?;
+    // Fills it to the last byte.
+    let filled = fs::write(disk.path().join("filler"), vec![1; 1 << 20]);
+    expect::that(filled.is_err(), || "the disk is not full".to_owned())?;
+    wait::until("the fault to be told", wait::SOON, || {
+        let status = daemon.ask("/v1/status")?;
+        let fault = status.pointer("/state/fault").and_then(Value::as_str).unwrap_or("");
+        Ok(fault.contains("No space left on device").then_some(()))
+    })
+    .map_err(|error| daemon.told(error))?;
+    expect::that(fs::read(&state)? == before, || "the state before was touched".to_owned())?;
+    Client::new(&net.client).short_connections(server.addr(), 10)?;
+    settled(&net.client, 20)?;
+    expect::equal("entered", &20, &totals_of(&daemon, &net.client)?.entered)?;
+    daemon.stop()?;
+    let log = daemon.log();
+    expect::that(log.contains("No space left on device"), || log)
+}
+
+/// 500 namespaces come and go, each with a connection: nothing of them stays.
+pub fn forgets_namespaces(lab: &Lab) -> Result<()> {
+    const NAMESPACES: usize = 500;
+    let daemon = Daemon::start(lab, &[])?;
+    let churn = |count: usize| -> Result<()> {
+        for _ in 0..count {
+            let netns = Netns::new("churn")?;
+            let server = Server::start(&netns, "127.0.0.1:80", Behaviour::AnswersEof)?;
+            close_first(Client::new(&netns).open(server.addr())?)?;
+            drop(server);
+            netns.delete()?;
+        }
+        Ok(())
+    };
+    churn(20)?;
+    daemon.ask("/v1/summary")?;
+    let before = (held(daemon.pid())?, status(&daemon, "/cost/open_fds")?);
+    let resident = status(&daemon, "/cost/resident_bytes")?;
+    churn(NAMESPACES)?;
+    wait::until("the sockets of the namespaces to be purged", wait::SOON, || {
+        let summary = daemon.ask("/v1/summary")?;
+        let purged = summary["totals"]["purged"].as_u64().unwrap_or(0);
+        Ok((purged >= (NAMESPACES + 20) as u64).then_some(()))
+    })
+    .map_err(|error| daemon.told(error))?;
+    let after = (held(daemon.pid())?, status(&daemon, "/cost/open_fds")?);
+    expect::equal("programs, maps and descriptors held", &before, &after)?;
+    let grown = status(&daemon, "/cost/resident_bytes")?.saturating_sub(resident);
+    expect::that(grown < 8 << 20, || format!("{grown} bytes more are resident"))?;
+
+    Ok(())
+}
