@@ -16,7 +16,7 @@ use crate::traffic::{Behaviour, Client, Server};
 use crate::{expect, http, wait};
 
 /// Starting, scraping and storing take Prometheus a few seconds.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A port that is free now.
 fn free_port() -> Result<u16> {
@@ -35,7 +35,7 @@ impl Prometheus {
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("prometheus.yml");
         let config = format!(
-            "global: {{scrape_interval: 1s}}\n\
+            "global: {{scrape_interval: 5s, scrape_timeout: 5s}}\n\
              scrape_configs:\n\
              - {{job_name: twtrace, static_configs: [{{targets: ['{target}']}}]}}\n"
         );
@@ -74,7 +74,8 @@ impl Prometheus {
         })
         .with_context(|| {
             let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-            format!("{expression} was last {last:?}, not {want}; prometheus said:\n{log}")
+            let targets = http::network(&self.address, "/api/v1/targets").unwrap_or_default();
+            format!("{expression} was last {last:?}, not {want}: {targets}\n{log}")
         })
     }
 }

@@ -231,9 +231,13 @@ impl Control {
         self.limits.send_replace(Limits::of(&self.config));
         self.volume.set(self.config.log);
         let list = |keys: &[&str]| keys.join(", ");
-        tracing::info!(changed = list(&changes.now), "the configuration was read again");
+        if changes.now.is_empty() {
+            tracing::info!("the configuration was read again; nothing changes now");
+        } else {
+            tracing::info!("the configuration was read again; changed: {}", list(&changes.now));
+        }
         if !changes.restart.is_empty() {
-            tracing::warn!(keys = list(&changes.restart), "a restart is needed for some changes");
+            tracing::warn!("these changes need a restart: {}", list(&changes.restart));
         }
     }
 }
