@@ -110,6 +110,8 @@ pub struct Aggregate {
     unseen_ends: u64,
     /// Records that said what another had said before.
     duplicates: u64,
+    /// Sockets that entered before this moment and are not followed belong to before the feed.
+    began_ns: u64,
     /// Ends before this moment of sockets not followed belong to before the session.
     ready_ns: u64,
 }
@@ -127,6 +129,7 @@ impl Aggregate {
             healed: 0,
             unseen_ends: 0,
             duplicates: 0,
+            began_ns: 0,
             ready_ns: 0,
         }
     }
@@ -135,6 +138,12 @@ impl Aggregate {
     pub fn set_memory(&mut self, memory: Memory) {
         self.settings.memory = memory;
         self.table.set_memory(memory);
+    }
+
+    /// Tells when the feed began, `CLOCK_MONOTONIC` nanoseconds. A socket that entered before and
+    /// is not followed was in no list of those present: that it entered is not news.
+    pub fn set_began(&mut self, mono_ns: u64) {
+        self.began_ns = mono_ns;
     }
 
     /// Tells when the sockets present at the start had all been read, `CLOCK_MONOTONIC`
@@ -159,7 +168,8 @@ impl Aggregate {
         let path = path::at_entry(entered, role);
         let blocked = path.blocked.is_some();
         let followed = entered.header.flags & entered_flags::FOLLOWED != 0;
-        let overflow = entered.header.flags & entered_flags::OVERFLOW != 0;
+        // A socket that was there was allocated, whatever its record says.
+        let overflow = !present && entered.header.flags & entered_flags::OVERFLOW != 0;
         let untracked = entered.header.flags & entered_flags::UNTRACKED != 0;
         let entry_known = entered.header.flags & entered_flags::ENTRY_KNOWN != 0;
         let mut row = self.row_of_entry(entered, role);
@@ -270,6 +280,10 @@ impl Aggregate {
                 EndResult::Orphan if self.unfollowed > 0 => {
                     self.unfollowed -= 1;
                     self.row_of_end(ended, role)
+                }
+                EndResult::Orphan if (1..self.began_ns).contains(&ended.entered_ns) => {
+                    self.unseen_ends += 1;
+                    return None;
                 }
                 EndResult::Orphan => self.orphan(ended, role),
                 EndResult::Duplicate => {

@@ -206,6 +206,11 @@ impl Batch {
         })
     }
 
+    /// Whether the last record is whole.
+    pub fn is_whole(&self) -> bool {
+        self.records().map(|record| record.len() + 2).sum::<usize>() == self.bytes.len()
+    }
+
     /// The records, decoded.
     pub fn events(&self) -> impl Iterator<Item = Result<Event, Undecodable>> {
         self.records().map(Event::decode)
@@ -260,6 +265,7 @@ mod tests {
         assert!(builder.is_empty());
 
         let cut = Batch { bytes: batch.bytes.slice(..20) };
+        assert!(batch.is_whole() && !cut.is_whole());
         assert_eq!(cut.records().count(), 0, "an unfinished record is not a record");
     }
 }

@@ -179,8 +179,10 @@ mod tests {
         Origin {
             abi: twtrace_common::ABI,
             program: "test".into(),
+            host: "test".into(),
             kernel: "6.18".into(),
             boot_id: boot_id.into(),
+            clock: Clock { mono_ns: 1, wall: std::time::SystemTime::UNIX_EPOCH },
             hz: Hz::new(250),
             recycle_exists: false,
             backend: Backend::Fentry,

@@ -34,9 +34,11 @@ pub struct Core {
 impl Core {
     /// Nothing taken in yet.
     pub fn new(origin: Origin, settings: Settings) -> Self {
+        let mut aggregate = Aggregate::new(settings);
+        aggregate.set_began(origin.clock.mono_ns);
         Self {
             origin,
-            aggregate: Aggregate::new(settings),
+            aggregate,
             undecodable: 0,
             ready_ns: 0,
             before: HashMap::new(),

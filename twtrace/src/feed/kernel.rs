@@ -49,13 +49,16 @@ impl KernelFeed {
     /// # Errors
     /// Those of [`Tracer::start`].
     pub fn attach(options: Options, selection: Selection) -> Result<(Self, Origin), KernelError> {
+        let clock = now();
         let mut tracer = Tracer::start(&options)?;
         let source = tracer.source()?;
         let origin = Origin {
             abi: ABI,
             program: env!("CARGO_PKG_VERSION").to_owned(),
+            host: host_name(),
             kernel: crate::kernel::release(),
             boot_id: boot_id(),
+            clock,
             hz: Hz::of_running_kernel(),
             // Gone since 4.12.
             recycle_exists: Path::new("/proc/sys/net/ipv4/tcp_tw_recycle").exists(),
@@ -187,7 +190,7 @@ impl KernelFeed {
             HashMap::new()
         };
         Input::Moment(Box::new(Moment {
-            clock: Clock { mono_ns: monotonic_ns(), wall: SystemTime::now() },
+            clock: now(),
             totals,
             skipped,
             facts,
@@ -277,6 +280,16 @@ fn read_beside(
 pub fn boot_id() -> String {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     text.map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// Name of this host.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// This moment by both clocks.
+pub fn now() -> Clock {
+    Clock { mono_ns: monotonic_ns(), wall: SystemTime::now() }
 }
 
 /// `CLOCK_MONOTONIC` now, nanoseconds: the clock of the kernel programs.

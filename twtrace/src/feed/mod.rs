@@ -16,7 +16,7 @@ use twtrace_common::RefusalKey;
 
 pub use self::{
     core::{Core, NoMoment},
-    kernel::{KernelFeed, boot_id, monotonic_ns},
+    kernel::{KernelFeed, boot_id, monotonic_ns, now},
     stream::{Pace, StreamEnd, StreamFeed},
 };
 use crate::{
@@ -35,10 +35,14 @@ pub struct Origin {
     pub abi: u32,
     /// Version of the program that read them from the kernel.
     pub program: String,
+    /// Name of the host they come from (`uname -n`).
+    pub host: String,
     /// `uname -r` of the kernel they come from.
     pub kernel: String,
     /// That kernel's boot: `CLOCK_MONOTONIC` times compare within one boot only.
     pub boot_id: String,
+    /// When it began: what entered before and is not told of at first stays unknown.
+    pub clock: Clock,
     /// Its tick rate.
     pub hz: Hz,
     /// Whether it has `tcp_tw_recycle`.
@@ -97,6 +101,14 @@ pub struct Moment {
     pub netns_names: HashMap<u32, String>,
     /// Names of control groups, by identifier; empty where nobody asked for them.
     pub cgroup_names: HashMap<u64, String>,
+}
+
+impl Origin {
+    /// The same in the middle: what was counted until now is not told again.
+    #[must_use]
+    pub fn begun_again(&self, clock: Clock, totals: Totals, skipped: u64) -> Self {
+        Self { clock, totals_before: totals, skipped_before: skipped, ..self.clone() }
+    }
 }
 
 impl Moment {

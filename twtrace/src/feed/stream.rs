@@ -1,6 +1,13 @@
 //! A recording, or what a daemon sends, as a feed.
 
-use std::{io::Read, thread};
+use std::{
+    io::{self, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
 
 use tokio::{
     sync::mpsc,
@@ -43,6 +50,8 @@ pub struct StreamFeed {
     pace: Pace,
     /// Time of the first event or moment, and when it was handed out.
     anchor: Option<(u64, Instant)>,
+    /// Bytes read of the source.
+    read: Arc<AtomicU64>,
 }
 
 impl StreamFeed {
@@ -54,7 +63,8 @@ impl StreamFeed {
         source: R,
         pace: Pace,
     ) -> Result<(Self, Origin), ReadError> {
-        let (mut reader, origin) = Reader::open(source)?;
+        let read = Arc::new(AtomicU64::new(0));
+        let (mut reader, origin) = Reader::open(Counted { source, read: Arc::clone(&read) })?;
         let (sender, inputs) = mpsc::channel(READ_AHEAD);
         thread::spawn(move || {
             while let Some(input) = reader.next_input().transpose() {
@@ -65,7 +75,7 @@ impl StreamFeed {
                 }
             }
         });
-        Ok((Self { inputs, next: None, end: None, pace, anchor: None }, origin))
+        Ok((Self { inputs, next: None, end: None, pace, anchor: None, read }, origin))
     }
 
     /// Waits until an input is due, or the end is reached. May be dropped and called again.
@@ -99,6 +109,11 @@ impl StreamFeed {
         self.end.as_ref().filter(|_| self.next.is_none())
     }
 
+    /// Bytes read so far, those of inputs read ahead among them.
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
     fn put(&mut self, received: Option<Result<Input, ReadError>>) {
         match received {
             Some(Ok(input)) => self.next = Some(input),
@@ -114,6 +129,20 @@ impl StreamFeed {
         let (first_ns, begun) = *self.anchor.get_or_insert_with(|| (mono_ns, Instant::now()));
         let after = Duration::from_nanos(mono_ns.saturating_sub(first_ns));
         Some(begun + after.div_f64(speed))
+    }
+}
+
+/// A source whose bytes are counted.
+struct Counted<R> {
+    source: R,
+    read: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.source.read(buffer)?;
+        self.read.fetch_add(got as u64, Ordering::Relaxed);
+        Ok(got)
     }
 }
 

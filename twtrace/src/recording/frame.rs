@@ -29,26 +29,54 @@ pub enum Kind {
 /// Bytes of a frame before its payload.
 const HEAD: usize = 5;
 
-/// Appends an input as a frame.
-pub fn put(out: &mut Vec<u8>, input: &Input) {
+/// Sockets or refusals of one frame.
+const PAIRS_AT_ONCE: usize = 1 << 15;
+/// Pasts of one frame: each has up to a day of minutes.
+const PASTS_AT_ONCE: usize = 16;
+
+/// Puts one frame.
+type Put<'a> = Box<dyn FnOnce(&mut Vec<u8>) + 'a>;
+
+/// An input as frames, of which none is too large for a block whatever the input holds. A list
+/// that is cut into several is as good as one.
+pub fn pieces(input: &Input) -> Vec<Put<'_>> {
     match input {
-        Input::Records(batch) => put_bytes(out, Kind::Records, |out| out.put_slice(batch.bytes())),
-        Input::Refusals(refusals) => put_bytes(out, Kind::Refusals, |out| {
+        Input::Refusals(refusals) => refusals.chunks(PAIRS_AT_ONCE).map(put_refusals).collect(),
+        Input::Vanished(sockets) => sockets.chunks(PAIRS_AT_ONCE).map(put_vanished).collect(),
+        Input::Past(peers) => {
+            let put = |some| -> Put<'_> { Box::new(move |out| put_json(out, Kind::Past, some)) };
+            peers.chunks(PASTS_AT_ONCE).map(put).collect()
+        }
+        Input::Records(batch) => {
+            vec![Box::new(|out| put_bytes(out, Kind::Records, |out| out.put_slice(batch.bytes())))]
+        }
+        Input::Ready(mono_ns) => {
+            vec![Box::new(|out| put_bytes(out, Kind::Ready, |out| out.put_u64_le(*mono_ns)))]
+        }
+        Input::Moment(moment) => vec![Box::new(|out| put_json(out, Kind::Moment, moment))],
+    }
+}
+
+fn put_refusals(refusals: &[(RefusalKey, Refused)]) -> Put<'_> {
+    Box::new(move |out| {
+        put_bytes(out, Kind::Refusals, |out| {
             for (key, refused) in refusals {
                 out.put_slice(key.as_bytes());
                 out.put_slice(Refusals { by_reason: refused.by_reason }.as_bytes());
             }
-        }),
-        Input::Vanished(sockets) => put_bytes(out, Kind::Vanished, |out| {
+        });
+    })
+}
+
+fn put_vanished(sockets: &[(u64, u64)]) -> Put<'_> {
+    Box::new(move |out| {
+        put_bytes(out, Kind::Vanished, |out| {
             for (tw, entered_ns) in sockets {
                 out.put_u64_le(*tw);
                 out.put_u64_le(*entered_ns);
             }
-        }),
-        Input::Past(peers) => put_json(out, Kind::Past, peers),
-        Input::Ready(mono_ns) => put_bytes(out, Kind::Ready, |out| out.put_u64_le(*mono_ns)),
-        Input::Moment(moment) => put_json(out, Kind::Moment, moment),
-    }
+        });
+    })
 }
 
 /// Appends the mark of the end.
@@ -61,11 +89,11 @@ fn put_bytes(out: &mut Vec<u8>, kind: Kind, payload: impl FnOnce(&mut Vec<u8>)) 
     let length_at = out.len();
     out.put_u32_le(0);
     payload(out);
-    let length = u32::try_from(out.len() - length_at - 4).expect("a frame is a few megabytes");
+    let length = u32::try_from(out.len() - length_at - 4).expect("a frame is far below 4 GiB");
     out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
 }
 
-fn put_json(out: &mut Vec<u8>, kind: Kind, value: &impl Serialize) {
+fn put_json(out: &mut Vec<u8>, kind: Kind, value: &(impl Serialize + ?Sized)) {
     put_bytes(out, kind, |out| {
         serde_json::to_writer(out, value).expect("plain data and a vector take everything");
     });
@@ -104,7 +132,10 @@ pub fn take(block: &mut Bytes) -> Result<Option<Frame>, String> {
 
 fn frame(kind: u8, payload: Bytes) -> Result<Frame, String> {
     let input = match kind {
-        _ if kind == Kind::Records as u8 => Input::Records(Batch::from_bytes(payload)),
+        _ if kind == Kind::Records as u8 => {
+            let batch = Batch::from_bytes(payload);
+            batch.is_whole().then_some(Input::Records(batch)).ok_or("a record is cut off")?
+        }
         _ if kind == Kind::Refusals as u8 => Input::Refusals(refusals(&payload)?),
         _ if kind == Kind::Vanished as u8 => Input::Vanished(vanished(&payload)?),
         _ if kind == Kind::Past as u8 => Input::Past(json(&payload)?),

@@ -8,6 +8,7 @@
 //! | magic | `TWTRACE\n` |
 //! | version | 4 |
 //! | length of the header | 4 |
+//! | CRC-32 of the header | 4 |
 //! | header | JSON: where the inputs come from ([`crate::feed::Origin`]) |
 //! | blocks | to the end |
 //!
@@ -17,7 +18,8 @@
 //! Frames of a kind that a reader does not know are passed over.
 //!
 //! A block is written when it is full and with every moment, once a second: a crash costs a
-//! second. The very same bytes are what a daemon sends to `twtrace`.
+//! second. No block is larger than a reader takes, so neither are a reader's needs. The very same
+//! bytes are what a daemon sends to `twtrace`.
 
 mod frame;
 mod reader;
@@ -32,10 +34,14 @@ pub use writer::{Encoder, Recorder, Rotation};
 const MAGIC: &[u8; 8] = b"TWTRACE\n";
 /// Version of the format.
 pub const VERSION: u32 = 1;
-/// Longest header.
-const MAX_HEADER: u32 = 1 << 20;
+/// Bytes before the header: magic, version, length, CRC-32.
+const HEAD: usize = 20;
+/// Longest header; the names of all network namespaces are in it.
+const MAX_HEADER: usize = 1 << 24;
 /// Most bytes of a block, compressed or not.
-const MAX_BLOCK: u32 = 1 << 26;
+const MAX_BLOCK: usize = 1 << 26;
+/// Numbers in front of a block's bytes: length of its frames, its own, CRC-32.
+const BLOCK_HEAD: usize = 12;
 
 /// Why a recording cannot be read, or not further.
 #[derive(Debug, thiserror::Error)]

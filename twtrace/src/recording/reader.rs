@@ -5,13 +5,10 @@ use std::io::{self, Read};
 use bytes::Bytes;
 
 use super::{
-    MAGIC, MAX_BLOCK, MAX_HEADER, ReadError, VERSION,
+    BLOCK_HEAD, HEAD, MAGIC, MAX_BLOCK, MAX_HEADER, ReadError, VERSION,
     frame::{self, Frame},
 };
 use crate::feed::{Input, Origin};
-
-/// Numbers in front of a block's bytes: length of its frames, its own, CRC-32.
-const BLOCK_HEAD: usize = 12;
 
 /// A recording being read.
 #[derive(Debug)]
@@ -29,7 +26,7 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// [`ReadError`].
     pub fn open(mut source: R) -> Result<(Self, Origin), ReadError> {
-        let mut head = [0; 16];
+        let mut head = [0; HEAD];
         let got = read_full(&mut source, &mut head)
             .map_err(|source| ReadError::Io { offset: 0, source })?;
         let seen = got.min(MAGIC.len());
@@ -39,9 +36,8 @@ impl<R: Read> Reader<R> {
         if got < head.len() {
             return Err(ReadError::Cut { offset: 0 });
         }
-        let number =
-            |at: usize| head[at..].first_chunk().map_or(0, |four| u32::from_le_bytes(*four));
-        let (version, length) = (number(8), number(12));
+        let [version, length, sum] = numbers(&head[MAGIC.len()..]);
+        let length = length as usize;
         if version > VERSION {
             return Err(ReadError::TooNew { version });
         }
@@ -49,32 +45,38 @@ impl<R: Read> Reader<R> {
             let problem = format!("a header of {length} bytes");
             return Err(ReadError::Damaged { offset: 0, problem });
         }
-        let mut reader = Self { source, offset: 16, block: Bytes::new(), ended: false };
-        let header = reader.bytes(length as usize)?;
-        let origin: Origin = serde_json::from_slice(&header).map_err(|error| {
-            ReadError::Damaged { offset: 16, problem: format!("its header: {error}") }
-        })?;
+        let mut reader = Self { source, offset: HEAD as u64, block: Bytes::new(), ended: false };
+        let header = reader.bytes(length)?;
+        if crc32fast::hash(&header) != sum {
+            return Err(reader.damaged("its header's checksum does not fit"));
+        }
+        let origin: Origin = serde_json::from_slice(&header)
+            .map_err(|error| reader.damaged(format!("its header: {error}")))?;
         if origin.abi != twtrace_common::ABI {
             return Err(ReadError::OtherRecords { abi: origin.abi });
         }
-        reader.offset += u64::from(length);
+        reader.offset += length as u64;
         Ok((reader, origin))
     }
 
     /// The next input; `None` at the end.
     ///
     /// # Errors
-    /// [`ReadError`]; nothing can be read after that.
+    /// [`ReadError`], once; after that there is nothing more.
     pub fn next_input(&mut self) -> Result<Option<Input>, ReadError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let input = self.read_on();
+        self.ended = !matches!(input, Ok(Some(_)));
+        input
+    }
+
+    fn read_on(&mut self) -> Result<Option<Input>, ReadError> {
         loop {
-            if self.ended {
-                return Ok(None);
-            }
-            let frame = frame::take(&mut self.block)
-                .map_err(|problem| ReadError::Damaged { offset: self.offset, problem })?;
-            match frame {
+            match frame::take(&mut self.block).map_err(|problem| self.damaged(problem))? {
                 Some(Frame::Input(input)) => return Ok(Some(input)),
-                Some(Frame::End) => self.ended = true,
+                Some(Frame::End) => return Ok(None),
                 Some(Frame::Unknown) => {}
                 None => self.block = self.next_block()?,
             }
@@ -82,26 +84,28 @@ impl<R: Read> Reader<R> {
     }
 
     fn next_block(&mut self) -> Result<Bytes, ReadError> {
-        let head = self.bytes(BLOCK_HEAD)?;
-        let number =
-            |at: usize| head[at..].first_chunk().map_or(0, |four| u32::from_le_bytes(*four));
-        let (length, packed_length, sum) = (number(0), number(4), number(8));
-        let damaged = |problem: String| ReadError::Damaged { offset: self.offset, problem };
+        let [length, packed_length, sum] = numbers(&self.bytes(BLOCK_HEAD)?);
+        let (length, packed_length) = (length as usize, packed_length as usize);
         if length > MAX_BLOCK || packed_length > MAX_BLOCK {
-            return Err(damaged(format!("a block of {packed_length} bytes for {length}")));
+            return Err(self.damaged(format!("a block of {packed_length} bytes for {length}")));
         }
-        let packed = self.bytes(packed_length as usize)?;
-        let damaged = |problem: String| ReadError::Damaged { offset: self.offset, problem };
+        let packed = self.bytes(packed_length)?;
         if crc32fast::hash(&packed) != sum {
-            return Err(damaged("a block's checksum does not fit".into()));
+            return Err(self.damaged("a block's checksum does not fit"));
         }
-        let block = zstd::bulk::decompress(&packed, length as usize)
-            .map_err(|error| damaged(format!("a block does not unpack: {error}")))?;
-        if block.len() != length as usize {
-            return Err(damaged(format!("a block unpacks to {} bytes of {length}", block.len())));
+        let block = zstd::bulk::decompress(&packed, length)
+            .map_err(|error| self.damaged(format!("a block does not unpack: {error}")))?;
+        if block.len() != length {
+            return Err(
+                self.damaged(format!("a block unpacks to {} bytes of {length}", block.len()))
+            );
         }
         self.offset += (BLOCK_HEAD + packed.len()) as u64;
         Ok(block.into())
+    }
+
+    fn damaged(&self, problem: impl Into<String>) -> ReadError {
+        ReadError::Damaged { offset: self.offset, problem: problem.into() }
     }
 
     /// Exactly that many bytes.
@@ -116,6 +120,12 @@ impl<R: Read> Reader<R> {
             .map_err(|source| ReadError::Io { offset: self.offset, source })?;
         if got < length { Err(ReadError::Cut { offset: self.offset }) } else { Ok(bytes) }
     }
+}
+
+/// The three numbers that bytes begin with; 0 where there are too few bytes.
+fn numbers(bytes: &[u8]) -> [u32; 3] {
+    let (words, _) = bytes.as_chunks::<4>();
+    std::array::from_fn(|at| words.get(at).map_or(0, |word| u32::from_le_bytes(*word)))
 }
 
 /// Fills a buffer as far as there is something; answers how far.

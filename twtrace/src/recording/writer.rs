@@ -8,7 +8,7 @@ use std::{
 
 use bytes::BufMut;
 
-use super::{MAGIC, VERSION, WriteError, frame};
+use super::{BLOCK_HEAD, HEAD, MAGIC, MAX_BLOCK, MAX_HEADER, VERSION, WriteError, frame};
 use crate::feed::{Input, Origin};
 
 /// Frames that make a block worth writing, bytes.
@@ -26,25 +26,36 @@ impl Encoder {
     /// An encoder, and the bytes that come before all blocks.
     ///
     /// # Errors
-    /// The compressor has no memory.
+    /// The compressor has no memory, or the header is too long.
     pub fn new(origin: &Origin) -> io::Result<(Self, Vec<u8>)> {
         let header = serde_json::to_vec(origin)?;
-        let mut head = MAGIC.to_vec();
+        let length = within(header.len(), MAX_HEADER, "the header")?;
+        let mut head = Vec::with_capacity(HEAD + header.len());
+        head.put_slice(MAGIC);
         head.put_u32_le(VERSION);
-        head.put_u32_le(u32::try_from(header.len()).unwrap_or(u32::MAX));
-        head.extend(header);
+        head.put_u32_le(length);
+        head.put_u32_le(crc32fast::hash(&header));
+        head.put_slice(&header);
         let compressor = zstd::bulk::Compressor::new(LEVEL)?;
         Ok((Self { frames: Vec::with_capacity(BLOCK), compressor }, head))
     }
 
-    /// Takes an input; gives a block when one is due.
+    /// Takes an input; gives blocks when some are due.
     ///
     /// # Errors
-    /// The compressor failed.
+    /// The compressor failed, or the input is larger than a reader would take.
     pub fn push(&mut self, input: &Input) -> io::Result<Option<Vec<u8>>> {
-        frame::put(&mut self.frames, input);
-        let due = matches!(input, Input::Moment(_)) || self.frames.len() >= BLOCK;
-        if due { self.block().map(Some) } else { Ok(None) }
+        let mut blocks = Vec::new();
+        for put in frame::pieces(input) {
+            put(&mut self.frames);
+            if self.frames.len() >= BLOCK {
+                blocks.extend(self.block()?);
+            }
+        }
+        if matches!(input, Input::Moment(_)) && !self.frames.is_empty() {
+            blocks.extend(self.block()?);
+        }
+        Ok((!blocks.is_empty()).then_some(blocks))
     }
 
     /// What was taken in since the last block, as one; `None` if nothing was.
@@ -65,14 +76,24 @@ impl Encoder {
     }
 
     fn block(&mut self) -> io::Result<Vec<u8>> {
+        let length = within(self.frames.len(), MAX_BLOCK, "what is to be kept at once")?;
         let packed = self.compressor.compress(&self.frames)?;
-        let mut block = Vec::with_capacity(packed.len() + 12);
-        block.put_u32_le(self.frames.len() as u32);
-        block.put_u32_le(packed.len() as u32);
+        let packed_length = within(packed.len(), MAX_BLOCK, "a block")?;
+        let mut block = Vec::with_capacity(BLOCK_HEAD + packed.len());
+        block.put_u32_le(length);
+        block.put_u32_le(packed_length);
         block.put_u32_le(crc32fast::hash(&packed));
         block.put_slice(&packed);
         self.frames.clear();
         Ok(block)
+    }
+}
+
+/// A length, if a reader takes as much.
+fn within(length: usize, most: usize, what: &str) -> io::Result<u32> {
+    match u32::try_from(length) {
+        Ok(short) if length <= most => Ok(short),
+        _ => Err(io::Error::other(format!("{what} has {length} bytes, more than {most}"))),
     }
 }
 
@@ -92,6 +113,8 @@ pub struct Recorder {
     encoder: Encoder,
     /// Bytes of whole blocks in the file.
     written: u64,
+    /// Bytes in files before this one.
+    before: u64,
     rotation: Option<Rotation>,
 }
 
@@ -108,7 +131,8 @@ impl Recorder {
         let failed = |source| WriteError { path: path.to_owned(), source };
         let file = open(path).map_err(failed)?;
         let (encoder, head) = Encoder::new(origin).map_err(failed)?;
-        let mut recorder = Self { path: path.to_owned(), file, encoder, written: 0, rotation };
+        let mut recorder =
+            Self { path: path.to_owned(), file, encoder, written: 0, before: 0, rotation };
         recorder.append(&head)?;
         Ok(recorder)
     }
@@ -122,6 +146,11 @@ impl Recorder {
             Some(block) => self.append(&block),
             None => Ok(()),
         }
+    }
+
+    /// Bytes written so far, in all files.
+    pub const fn bytes(&self) -> u64 {
+        self.before + self.written
     }
 
     /// Whether a new file is due.
@@ -149,7 +178,8 @@ impl Recorder {
                 _ => {}
             }
         }
-        *self = Self::create(&self.path, origin, self.rotation)?;
+        let before = self.bytes();
+        *self = Self { before, ..Self::create(&self.path, origin, self.rotation)? };
         Ok(())
     }
 
