@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tempfile::TempPath;
 
 use crate::daemon::Daemon;
 use crate::lab::Lab;
@@ -24,34 +25,51 @@ pub const START: Duration = Duration::from_secs(120);
 
 /// Smaller maps than the defaults: scenarios run side by side in machines of little memory, and
 /// none has that many sockets.
-pub const SMALL: [&str; 4] = ["--max-live", "16384", "--buffer", "2"];
+pub const SMALL: [&str; 4] = ["--buffer", "2", "--max-live", "16384"];
 
-/// A `twtrace` process that is watching.
+/// A `twtrace` that watches for a scenario, and keeps a recording of what it takes in: each answer
+/// is compared with that of the recording.
 pub struct Tracer {
-    backend: &'static str,
-    child: Child,
-    stdout: Collected,
-    stderr: Collected,
+    lab: Lab,
+    /// What it was asked, but for what only watching a kernel takes.
+    question: Vec<String>,
+    recording: TempPath,
+    running: Running,
 }
 
 impl Tracer {
     /// Starts `twtrace watch -o json` with more arguments and waits until it watches.
     pub fn watch(lab: &Lab, args: &[&str]) -> Result<Self> {
-        Self::start(lab, "watch", &[&SMALL[..], &["-o", "json"], args].concat())
-    }
-
-    /// Starts `twtrace VERB -o json` with more arguments, to ask a daemon, and waits until it watches.
-    pub fn through(lab: &Lab, daemon: &Daemon, verb: &str, args: &[&str]) -> Result<Self> {
-        let socket = daemon.socket().display().to_string();
-        let asks = [verb, "-o", "json", "--daemon", "always", "--socket", &socket];
-        Self::spawn(lab, &[&asks[..], args].concat())
+        Self::start(lab, "2", &[&["watch", "-o", "json"], args].concat())
     }
 
     /// Starts `twtrace diagnose` or `explain` with more arguments and waits until it watches; it
     /// goes on until it is stopped.
     pub fn report(lab: &Lab, verb: &str, args: &[&str]) -> Result<Self> {
-        let small = ["--max-live", "16384", "--buffer", "1"];
-        Self::start(lab, verb, &[&small[..], &["-o", "json", "--for", "1h"], args].concat())
+        Self::start(lab, "1", &[&[verb, "-o", "json", "--for", "1h"], args].concat())
+    }
+
+    /// Starts `twtrace watch --events -o ndjson` with more arguments and waits until it watches.
+    pub fn events(lab: &Lab, args: &[&str]) -> Result<Self> {
+        Self::start(lab, "2", &[&["watch", "--events", "-o", "ndjson"], args].concat())
+    }
+
+    fn start(lab: &Lab, buffer: &str, question: &[&str]) -> Result<Self> {
+        let question = [question, &["--max-live", "16384"]].concat();
+        let recording = tempfile::NamedTempFile::new()?.into_temp_path();
+        let kept = recording.to_str().context("the recording's path")?;
+        let more = ["--buffer", buffer, "--record", kept];
+        let running = Running::start(lab, &[&question[..], &more].concat())?;
+        let question = question.into_iter().map(str::to_owned).collect();
+        Ok(Self { lab: lab.clone(), question, recording, running })
+    }
+
+    /// Stops it as Ctrl-C does and gives its final document.
+    pub fn finish(self) -> Result<Summary> {
+        let backend = self.lab.backend.name();
+        let (text, stderr) = self.stop()?;
+        Summary::parse(&text, backend)
+            .with_context(|| format!("twtrace's document:\n{text}\nits standard error:\n{stderr}"))
     }
 
     /// Stops it as Ctrl-C does and gives its report.
@@ -59,55 +77,6 @@ impl Tracer {
         let (text, stderr) = self.stop()?;
         serde_json::from_str(&text)
             .with_context(|| format!("not JSON:\n{text}\nstandard error:\n{stderr}"))
-    }
-
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.context("process id")?, signal).context("signalling twtrace")
-    }
-
-    /// Starts `twtrace watch --events -o ndjson` with more arguments and waits until it watches.
-    pub fn events(lab: &Lab, args: &[&str]) -> Result<Self> {
-        Self::start(lab, "watch", &[&SMALL[..], &["--events", "-o", "ndjson"], args].concat())
-    }
-
-    fn start(lab: &Lab, verb: &str, args: &[&str]) -> Result<Self> {
-        Self::spawn(lab, &[&[verb, "--attach", lab.backend.name()], args].concat())
-    }
-
-    fn spawn(lab: &Lab, args: &[&str]) -> Result<Self> {
-        let mut child = command(lab)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("{} could not be started", lab.twtrace.display()))?;
-        let stdout = Collected::from(child.stdout.take().context("no standard output")?);
-        let stderr = Collected::from(child.stderr.take().context("no standard error")?);
-        let mut tracer = Self { backend: lab.backend.name(), child, stdout, stderr };
-        wait::until("twtrace to watch", START, || tracer.is_ready())
-            .map_err(|error| tracer.told(error))?;
-        Ok(tracer)
-    }
-
-    fn is_ready(&mut self) -> Result<Option<()>> {
-        if self.stderr.lines().iter().any(|line| line.starts_with(READY)) {
-            return Ok(Some(()));
-        }
-        if let Some(status) = self.child.try_wait()? {
-            bail!("twtrace ended before it watched: {status}");
-        }
-        Ok(None)
-    }
-
-    /// Stops it as Ctrl-C does and gives its final document.
-    pub fn finish(self) -> Result<Summary> {
-        let backend = self.backend;
-        let (text, stderr) = self.stop()?;
-        Summary::parse(&text, backend)
-            .with_context(|| format!("twtrace's document:\n{text}\nits standard error:\n{stderr}"))
     }
 
     /// Stops it as Ctrl-C does and gives the events it printed.
@@ -122,25 +91,106 @@ impl Tracer {
     /// Waits until `enough` is said of the events printed so far.
     pub fn await_events(&self, what: &str, enough: impl Fn(&[Value]) -> bool) -> Result<()> {
         wait::until(what, wait::SOON, || {
-            let lines = self.stdout.lines();
+            let lines = self.running.stdout.lines();
             let events: Vec<_> =
                 lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
             Ok(enough(&events).then_some(()))
         })
-        .map_err(|error| self.told(error))
+        .map_err(|error| self.running.told(error))
     }
 
-    fn stop(mut self) -> Result<(String, String)> {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.running.signal(signal)
+    }
+
+    fn stop(self) -> Result<(String, String)> {
+        let (stdout, stderr) = self.running.stop()?;
+        // Asked the same, the recording has to give the same answer to the last byte.
+        let mut replay = command(&self.lab);
+        let output = finished(replay.args(&self.question).arg("--replay").arg(&self.recording))?;
+        let replayed = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() || replayed.trim_end() != stdout.trim_end() {
+            let shown = shown(&output);
+            bail!("the replay differs from the live answer:\n{stdout}\n{stderr}\n{shown}");
+        }
+        Ok((stdout, stderr))
+    }
+}
+
+/// A `twtrace` process that watches.
+pub struct Running {
+    child: Child,
+    stdout: Collected,
+    stderr: Collected,
+}
+
+impl Running {
+    /// Starts `twtrace` with these arguments and the backend, and waits until it watches.
+    pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
+        Self::spawn(lab, &[args, &["--attach", lab.backend.name()]].concat())
+    }
+
+    /// Starts `twtrace VERB -o json` with more arguments, to ask a daemon, and waits until it
+    /// watches.
+    pub fn asking(lab: &Lab, daemon: &Daemon, verb: &str, args: &[&str]) -> Result<Self> {
+        let socket = daemon.socket().display().to_string();
+        let asks = [verb, "-o", "json", "--daemon", "always", "--socket", &socket];
+        Self::spawn(lab, &[&asks[..], args].concat())
+    }
+
+    fn spawn(lab: &Lab, args: &[&str]) -> Result<Self> {
+        let mut child = command(lab)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{} could not be started", lab.twtrace.display()))?;
+        let stdout = Collected::from(child.stdout.take().context("no standard output")?);
+        let stderr = Collected::from(child.stderr.take().context("no standard error")?);
+        let mut running = Self { child, stdout, stderr };
+        wait::until("twtrace to watch", START, || running.is_ready())
+            .map_err(|error| running.told(error))?;
+        Ok(running)
+    }
+
+    fn is_ready(&mut self) -> Result<Option<()>> {
+        if self.stderr.lines().iter().any(|line| line.starts_with(READY)) {
+            return Ok(Some(()));
+        }
+        match self.child.try_wait()? {
+            Some(status) => bail!("twtrace ended before it watched: {status}"),
+            None => Ok(None),
+        }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.context("process id")?, Signal::INT).context("interrupting twtrace")?;
-        let status =
-            wait::until("twtrace to end after SIGINT", wait::SOON, || Ok(self.child.try_wait()?))
-                .map_err(|error| self.told(error))?;
-        let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
+        kill_process(pid.context("process id")?, signal).context("signalling twtrace")
+    }
+
+    /// Stops it as Ctrl-C does; gives what it wrote to both its outputs.
+    pub fn stop(self) -> Result<(String, String)> {
+        self.signal(Signal::INT)?;
+        let (status, stdout, stderr) = self.ended()?;
         if !status.success() {
             bail!("twtrace ended with {status} after SIGINT\nits standard error:\n{stderr}");
         }
         Ok((stdout, stderr))
+    }
+
+    /// Waits for its end; gives how it ended and what it wrote to both its outputs.
+    pub fn ended(mut self) -> Result<(ExitStatus, String, String)> {
+        let status = wait::until("twtrace to end", wait::SOON, || self.has_ended())
+            .map_err(|error| self.told(error))?;
+        Ok((status, self.stdout.finish(), self.stderr.finish()))
+    }
+
+    /// How it ended, if it has.
+    pub fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     fn told(&self, error: anyhow::Error) -> anyhow::Error {
@@ -149,9 +199,9 @@ impl Tracer {
     }
 }
 
-impl Drop for Tracer {
+impl Drop for Running {
     fn drop(&mut self) {
-        // After a failed assertion it still runs; after stop() both calls do nothing.
+        // After a failed assertion it still runs; after its end both calls do nothing.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -96,7 +96,7 @@ pub struct ObserveArgs {
     #[arg(long, value_name = "FILE")]
     pub btf: Option<PathBuf>,
     /// Most sockets followed at once; beyond, counts stay right and lifetimes are sampled.
-    #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    #[arg(long, value_name = "N", default_value_t = MAX_LIVE, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub max_live: u32,
     /// Whether to ask the host's daemon: auto does if one answers and nothing here needs the
     /// kernel programs to be loaded anew.
@@ -115,6 +115,14 @@ pub struct ObserveArgs {
     /// Size of the event buffer, rounded up to a power of two.
     #[arg(long, value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub buffer: u32,
+}
+
+/// What is kept of a session.
+#[derive(Clone, Debug, Default, Args)]
+pub struct KeepArgs {
+    /// Keep everything that is taken in in this file too, for `replay` and `--replay`.
+    #[arg(long, value_name = "FILE", conflicts_with = "replay")]
+    pub record: Option<PathBuf>,
 }
 
 /// Where the daemon answers unless its configuration says otherwise.
@@ -143,6 +151,9 @@ pub enum Attach {
     /// Timer and socket tracepoints.
     Tracepoint,
 }
+
+/// Most sockets followed unless the user says otherwise.
+const MAX_LIVE: u32 = 262_144;
 
 impl ObserveArgs {
     /// Whether something is asked for that only programs loaded for this session can give.
@@ -220,9 +231,9 @@ pub struct WatchArgs {
     /// A simple table on a terminal as well, instead of the full screen.
     #[arg(long)]
     pub plain: bool,
-    /// Keep everything that is taken in in this file too, for `replay` and `--replay`.
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
+    /// What is kept of it.
+    #[command(flatten)]
+    pub keep: KeepArgs,
     /// Watch while this command runs, and stop with it.
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
@@ -290,6 +301,9 @@ pub struct PeerArgs {
     /// Which sockets, and how.
     #[command(flatten)]
     pub observe: ObserveArgs,
+    /// What is kept of it.
+    #[command(flatten)]
+    pub keep: KeepArgs,
     /// Output format: table or json.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
@@ -301,6 +315,9 @@ pub struct DiagnoseArgs {
     /// Which sockets, and how.
     #[command(flatten)]
     pub observe: ObserveArgs,
+    /// What is kept of it.
+    #[command(flatten)]
+    pub keep: KeepArgs,
     /// Output format.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: ReportFormat,
@@ -315,6 +332,9 @@ pub struct ExplainArgs {
     /// Which sockets, and how.
     #[command(flatten)]
     pub observe: ObserveArgs,
+    /// What is kept of it.
+    #[command(flatten)]
+    pub keep: KeepArgs,
     /// Output format.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: ReportFormat,

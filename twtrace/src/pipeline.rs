@@ -1,15 +1,18 @@
 //! The one owner of a session's state: a feed in, summaries out, and a recorder that may listen.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use twtrace_common::{Counter, Decode, Entered, Kind, entered_flags};
 
 use crate::{
     aggregate::{Aggregate, Settings},
     event::{BatchBuilder, Event},
-    feed::{Core, Input, KernelFeed, NoMoment, Origin, StreamEnd, StreamFeed, Wishes},
+    feed::{self, Core, Input, KernelFeed, NoMoment, Origin, StreamEnd, StreamFeed, Wishes},
     filter::Selection,
-    kernel::{KernelError, Options},
+    kernel::{KernelError, Options, Totals},
     peer::minutes::Memory,
     recording::{Recorder, WriteError},
     summary::{RowChoice, Summary},
@@ -17,6 +20,11 @@ use crate::{
 
 /// How often the buffer is looked into when it is too empty to be woken for.
 pub const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
+/// Time between two moments of a recording: what a crash costs at most, and the finest interval
+/// that a replay can show.
+const MOMENTS: Duration = Duration::from_secs(1);
+/// How often a moment is looked for in which nothing happens.
+const QUIET_TRIES: usize = 64;
 /// Peers whose past goes into one input.
 const PAST_AT_ONCE: usize = 1024;
 /// Sockets that go into one input.
@@ -66,7 +74,9 @@ struct Sink {
     core: Core,
     tap: Option<Box<dyn Tap>>,
     recorder: Option<Recorder>,
-    /// Why recording stopped, until somebody asks.
+    /// Bytes recorded so far.
+    recorded: u64,
+    /// Why recording stopped before the end. The session goes on without it.
     failed: Option<WriteError>,
 }
 
@@ -75,13 +85,19 @@ impl Sink {
         if let Some(tap) = &mut self.tap {
             tap.told(&input);
         }
-        if let Some(recorder) = &mut self.recorder
-            && let Err(error) = recorder.write(&input)
-        {
+        self.record(|recorder| recorder.write(&input));
+        self.core.take(input, observe);
+    }
+
+    /// Does something to the recording, if there is one still.
+    fn record(&mut self, write: impl FnOnce(&mut Recorder) -> Result<(), WriteError>) {
+        let Some(recorder) = &mut self.recorder else { return };
+        let written = write(recorder);
+        self.recorded = recorder.bytes();
+        if let Err(error) = written {
             self.failed = Some(error);
             self.recorder = None;
         }
-        self.core.take(input, observe);
     }
 }
 
@@ -91,6 +107,8 @@ pub struct Pipeline {
     sink: Sink,
     /// What every summary needs.
     wishes: Wishes,
+    /// When a moment was last looked at.
+    looked: Instant,
 }
 
 impl Pipeline {
@@ -126,20 +144,26 @@ impl Pipeline {
         let recorder = recorder(&origin)?;
         let settings = settings(&origin);
         let core = Core::new(origin, settings);
-        let mut sink = Sink { core, tap: None, recorder, failed: None };
+        let mut sink = Sink { core, tap: None, recorder, recorded: 0, failed: None };
         if follow_ends {
             kernel.follow_present(&mut |input| sink.take(input, observe))?;
         }
-        sink.take(Input::Ready(crate::feed::monotonic_ns()), observe);
-        let mut pipeline = Self { feed: Feed::Kernel(Box::new(kernel)), sink, wishes };
+        sink.take(Input::Ready(feed::monotonic_ns()), observe);
+        let mut pipeline =
+            Self { feed: Feed::Kernel(Box::new(kernel)), sink, wishes, looked: Instant::now() };
         pipeline.look(observe)?;
         Ok(pipeline)
     }
 
     /// Takes in a recording, or what a daemon sends.
     pub fn read(stream: StreamFeed, core: Core) -> Self {
-        let sink = Sink { core, tap: None, recorder: None, failed: None };
-        Self { feed: Feed::Stream(Box::new(stream)), sink, wishes: Wishes::default() }
+        let sink = Sink { core, tap: None, recorder: None, recorded: 0, failed: None };
+        Self {
+            feed: Feed::Stream(Box::new(stream)),
+            sink,
+            wishes: Wishes::default(),
+            looked: Instant::now(),
+        }
     }
 
     /// The kernel side, where this session has it.
@@ -188,6 +212,14 @@ impl Pipeline {
         }
     }
 
+    /// Bytes read of the stream, if it is one.
+    pub fn bytes_read(&self) -> Option<u64> {
+        match &self.feed {
+            Feed::Kernel(_) => None,
+            Feed::Stream(stream) => Some(stream.bytes_read()),
+        }
+    }
+
     /// Waits until something is there to be taken in.
     ///
     /// # Errors
@@ -200,11 +232,15 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Takes in one bounded batch, showing each event to `observe`.
+    /// Takes in one bounded batch, showing each event to `observe`. While a recording is written
+    /// it sees to it that the recording has its moments.
     ///
     /// # Errors
-    /// The recording could not be written.
+    /// The kernel's totals could not be read for the recording.
     pub fn drain(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<Drained, PipelineError> {
+        if self.sink.recorder.is_some() && self.looked.elapsed() >= MOMENTS {
+            self.look(observe)?;
+        }
         let input = match &mut self.feed {
             Feed::Kernel(kernel) => kernel.records(),
             Feed::Stream(stream) => stream.take(),
@@ -217,17 +253,14 @@ impl Pipeline {
             _ => Drained::Something,
         };
         self.sink.take(input, observe);
-        match self.sink.failed.take() {
-            Some(error) => Err(error.into()),
-            None => Ok(drained),
-        }
+        Ok(drained)
     }
 
     /// Finds out everything a summary of this moment needs, healing what was lost before. In a
     /// stream somebody else did.
     ///
     /// # Errors
-    /// The kernel's totals could not be read, or the recording not be written.
+    /// The kernel's totals could not be read.
     pub fn look(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<(), PipelineError> {
         let wishes = self.wishes;
         self.look_for(wishes, observe)
@@ -243,6 +276,7 @@ impl Pipeline {
         observe: &mut dyn FnMut(&Event),
     ) -> Result<(), PipelineError> {
         let Self { feed: Feed::Kernel(kernel), sink, .. } = self else { return Ok(()) };
+        self.looked = Instant::now();
         let (totals, skipped) = kernel.totals()?;
         // After the totals, so that whatever they count is in the rows as well, unless it is lost.
         drain_all(kernel, sink, observe);
@@ -257,11 +291,7 @@ impl Pipeline {
         }
         let moment = kernel.moment(&sink.core, totals, skipped, wishes);
         sink.take(moment, observe);
-        self.rotate()?;
-        match self.sink.failed.take() {
-            Some(error) => Err(error.into()),
-            None => Ok(()),
-        }
+        self.rotate(observe)
     }
 
     /// Takes the summary of this moment, or of the last one a stream told.
@@ -277,27 +307,36 @@ impl Pipeline {
         Ok(self.sink.core.summary(choice)?)
     }
 
+    /// Whether a recording is being written: not, if that failed.
+    pub fn is_recording(&self) -> bool {
+        self.sink.recorder.is_some()
+    }
+
+    /// Bytes of the recording so far, in all its files.
+    pub const fn recorded(&self) -> u64 {
+        self.sink.recorded
+    }
+
     /// Ends the recording, if there is one.
     ///
     /// # Errors
-    /// [`WriteError`].
+    /// [`WriteError`], of now or of before.
     pub fn finish_recording(&mut self) -> Result<(), PipelineError> {
-        match self.sink.recorder.take() {
-            Some(mut recorder) => Ok(recorder.finish()?),
-            None => Ok(()),
-        }
+        self.sink.record(Recorder::finish);
+        self.sink.recorder = None;
+        self.sink.failed.take().map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Begins the next file of a recording when one is due, with all that is known and lives now.
-    fn rotate(&mut self) -> Result<(), PipelineError> {
+    fn rotate(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<(), PipelineError> {
         if !self.sink.recorder.as_ref().is_some_and(Recorder::is_full) {
             return Ok(());
         }
-        let (origin, inputs) = self.begin_in_the_middle(&mut |_| {})?;
-        if let Some(recorder) = &mut self.sink.recorder {
+        let (origin, inputs) = self.begin_in_the_middle(observe)?;
+        self.sink.record(|recorder| {
             recorder.rotate(&origin)?;
-            inputs.iter().try_for_each(|input| recorder.write(input))?;
-        }
+            inputs.iter().try_for_each(|input| recorder.write(input))
+        });
         Ok(())
     }
 
@@ -316,24 +355,23 @@ impl Pipeline {
         let mut sockets: HashMap<u64, Entered> =
             kernel.live_now().into_values().flatten().map(|socket| (socket.tw, socket)).collect();
         // What came since the walk began is newer than what the walk saw.
-        drain_all(kernel, sink, &mut |event| {
+        let (totals, skipped) = quiet_totals(kernel, sink, &mut |event| {
             if let Event::Entered(entered) = event {
                 sockets.insert(entered.tw, *entered);
             }
             observe(event);
-        });
-        let (totals, skipped) = kernel.totals()?;
+        })?;
+        let clock = feed::now();
         let aggregate = sink.core.aggregate();
         let (present, count) = present(aggregate, &sockets);
-        let mut before = totals;
-        before = before.with(Counter::Present, totals.of(Counter::Present).wrapping_sub(count));
-        let origin =
-            Origin { totals_before: before, skipped_before: skipped, ..sink.core.origin().clone() };
+        let before = totals.of(Counter::Present).wrapping_sub(count);
+        let before = totals.with(Counter::Present, before);
+        let origin = sink.core.origin().begun_again(clock, before, skipped);
         let past = aggregate.table().past();
         let mut inputs: Vec<Input> =
             past.chunks(PAST_AT_ONCE).map(|some| Input::Past(some.to_vec())).collect();
         inputs.extend(present);
-        inputs.push(Input::Ready(crate::feed::monotonic_ns()));
+        inputs.push(Input::Ready(feed::monotonic_ns()));
         let wishes = Wishes { facts: true, cgroup_names: true };
         inputs.push(kernel.moment(&sink.core, totals, skipped, wishes));
         Ok((origin, inputs))
@@ -345,6 +383,25 @@ fn drain_all(kernel: &mut KernelFeed, sink: &mut Sink, observe: &mut dyn FnMut(&
     while let Some(input) = kernel.records() {
         sink.take(input, observe);
     }
+}
+
+/// The totals of a moment before which everything that they count has been taken in, as far as
+/// there is such a moment.
+fn quiet_totals(
+    kernel: &mut KernelFeed,
+    sink: &mut Sink,
+    observe: &mut dyn FnMut(&Event),
+) -> Result<(Totals, u64), KernelError> {
+    let mut before = kernel.totals()?;
+    for _ in 0..QUIET_TRIES {
+        drain_all(kernel, sink, observe);
+        let after = kernel.totals()?;
+        if after.0 == before.0 {
+            break;
+        }
+        before = after;
+    }
+    Ok(before)
 }
 
 /// The sockets followed, as records of sockets that were there at the start, and their number.

@@ -22,7 +22,7 @@ use crate::netns::Netns;
 use crate::summary::Totals;
 use crate::topology::{self, ROUTED, SERVER};
 use crate::traffic::{Behaviour, Client, Server, close_first};
-use crate::twtrace::Tracer;
+use crate::twtrace::{Running, Tracer};
 use crate::{expect, http, wait};
 
 /// Resident memory the daemon may take with its default sizes, bytes.
@@ -82,18 +82,18 @@ pub fn answers_like_a_session(lab: &Lab) -> Result<()> {
     settled(&net.client, 30)?;
 
     let only = ["--netns", net.client.name()];
-    let through = Tracer::through(lab, &daemon, "watch", &only)?;
+    let through = Running::asking(lab, &daemon, "watch", &only)?;
     let own = Tracer::watch(lab, &only)?;
     client.short_connections(server.addr(), 40)?;
     settled(&net.client, 70)?;
-    let through = through.finish()?;
+    let (through, _) = through.stop()?;
     let own = own.finish()?;
     let want = Totals { entered: 40, present_at_start: 30, live: 70, ..Totals::default() };
     expect::equal("totals of a session of its own", &want, &own.totals()?)?;
     expect::equal(
         "the daemon's answer (got) against a session's own",
         &comparable(own.document().clone()),
-        &comparable(through.document().clone()),
+        &comparable(serde_json::from_str(&through)?),
     )?;
     expect::equal("of all since the start", &55, &totals_of(&daemon, &net.client)?.entered)
 }
@@ -157,7 +157,8 @@ pub fn keeps_its_history(lab: &Lab) -> Result<()> {
 
     let peer = server.addr().to_string();
     let only = [peer.as_str(), "--netns", net.client.name(), "--for", "1h"];
-    let report = Tracer::through(lab, &second, "explain", &only)?.finish_report()?;
+    let (report, _) = Running::asking(lab, &second, "explain", &only)?.stop()?;
+    let report: Value = serde_json::from_str(&report)?;
     let history = &report["histories"][0];
     let told = || format!("{history:#}\n{}", second.log());
     let with = &history["with_timestamps"]["last"];

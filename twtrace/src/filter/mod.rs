@@ -205,6 +205,14 @@ impl Expr {
         }
     }
 
+    /// The conditions all of which have to hold.
+    fn parts(&self) -> &[Self] {
+        match self {
+            Self::And(parts) => parts,
+            part => std::slice::from_ref(part),
+        }
+    }
+
     /// One of `parts` at least, flat; with no part, every socket.
     pub fn any(parts: impl IntoIterator<Item = Self>) -> Self {
         let mut flat = Vec::new();
@@ -281,12 +289,16 @@ impl Selection {
         (filter, Self { whole, here })
     }
 
-    /// The part of what somebody selected that is meant here as well.
+    /// The part of what somebody selected that is meant here as well. What is selected already
+    /// is not decided again: the same question gives the same answer.
     #[must_use]
-    pub fn and(&self, part: Expr) -> Self {
+    pub fn and(&self, part: &Expr) -> Self {
+        let known = self.whole.parts();
+        let more: Vec<Expr> =
+            part.parts().iter().filter(|part| !known.contains(part)).cloned().collect();
         Self {
-            whole: Expr::all([self.whole.clone(), part.clone()]),
-            here: Expr::all([self.here.clone(), part]),
+            whole: Expr::all([self.whole.clone()].into_iter().chain(more.clone())),
+            here: Expr::all([self.here.clone()].into_iter().chain(more)),
         }
     }
 
@@ -296,10 +308,7 @@ impl Selection {
             Expr::Term(Term::Netns(Name::Number(inum))) => u32::try_from(*inum).ok(),
             _ => None,
         };
-        match &self.whole {
-            Expr::And(parts) => parts.iter().find_map(number),
-            part => number(part),
-        }
+        self.whole.parts().iter().find_map(number)
     }
 }
 
@@ -330,6 +339,15 @@ mod tests {
         assert_eq!(decide(Expr::any([yes(), maybe()])), Verdict::Yes);
         assert_eq!(decide(Expr::Not(Box::new(maybe()))), Verdict::Maybe);
         assert_eq!(decide(Expr::all([Expr::Not(Box::new(yes())), maybe()])), Verdict::No);
+    }
+
+    #[test]
+    fn what_is_selected_already_is_not_decided_again() {
+        let (_, first) = Selection::split("netns 7 and timestamps".parse().unwrap());
+        assert_eq!(first.and(&first.whole), first);
+        let narrower = first.and(&"timestamps and uid 3".parse().unwrap());
+        assert_eq!(narrower.whole.to_string(), "netns 7 and timestamps and uid 3");
+        assert_eq!(narrower.here, Expr::all([first.here, "uid 3".parse().unwrap()]));
     }
 
     #[test]

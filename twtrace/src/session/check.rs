@@ -9,10 +9,12 @@ use std::{
     time::Duration,
 };
 
-use super::{SessionError, gather::gather};
+use super::{
+    SessionError,
+    gather::{Question, gather},
+};
 use crate::{
     cli::CheckArgs,
-    summary::{RowChoice, Summary},
     view::check::{self, Status},
 };
 
@@ -24,17 +26,19 @@ const OBSERVE: Duration = Duration::from_secs(5);
 /// # Errors
 /// Writing the line failed; everything else is UNKNOWN and not an error.
 pub async fn check(args: &CheckArgs) -> Result<ExitCode, SessionError> {
-    let (status, line) = match summary(args).await {
-        Ok(summary) => check::line(&summary, args.warn, args.crit),
+    let (status, line) = match observe(args).await {
+        Ok(said) => said,
         Err(error) => (Status::Unknown, check::unknown(&error.to_string())),
     };
     writeln!(io::stdout(), "{line}")?;
     Ok(ExitCode::from(status as u8))
 }
 
-async fn summary(args: &CheckArgs) -> Result<Summary, SessionError> {
+async fn observe(args: &CheckArgs) -> Result<(Status, String), SessionError> {
     if args.warn > args.crit {
         return Err(SessionError::Usage("--warn must not be above --crit".into()));
     }
-    gather(&args.observe, None, Some(OBSERVE), RowChoice::default()).await
+    let question = Question { usual: Some(OBSERVE), ..Question::default() };
+    gather(&args.observe, question, |_, summary| Ok(check::line(summary, args.warn, args.crit)))
+        .await
 }

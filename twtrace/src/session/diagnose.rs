@@ -1,15 +1,13 @@
 //! `twtrace diagnose`.
 
-use std::{
-    io::{self, BufWriter, Write},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
-use super::{SessionError, gather::gather};
+use super::{
+    SessionError,
+    gather::{Question, gather},
+};
 use crate::{
     cli::DiagnoseArgs,
-    summary::RowChoice,
     view::{self, ReportFormat, style::Palette},
 };
 
@@ -21,12 +19,12 @@ pub(super) const OBSERVE: Duration = Duration::from_secs(15);
 /// # Errors
 /// [`SessionError`].
 pub async fn diagnose(args: &DiagnoseArgs, palette: Palette) -> Result<ExitCode, SessionError> {
-    let summary = gather(&args.observe, None, Some(OBSERVE), RowChoice::default()).await?;
-    let mut out = BufWriter::new(io::stdout().lock());
-    match args.output {
-        ReportFormat::Json => view::diagnosis::write_json(&mut out, &summary)?,
-        ReportFormat::Text => view::diagnosis::write(&mut out, &summary, palette)?,
-    }
-    out.flush()?;
+    let question =
+        Question { usual: Some(OBSERVE), keep: args.keep.clone(), ..Question::default() };
+    gather(&args.observe, question, |out, summary| match args.output {
+        ReportFormat::Json => view::diagnosis::write_json(out, summary),
+        ReportFormat::Text => view::diagnosis::write(out, summary, palette),
+    })
+    .await?;
     Ok(ExitCode::SUCCESS)
 }

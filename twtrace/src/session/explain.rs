@@ -1,11 +1,12 @@
 //! `twtrace explain`.
 
-use std::{
-    io::{self, BufWriter, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
-use super::{SessionError, diagnose::OBSERVE, gather::gather};
+use super::{
+    SessionError,
+    diagnose::OBSERVE,
+    gather::{Question, gather},
+};
 use crate::{
     cli::ExplainArgs,
     summary::RowChoice,
@@ -17,18 +18,16 @@ use crate::{
 /// # Errors
 /// [`SessionError`].
 pub async fn explain(args: &ExplainArgs, palette: Palette) -> Result<ExitCode, SessionError> {
-    let summary = gather(
-        &args.observe,
-        Some(args.peer),
-        Some(OBSERVE),
-        RowChoice { with_past: true, ..RowChoice::default() },
-    )
+    let question = Question {
+        peer: Some(args.peer),
+        usual: Some(OBSERVE),
+        choice: RowChoice { with_past: true, ..RowChoice::default() },
+        keep: args.keep.clone(),
+    };
+    gather(&args.observe, question, |out, summary| match args.output {
+        ReportFormat::Json => view::diagnosis::write_json(out, summary),
+        ReportFormat::Text => view::history::write(out, summary, palette),
+    })
     .await?;
-    let mut out = BufWriter::new(io::stdout().lock());
-    match args.output {
-        ReportFormat::Json => view::diagnosis::write_json(&mut out, &summary)?,
-        ReportFormat::Text => view::history::write(&mut out, &summary, palette)?,
-    }
-    out.flush()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,57 +1,85 @@
 //! Observing without showing anything until the end: what all reports have in common.
 
-use std::time::Duration;
+use std::{
+    io::{self, BufWriter, StdoutLock, Write},
+    time::Duration,
+};
 
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     SessionError,
     observe::{self, Plan},
+    progress::Progress,
     stop::Stop,
 };
 use crate::{
-    cli::{ObserveArgs, PeerAddress},
+    cli::{KeepArgs, ObserveArgs, PeerAddress},
     pipeline::{DRAIN_INTERVAL, Drained, Pipeline},
     summary::{RowChoice, Summary},
 };
 
-/// Observes all peers, or one, for as long as the user said or else for `usual` or until a signal,
-/// or a recording to its end; then gives the summary with the rows chosen.
+/// What a report is about.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// One peer; all if `None`.
+    pub peer: Option<PeerAddress>,
+    /// How long is observed when the user does not say; until a signal if `None`.
+    pub usual: Option<Duration>,
+    /// Which rows.
+    pub choice: RowChoice,
+    /// What is kept.
+    pub keep: KeepArgs,
+}
+
+/// Observes for as long as the user said, or else as is usual, or a recording to its end; then
+/// shows the summary.
 ///
 /// # Errors
-/// [`SessionError`].
-pub async fn gather(
+/// [`SessionError`]; that a recording could not be written is told after the answer.
+pub async fn gather<T>(
     args: &ObserveArgs,
-    peer: Option<PeerAddress>,
-    usual: Option<Duration>,
-    choice: RowChoice,
-) -> Result<Summary, SessionError> {
-    let wanted = peer.map(PeerAddress::selection).unwrap_or_default();
+    question: Question,
+    show: impl FnOnce(&mut BufWriter<StdoutLock<'_>>, &Summary) -> io::Result<T>,
+) -> Result<T, SessionError> {
+    let plan = Plan {
+        wanted: question.peer.map(PeerAddress::selection).unwrap_or_default(),
+        record: question.keep.record.map(|path| (path, None)),
+        ..Plan::default()
+    };
     let mut stop = Stop::listen()?;
-    let mut pipeline = observe::open(args, Plan { wanted, ..Plan::default() }, &mut |_| {}).await?;
-    let usual = usual.filter(|_| args.replay.is_none());
-    observe_for(&mut pipeline, &mut stop, args.duration.or(usual)).await?;
+    let mut pipeline = observe::open(args, plan, &mut |_| {}).await?;
+    let usual = question.usual.filter(|_| args.replay.is_none());
+    observe_for(&mut pipeline, &mut stop, args, args.duration.or(usual)).await?;
     observe::tell_end(&pipeline, args);
-    Ok(pipeline.summary(choice, &mut |_| {})?)
+    let summary = pipeline.summary(question.choice, &mut |_| {})?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let shown = show(&mut out, &summary)?;
+    out.flush()?;
+    pipeline.finish_recording()?;
+    Ok(shown)
 }
 
 /// Takes in what comes until something ends it. A time is that of what is taken in: a recording
 /// of a minute has a minute, however fast it is read.
-pub async fn observe_for(
+async fn observe_for(
     pipeline: &mut Pipeline,
     stop: &mut Stop,
+    args: &ObserveArgs,
     duration: Option<Duration>,
 ) -> Result<(), SessionError> {
     let live = !pipeline.is_stream();
     stop.after(duration.filter(|_| live));
     let mut drain = interval(DRAIN_INTERVAL);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut progress = Progress::begin();
     loop {
         tokio::select! {
             _ = stop.wait() => return Ok(()),
             readable = pipeline.readable() => readable?,
             _ = drain.tick() => {}
         }
+        progress.show_read(pipeline, args);
         match pipeline.drain(&mut |_| {})? {
             Drained::End => return Ok(()),
             Drained::Moment if duration.is_some_and(|time| pipeline.core().elapsed() >= time) => {

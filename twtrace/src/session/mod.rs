@@ -8,6 +8,7 @@ mod gather;
 pub mod log;
 mod observe;
 mod peer;
+mod progress;
 mod record;
 mod remote;
 mod replay;

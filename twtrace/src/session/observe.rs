@@ -158,13 +158,14 @@ fn read(
     origin: Origin,
     plan: Plan,
 ) -> Result<Pipeline, SessionError> {
-    // Names are those of the host it comes from.
-    let known = |name: &str| {
+    // Names are those of the host it comes from, and a path there means no more than its name.
+    let known = |asked: &str| {
+        let name = asked.strip_prefix("/run/netns/").unwrap_or(asked);
         let named = origin.netns_names.iter().find(|(_, known)| *known == name);
         let inum = named.map(|(inum, _)| *inum).or_else(|| name.parse().ok());
-        inum.map(u64::from).ok_or_else(|| format!("no network namespace {name} when it began"))
+        inum.map(u64::from).ok_or_else(|| format!("no network namespace {asked} when it began"))
     };
-    let selection = origin.selection.and(wanted(args, &plan, &known)?);
+    let selection = origin.selection.and(&wanted(args, &plan, &known)?);
     let plan = Plan { follow_ends: plan.follow_ends && origin.follow_ends, ..plan };
     let settings = settings(args, &plan, selection, &origin);
     Ok(Pipeline::read(stream, Core::new(origin, settings)))

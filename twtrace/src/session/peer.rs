@@ -1,14 +1,13 @@
 //! `twtrace peer`.
 
-use std::{
-    io::{self, BufWriter, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
-use super::{SessionError, gather::gather};
+use super::{
+    SessionError,
+    gather::{Question, gather},
+};
 use crate::{
     cli::PeerArgs,
-    summary::RowChoice,
     view::{self, Format, style::Palette},
 };
 
@@ -20,12 +19,12 @@ pub async fn peer(args: &PeerArgs, palette: Palette) -> Result<ExitCode, Session
     if matches!(args.output, Format::Csv | Format::Ndjson) {
         return Err(SessionError::Usage("peer writes table or json".into()));
     }
-    let summary = gather(&args.observe, Some(args.peer), None, RowChoice::default()).await?;
-    let mut out = BufWriter::new(io::stdout().lock());
-    match args.output {
-        Format::Json => view::json::write_pretty(&mut out, &summary)?,
-        _ => view::peer::write(&mut out, &summary, palette)?,
-    }
-    out.flush()?;
+    let question =
+        Question { peer: Some(args.peer), keep: args.keep.clone(), ..Question::default() };
+    gather(&args.observe, question, |out, summary| match args.output {
+        Format::Json => view::json::write_pretty(out, summary),
+        _ => view::peer::write(out, summary, palette),
+    })
+    .await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,22 +5,20 @@ use std::{
     process::ExitCode,
 };
 
-use tokio::time::{Duration, MissedTickBehavior, interval};
+use bytesize::ByteSize;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     SessionError,
     observe::{self, Plan},
+    progress::Progress,
     stop::Stop,
 };
 use crate::{
     cli::RecordArgs,
-    pipeline::{DRAIN_INTERVAL, PipelineError},
+    pipeline::{DRAIN_INTERVAL, Pipeline, PipelineError},
     recording::Rotation,
 };
-
-/// Time between two moments of a recording: what a crash costs at most, and the finest interval
-/// that a replay can show.
-const MOMENTS: Duration = Duration::from_secs(1);
 
 /// Keeps all that happens in a file, until something ends it.
 ///
@@ -32,36 +30,46 @@ pub async fn record(args: &RecordArgs) -> Result<ExitCode, SessionError> {
     let plan = Plan { record: Some((args.file.clone(), rotation)), ..Plan::default() };
     let mut pipeline = observe::open(&args.observe, plan, &mut |_| {}).await?;
     stop.after(args.observe.duration);
+    let mut progress = Progress::begin();
+    let outcome = keep(&mut pipeline, &mut stop, &mut progress).await;
+    drop(progress);
+    // The file is ended whatever happened, as far as that can be.
+    let finished = pipeline.finish_recording();
+    outcome?;
+    finished?;
+    // Nobody to tell if stderr is gone.
+    let _ = writeln!(io::stderr(), "twtrace: {} in {}", so_far(&pipeline), args.file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes in what comes until something ends it or it cannot be kept.
+async fn keep(
+    pipeline: &mut Pipeline,
+    stop: &mut Stop,
+    progress: &mut Progress,
+) -> Result<(), PipelineError> {
     let mut drain = interval(DRAIN_INTERVAL);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut moments = interval(MOMENTS);
-    moments.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let outcome: Result<(), PipelineError> = async {
-        loop {
-            tokio::select! {
-                _ = stop.wait() => return Ok(()),
-                readable = pipeline.readable() => readable?,
-                _ = drain.tick() => {}
-                _ = moments.tick() => pipeline.look(&mut |_| {})?,
-            }
-            pipeline.drain(&mut |_| {})?;
+    while pipeline.is_recording() {
+        tokio::select! {
+            _ = stop.wait() => return pipeline.look(&mut |_| {}),
+            readable = pipeline.readable() => readable?,
+            _ = drain.tick() => {}
         }
+        pipeline.drain(&mut |_| {})?;
+        progress.show(|| format!("recording: {}", so_far(pipeline)));
     }
-    .await;
-    // The file is ended whatever happened, as far as that can be.
-    let finished = outcome.and_then(|()| {
-        pipeline.look(&mut |_| {})?;
-        pipeline.finish_recording()
-    });
+    Ok(())
+}
+
+/// What has been kept, in words.
+fn so_far(pipeline: &Pipeline) -> String {
     let counts = pipeline.core().aggregate().table().sum().counts;
-    let _ = writeln!(
-        io::stderr(),
-        "twtrace: {} sockets entered and {} ended in {:.1} s, kept in {}",
+    format!(
+        "{} sockets entered and {} ended in {:.1} s, {}",
         counts.entered,
         counts.ended_total(),
         pipeline.core().elapsed().as_secs_f64(),
-        args.file.display()
-    );
-    finished?;
-    Ok(ExitCode::SUCCESS)
+        ByteSize::b(pipeline.recorded()).display().iec()
+    )
 }

@@ -13,6 +13,7 @@ use super::{
     SessionError,
     full_screen::FullScreen,
     observe::{self, Plan},
+    progress::Progress,
     stop::{Stop, Stopped},
 };
 use crate::{
@@ -45,7 +46,7 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
         prefixes: args.prefixes,
         max_peers: args.max_peers,
         facts: true,
-        record: args.record.clone().map(|path| (path, None)),
+        record: args.keep.record.clone().map(|path| (path, None)),
     };
     let mut stop = Stop::listen()?;
     let mut screen = Screen::new(args, palette)?;
@@ -60,6 +61,7 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     let mut redraw = interval(args.interval);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut shown = Duration::ZERO;
+    let mut progress = Progress::unless(screen.terminal);
 
     let mut ended = false;
 
@@ -85,13 +87,18 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
         }
         // One bounded batch a turn, so that a flood cannot keep Ctrl-C waiting.
         let drained = pipeline.drain(&mut |event| screen.take(event))?;
-        screen.events.flush()?;
+        if live || drained != Drained::Something {
+            screen.events.flush()?;
+        }
+        progress.show_read(&pipeline, &args.observe);
         let elapsed = pipeline.core().elapsed();
         if drained == Drained::Moment && elapsed >= shown + args.interval {
             shown = elapsed;
             due = true;
         }
-        let enough = args.count.is_some_and(|count| screen.events.entered >= count);
+        // A stream is left at a moment, whose facts are those of all events before.
+        let enough = args.count.is_some_and(|count| screen.events.entered >= count)
+            && (live || drained == Drained::Moment);
         let over = drained == Drained::End
             || (!live && args.observe.duration.is_some_and(|time| elapsed >= time));
         if over && screen.is_full() && !ended {
@@ -103,14 +110,12 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
         if due && screen.refreshes() {
             let summary = pipeline.summary(screen.choice, &mut |event| screen.take(event))?;
             screen.refresh(summary, pipeline.core().clock())?;
-        } else if due && args.record.is_some() {
-            // A recording has moments though nothing is shown.
-            pipeline.look(&mut |event| screen.take(event))?;
         }
         if enough && !stop.has_command() || over && !screen.is_full() {
             break Stopped::Asked;
         }
     };
+    drop(progress);
     screen.close();
     observe::tell_end(&pipeline, &args.observe);
     let summary = pipeline.summary(screen.choice, &mut |event| screen.take(event))?;
