@@ -17,7 +17,7 @@ use crate::{
     kernel::Backend,
     peer::GroupBy,
     summary::SortKey,
-    view::{Format, ReportFormat},
+    view::{ExportFormat, Format, ReportFormat},
 };
 
 /// Explains why TIME_WAIT sockets pile up: which peers, which path, and why the fast one is closed.
@@ -68,6 +68,8 @@ pub enum Command {
     Record(RecordArgs),
     /// Watch a recording.
     Replay(ReplayArgs),
+    /// Turn a recording's events into rows for other programs: docs/RECORDING.md.
+    Export(ExportArgs),
     /// Observe for 15 s, then say what is wrong and what to do, or how far each limit is.
     Diagnose(DiagnoseArgs),
     /// The same for one peer, with its history: since when it has sent no timestamps, and so on.
@@ -156,6 +158,22 @@ pub enum Attach {
 const MAX_LIVE: u32 = 262_144;
 
 impl ObserveArgs {
+    /// All of a recording, as fast as it goes.
+    pub fn of_recording(file: PathBuf) -> Self {
+        Self {
+            duration: None,
+            netns: None,
+            attach: Attach::Auto,
+            btf: None,
+            max_live: MAX_LIVE,
+            daemon: AskDaemon::Never,
+            socket: DEFAULT_SOCKET.into(),
+            replay: Some(file),
+            speed: None,
+            buffer: 1,
+        }
+    }
+
     /// Whether something is asked for that only programs loaded for this session can give.
     pub fn needs_own_programs(&self) -> bool {
         self.attach != Attach::Auto || self.btf.is_some()
@@ -290,6 +308,23 @@ pub struct ReplayArgs {
     /// What to show of it, and how.
     #[command(flatten)]
     pub watch: WatchArgs,
+}
+
+/// Arguments of `twtrace export`.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// The recording.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only sockets that match, in the syntax of ss: dst 10.0.0.0/8 and not timestamps.
+    #[arg(value_name = "EXPRESSION")]
+    pub expression: Vec<String>,
+    /// What to make of it.
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: ExportFormat,
+    /// Where to put it, instead of standard output; a file that is there is replaced.
+    #[arg(short, long, value_name = "OUT")]
+    pub output: Option<PathBuf>,
 }
 
 /// Arguments of `twtrace peer`.

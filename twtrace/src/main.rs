@@ -71,6 +71,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             Command::Peer(args) => session::peer(args, palette).await,
             Command::Record(args) => session::record(args).await,
             Command::Replay(args) => session::replay(args, palette).await,
+            Command::Export(args) => session::export(args).await,
             Command::Diagnose(args) => session::diagnose(args, palette).await,
             Command::Explain(args) => session::explain(args, palette).await,
             Command::Check(args) => session::check(args).await,

@@ -8,8 +8,8 @@ use twtrace::{
     event::Event,
     kernel::{Backend, Refusal, Totals},
     summary::{Context, RowChoice, Summary},
-    units::Hz,
-    view::{self, Format, events::EventWriter, style::Palette},
+    units::{Clock, Hz},
+    view::{self, Format, columns::Provenance, events::EventWriter, style::Palette},
 };
 use twtrace_common::{
     Counter, Ended, Entered, Flow, Header, Kind, TCP_FIN_WAIT2, TCP_TIME_WAIT, ended_flags,
@@ -178,6 +178,20 @@ fn events_fit_their_schema() {
         let mut text = Vec::new();
         writer.write(&mut text, &event).expect("writing to memory");
         assert_valid(&schema, &serde_json::from_slice(&text).expect("one JSON document"));
+        let from = Provenance {
+            host: "web \"1\", old".to_owned(),
+            kernel: "6.12".to_owned(),
+            boot_id: "b".to_owned(),
+            clock: Clock { mono_ns: 1, wall: std::time::SystemTime::UNIX_EPOCH },
+        };
+        let mut exported = Vec::new();
+        writer.write_from(&mut exported, &event, Some(&from)).expect("writing to memory");
+        let document: Value = serde_json::from_slice(&exported).expect("one JSON document");
+        assert_valid(&schema, &document);
+        assert_eq!(document["host"], "web \"1\", old");
+        let only_provenance = document.as_object().expect("an object").len()
+            - serde_json::from_slice::<HashMap<String, Value>>(&text).expect("an object").len();
+        assert_eq!(only_provenance, 4, "the rest is what a live session says");
     }
 }
 

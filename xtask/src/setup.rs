@@ -2,6 +2,7 @@
 
 mod compiler;
 mod install;
+pub mod python;
 mod requirement;
 
 use std::process::ExitCode;

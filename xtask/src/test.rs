@@ -76,6 +76,7 @@ fn on_host(programs: &StaticPrograms, filter: Option<&str>) -> Result<()> {
         .args(["--attach", "tracepoint"])
         .args(filter)
         .env(vm::TRACER_VARIABLE, &programs.twtrace)
+        .env(setup::python::VARIABLE, setup::python::interpreter())
         .current_dir(build::workspace());
     process::run_visibly(&mut command)
 }

@@ -20,6 +20,7 @@ mod present;
 mod prometheus;
 mod purged;
 mod rearmed;
+mod recording;
 mod refusal;
 mod replaced;
 mod reset;
@@ -105,6 +106,10 @@ pub const ALL: &[Scenario] = &[
     every("why_a_socket_is_blocked", entry::why_a_socket_is_blocked),
     every("no_ends_counts_the_same", limits::no_ends_counts_the_same),
     every("cap_of_peers_folds_into_other", limits::cap_of_peers_folds_into_other),
+    tracepoints("recording_in_several_files", recording::in_several_files),
+    tracepoints("recording_on_a_full_disk", recording::on_a_full_disk),
+    tracepoints("recording_killed_in_the_middle", recording::killed_in_the_middle),
+    tracepoints("export_is_queried_by_duckdb", recording::export_is_queried_by_duckdb),
     every("command_mode", session::command_mode),
     every("count_ends_the_session", session::count_ends_the_session),
     every("duration_ends_the_session", session::duration_ends_the_session),

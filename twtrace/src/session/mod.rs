@@ -3,6 +3,7 @@
 mod check;
 mod diagnose;
 mod explain;
+mod export;
 mod full_screen;
 mod gather;
 pub mod log;
@@ -20,6 +21,7 @@ use std::{io, path::PathBuf};
 pub use check::check;
 pub use diagnose::diagnose;
 pub use explain::explain;
+pub use export::export;
 pub use peer::peer;
 pub use record::record;
 pub use remote::DaemonError;

@@ -2,10 +2,13 @@
 
 use std::io::{self, Write};
 
-use serde_json::{Map, Value, json};
-use twtrace_common::{EndReason, Ended, Entered, TCP_FIN_WAIT2, ended_flags, entered_flags};
+use twtrace_common::{EndReason, Ended, TCP_FIN_WAIT2, entered_flags};
 
-use super::{Format, csv::quoted};
+use super::{
+    Format,
+    columns::{Column, Field, Provenance, Seen, columns},
+    csv::quoted,
+};
 use crate::{
     event::{Event, end_reason, ip},
     path,
@@ -14,28 +17,6 @@ use crate::{
 
 /// Name and version of each line.
 pub const SCHEMA: &str = "twtrace.event/1";
-
-/// Columns of the CSV form, in order; each is a key of the JSON form.
-const CSV_COLUMNS: [&str; 18] = [
-    "event",
-    "mono_ns",
-    "netns",
-    "role",
-    "local",
-    "remote",
-    "state",
-    "reason",
-    "lifetime_ms",
-    "scheduled_ms",
-    "rearms",
-    "rto_ms",
-    "ts_recent_stamp",
-    "tstamp_ok",
-    "blocked",
-    "uid",
-    "cgroup",
-    "tw",
-];
 
 /// Writes events in one format.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +35,19 @@ impl EventWriter {
     /// # Errors
     /// Those of the writer.
     pub fn write_header(&self, out: &mut impl Write) -> io::Result<()> {
+        self.write_header_of(out, false)
+    }
+
+    /// The same for events that are told with their provenance.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write_header_of(&self, out: &mut impl Write, provenance: bool) -> io::Result<()> {
         match self.format {
-            Format::Csv => writeln!(out, "{}", CSV_COLUMNS.join(",")),
+            Format::Csv => {
+                let names: Vec<_> = csv_columns(provenance).map(|column| column.name).collect();
+                writeln!(out, "{}", names.join(","))
+            }
             Format::Table => writeln!(
                 out,
                 "{:>14}  {:<9} {:<42} {:<42} DETAIL",
@@ -70,94 +62,50 @@ impl EventWriter {
     /// # Errors
     /// Those of the writer.
     pub fn write(&self, out: &mut impl Write, event: &Event) -> io::Result<()> {
+        self.write_from(out, event, None)
+    }
+
+    /// Writes one event with its provenance, if that is told. A table has no room for it.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write_from(
+        &self,
+        out: &mut impl Write,
+        event: &Event,
+        from: Option<&Provenance>,
+    ) -> io::Result<()> {
+        let seen = self.seen(event, from);
         match self.format {
             Format::Table => self.write_text(out, event),
             Format::Json | Format::Ndjson => {
-                serde_json::to_writer(&mut *out, &self.document(event))?;
-                writeln!(out)
+                let mut before = '{';
+                for column in columns(from.is_some()) {
+                    if let Some(field) = column.value(&seen) {
+                        write!(out, "{before}\"{}\":", column.name)?;
+                        serde_json::to_writer(&mut *out, &field)?;
+                        before = ',';
+                    }
+                }
+                writeln!(out, "}}")
             }
             Format::Csv => {
-                let document = self.document(event);
-                let fields = CSV_COLUMNS.map(|column| match document.get(column) {
-                    None | Some(Value::Null) => String::new(),
-                    Some(Value::String(text)) => quoted(text),
-                    Some(other) => other.to_string(),
-                });
-                writeln!(out, "{}", fields.join(","))
+                for (at, column) in csv_columns(from.is_some()).enumerate() {
+                    let field = column.value(&seen).unwrap_or(Field::Null);
+                    let comma = if at == 0 { "" } else { "," };
+                    match field {
+                        Field::Text(text) => write!(out, "{comma}{}", quoted(&text))?,
+                        field => write!(out, "{comma}{field}")?,
+                    }
+                }
+                writeln!(out)
             }
         }
     }
 
-    fn document(&self, event: &Event) -> Map<String, Value> {
-        let flow = event.flow();
-        let header = event.header();
-        let mut document = Map::new();
-        let mut put = |key: &str, value: Value| document.insert(key.to_owned(), value);
-        put("schema", json!(SCHEMA));
-        put("event", json!(name(event)));
-        put("mono_ns", json!(event.mono_ns()));
-        put("netns", json!(header.netns));
-        put("role", json!(event.role().as_str()));
-        put("local", json!(endpoint(flow.local, flow.local_port)));
-        put("remote", json!(endpoint(flow.remote, flow.remote_port)));
-        put("state", json!(state(header.state)));
-        match event {
-            Event::Entered(entered) => self.put_entry(entered, event, &mut put),
-            Event::Present(entered) => {
-                put("tw", json!(address(entered.tw)));
-                put("remaining_ms", json!(self.hz.millis(entered.armed)));
-                put("ts_recent_stamp", json!(entered.ts_recent_stamp));
-            }
-            Event::Ended(ended) => self.put_end(ended, &mut put),
-        }
-        document
-    }
-
-    fn put_entry(
-        &self,
-        entered: &Entered,
-        event: &Event,
-        put: &mut impl FnMut(&str, Value) -> Option<Value>,
-    ) {
-        let path = path::at_entry(entered, event.role());
-        put("tw", json!(address(entered.tw)));
-        put("overflow", json!(entered.header.flags & entered_flags::OVERFLOW != 0));
-        put("family", json!(entered.family));
-        put("timeo_jiffies", json!(entered.timeo));
-        put("scheduled_ms", self.millis(entered.armed));
-        put("rto_ms", self.millis(entered.rto));
-        put("ts_recent_stamp", json!(entered.ts_recent_stamp));
-        put("tstamp_ok", json!(entered.header.flags & entered_flags::TSTAMP_OK != 0));
-        put("autobound", json!(entered.header.flags & entered_flags::AUTOBOUND != 0));
-        put("eligible", json!(path.eligible));
-        put("blocked", json!(path.blocked.map(|block| block.key())));
-        put("uid", json!(entered.uid));
-        put("cgroup", json!((entered.cgroup != 0).then_some(entered.cgroup)));
-        put("tw_reuse", json!(entered.tcp_tw_reuse));
-        put("tcp_timestamps", json!(entered.tcp_timestamps));
-        put("port_range", json!([entered.flow.port_low, entered.flow.port_high]));
-    }
-
-    fn put_end(&self, ended: &Ended, put: &mut impl FnMut(&str, Value) -> Option<Value>) {
-        let outcome = path::at_end(ended, self.recycle_exists, self.hz);
-        let flag = |flag: u16| json!(ended.header.flags & flag != 0);
-        put("tw", json!(address(ended.tw)));
-        put("reason", json!(reason(ended, outcome)));
-        put("path", json!(outcome.key()));
-        put("lifetime_ms", json!(lifetime_ms(ended)));
-        put("scheduled_ms", self.millis(ended.last_armed));
-        put("first_scheduled_ms", self.millis(ended.first_armed));
-        put("rearms", json!(ended.rearms));
-        put("rto_ms", self.millis(ended.rto));
-        put("promoted", flag(ended_flags::PROMOTED));
-        put("present_at_start", flag(ended_flags::PRESENT));
-        put("bound", flag(ended_flags::BOUND));
-        put("inferred", flag(ended_flags::INFERRED));
-    }
-
-    /// Jiffies as milliseconds, null for 0, which means "not seen".
-    fn millis(&self, jiffies: u32) -> Value {
-        if jiffies == 0 { Value::Null } else { json!(self.hz.millis(jiffies)) }
+    /// An event, to be asked column by column.
+    pub fn seen<'a>(&self, event: &'a Event, from: Option<&'a Provenance>) -> Seen<'a> {
+        Seen { event, hz: self.hz, recycle_exists: self.recycle_exists, from }
     }
 
     fn write_text(&self, out: &mut impl Write, event: &Event) -> io::Result<()> {
@@ -209,6 +157,10 @@ impl EventWriter {
     }
 }
 
+fn csv_columns(provenance: bool) -> impl Iterator<Item = &'static Column> {
+    columns(provenance).filter(|column| column.csv)
+}
+
 /// What happened.
 pub fn name(event: &Event) -> &'static str {
     match event {
@@ -219,12 +171,12 @@ pub fn name(event: &Event) -> &'static str {
 }
 
 /// The state's name.
-fn state(state: u8) -> &'static str {
+pub fn state(state: u8) -> &'static str {
     if state == TCP_FIN_WAIT2 { "FIN_WAIT2" } else { "TIME_WAIT" }
 }
 
 /// Why it ended, in one word.
-fn reason(ended: &Ended, outcome: path::Outcome) -> &'static str {
+pub fn reason(ended: &Ended, outcome: path::Outcome) -> &'static str {
     match (end_reason(ended), outcome) {
         (EndReason::Expired, path::Outcome::TwoMsl) => "expired",
         (EndReason::Aborted, _) => "aborted",
@@ -233,7 +185,7 @@ fn reason(ended: &Ended, outcome: path::Outcome) -> &'static str {
 }
 
 /// Milliseconds from entry to end, if the entry was seen.
-fn lifetime_ms(ended: &Ended) -> Option<u64> {
+pub fn lifetime_ms(ended: &Ended) -> Option<u64> {
     let lived = ended.mono_ns.saturating_sub(ended.entered_ns) / 1_000_000;
     (ended.entered_ns != 0).then_some(lived)
 }
@@ -241,9 +193,4 @@ fn lifetime_ms(ended: &Ended) -> Option<u64> {
 /// An address and port as the field writes them.
 pub fn endpoint(address: [u8; 16], port: u16) -> String {
     std::net::SocketAddr::new(ip(address), port).to_string()
-}
-
-/// A kernel address, which tells two sockets with the same ports apart.
-fn address(tw: u64) -> Option<String> {
-    (tw != 0).then(|| format!("{tw:#x}"))
 }

@@ -2,12 +2,14 @@
 //! terminal.
 
 pub mod check;
+pub mod columns;
 pub mod csv;
 pub mod diagnosis;
 pub mod events;
 pub mod history;
 pub mod json;
 pub mod metrics;
+pub mod parquet;
 pub mod peer;
 pub mod status;
 pub mod style;
@@ -37,6 +39,17 @@ pub enum ReportFormat {
     Text,
     /// One JSON document.
     Json,
+}
+
+/// Forms of an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// One JSON object a line.
+    Ndjson,
+    /// Comma-separated, with a header line.
+    Csv,
+    /// Apache Parquet, compressed with Zstandard.
+    Parquet,
 }
 
 impl Format {

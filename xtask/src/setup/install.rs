@@ -4,7 +4,10 @@ use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::requirement::{Remedy, Requirement};
+use super::{
+    python,
+    requirement::{Remedy, Requirement},
+};
 use crate::{
     process::{self, say},
     toolchain::DEBIAN_TOOLCHAIN,
@@ -36,6 +39,7 @@ pub fn install(missing: &[Requirement]) -> Result<()> {
                 "/usr",
             ]))?,
             Remedy::BuildLinker(llvm) => build_linker(llvm)?,
+            Remedy::DuckDb => python::install()?,
             Remedy::Packages(_) | Remedy::ByHand(_) => {}
         }
     }
@@ -48,7 +52,7 @@ fn refuse_what_only_the_user_can_do(missing: &[Requirement]) -> Result<()> {
     let beyond = missing.iter().any(|it| match it.remedy {
         Remedy::ByHand(_) => true,
         Remedy::Packages(_) => !apt,
-        Remedy::LinkToolchain | Remedy::BuildLinker(_) => false,
+        Remedy::LinkToolchain | Remedy::BuildLinker(_) | Remedy::DuckDb => false,
     });
     if !beyond {
         return Ok(());
@@ -69,6 +73,7 @@ fn by_hand(remedy: &Remedy) -> String {
         Remedy::BuildLinker(llvm) => {
             format!("LLVM_PREFIX=$(llvm-config --prefix) {}", linker_words(*llvm).join(" "))
         }
+        Remedy::DuckDb => format!("by `cargo xtask setup`, into {}", python::place().display()),
         Remedy::ByHand(how) => (*how).to_owned(),
     }
 }

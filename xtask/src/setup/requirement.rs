@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use super::{Purpose, compiler};
+use super::{Purpose, compiler, python};
 use crate::{process, toolchain::Facts};
 
 /// One thing the machine should have.
@@ -29,6 +29,8 @@ pub enum Remedy {
     Packages(Vec<String>),
     /// Make the distribution's compiler known to rustup.
     LinkToolchain,
+    /// Make a virtual environment with DuckDB in it.
+    DuckDb,
     /// Build bpf-linker against this major version of LLVM.
     BuildLinker(u32),
     /// Nothing xtask can do; the user is told this.
@@ -52,6 +54,8 @@ pub trait Look {
     fn has_file(&self, path: &Path) -> bool;
     /// The directory of the rustup toolchain in use.
     fn sysroot(&self) -> Option<PathBuf>;
+    /// Whether the distribution's Python has a module.
+    fn has_python_module(&self, name: &str) -> bool;
     /// Where the C compiler finds one of its libraries.
     fn library(&self, name: &str) -> Option<PathBuf>;
 }
@@ -76,6 +80,11 @@ impl Look for Machine {
     fn sysroot(&self) -> Option<PathBuf> {
         let path = process::output(Command::new("rustc").args(["--print", "sysroot"])).ok()?;
         Some(path.trim().into())
+    }
+
+    fn has_python_module(&self, name: &str) -> bool {
+        let ask = format!("import {name}");
+        process::output(Command::new("python3").args(["-c", &ask])).is_ok()
     }
 
     fn library(&self, name: &str) -> Option<PathBuf> {
@@ -145,6 +154,18 @@ fn for_tests(look: &dyn Look) -> Vec<Requirement> {
             look.has_program("promtool"),
             &["prometheus"],
         ),
+        packaged(
+            "Python with venv",
+            "runs the query engine below",
+            look.has_python_module("ensurepip"),
+            &["python3", "python3-venv"],
+        ),
+        Requirement {
+            name: "DuckDB".into(),
+            why: "runs the documented queries",
+            present: look.has_file(&python::mark()),
+            remedy: Remedy::DuckDb,
+        },
     ]
 }
 
@@ -187,6 +208,9 @@ pub mod tests {
         }
         fn sysroot(&self) -> Option<PathBuf> {
             Some("/sysroot".into())
+        }
+        fn has_python_module(&self, name: &str) -> bool {
+            self.0.contains(&name)
         }
         fn library(&self, name: &str) -> Option<PathBuf> {
             self.0.contains(&name).then(|| name.into())

@@ -1,0 +1,36 @@
+//! A Python of the tests' own, with the query engine that reads what twtrace exports.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use crate::{build, process};
+
+/// What the tests ask for this Python by.
+pub const VARIABLE: &str = "TWTRACE_PYTHON";
+
+/// What is installed; a later major version may read the query otherwise.
+const DUCKDB: &str = "duckdb<3";
+
+/// Where it is.
+pub fn place() -> PathBuf {
+    build::target_dir().join("python")
+}
+
+/// The interpreter.
+pub fn interpreter() -> PathBuf {
+    place().join("bin/python")
+}
+
+/// A file that is there once all is installed.
+pub fn mark() -> PathBuf {
+    place().join("twtrace-ready")
+}
+
+/// Makes a virtual environment and installs into it, from wherever this machine's pip installs.
+pub fn install() -> Result<()> {
+    process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(place()))?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", DUCKDB];
+    process::run(Command::new(interpreter()).args(pip))?;
+    fs::write(mark(), DUCKDB).with_context(|| format!("{}", mark().display()))
+}
