@@ -28,7 +28,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts one as root and waits until it answers.
     pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
-        let all = [&[SMALL[0], SMALL[1], "--buffer", "2MiB"], args].concat();
+        let all = [&[SMALL[2], SMALL[3], "--buffer", "2MiB"], args].concat();
         Self::starting(lab, &all, directory()?, &|command| Ok(command.spawn()?))
     }
 
@@ -39,7 +39,7 @@ impl Daemon {
 
     /// Starts one where another was: same socket, same state.
     pub fn after(lab: &Lab, other: &Self) -> Result<Self> {
-        let args = [SMALL[0], SMALL[1], "--buffer", "2MiB"];
+        let args = [SMALL[2], SMALL[3], "--buffer", "2MiB"];
         Self::starting(lab, &args, Arc::clone(&other.directory), &|command| Ok(command.spawn()?))
     }
 
@@ -50,7 +50,7 @@ impl Daemon {
         let unlimited = Rlimit { current: None, maximum: None };
         let _ = setrlimit(Resource::Memlock, unlimited);
         let kept: CapsHashSet = kept.iter().copied().collect();
-        let all = [&[SMALL[0], SMALL[1], "--buffer", "2MiB"], args].concat();
+        let all = [&[SMALL[2], SMALL[3], "--buffer", "2MiB"], args].concat();
         let directory = directory()?;
         std::os::unix::fs::chown(directory.path(), Some(NOBODY), Some(NOBODY))?;
         Self::starting(lab, &all, directory, &|command| {
