@@ -142,7 +142,7 @@ pub fn save(path: &Path, origin: &Origin, past: &[Past], now: Clock) -> Result<(
             Some(directory) => File::open(directory)?.sync_all(),
             None => Ok(()),
         });
-        moved.map_err(|source| WriteError { path: path.to_owned(), source })
+        moved.map_err(|error| WriteError { path: path.to_owned(), error })
     });
     if written.is_err() {
         // It may be what filled the disk.

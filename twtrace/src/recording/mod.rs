@@ -96,10 +96,10 @@ pub enum ReadError {
 
 /// Why a recording cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write the recording {path}: {source}; what was written before is whole")]
+#[error("cannot write the recording {path}: {error}; what was written before is whole")]
 pub struct WriteError {
     /// The file.
     pub path: PathBuf,
     /// Why.
-    pub source: io::Error,
+    pub error: io::Error,
 }

@@ -128,7 +128,7 @@ impl Recorder {
         origin: &Origin,
         rotation: Option<Rotation>,
     ) -> Result<Self, WriteError> {
-        let failed = |source| WriteError { path: path.to_owned(), source };
+        let failed = |error| WriteError { path: path.to_owned(), error };
         let file = open(path).map_err(failed)?;
         let (encoder, head) = Encoder::new(origin).map_err(failed)?;
         let mut recorder =
@@ -142,7 +142,7 @@ impl Recorder {
     /// # Errors
     /// [`WriteError`].
     pub fn write(&mut self, input: &Input) -> Result<(), WriteError> {
-        match self.encoder.push(input).map_err(|source| self.failed(source))? {
+        match self.encoder.push(input).map_err(|error| self.failed(error))? {
             Some(block) => self.append(&block),
             None => Ok(()),
         }
@@ -188,9 +188,9 @@ impl Recorder {
     /// # Errors
     /// [`WriteError`].
     pub fn finish(&mut self) -> Result<(), WriteError> {
-        let block = self.encoder.end().map_err(|source| self.failed(source))?;
+        let block = self.encoder.end().map_err(|error| self.failed(error))?;
         self.append(&block)?;
-        self.file.sync_data().map_err(|source| self.failed(source))
+        self.file.sync_data().map_err(|error| self.failed(error))
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
@@ -205,8 +205,8 @@ impl Recorder {
         Ok(())
     }
 
-    fn failed(&self, source: io::Error) -> WriteError {
-        WriteError { path: self.path.clone(), source }
+    fn failed(&self, error: io::Error) -> WriteError {
+        WriteError { path: self.path.clone(), error }
     }
 }
 
