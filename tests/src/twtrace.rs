@@ -25,7 +25,7 @@ pub const START: Duration = Duration::from_secs(120);
 
 /// Smaller maps than the defaults: scenarios run side by side in machines of little memory, and
 /// none has that many sockets.
-pub const SMALL: [&str; 4] = ["--buffer", "2", "--max-live", "16384"];
+pub const SMALL: [&str; 4] = ["--max-live", "16384", "--buffer", "2"];
 
 /// A `twtrace` that watches for a scenario, and keeps a recording of what it takes in: each answer
 /// is compared with that of the recording.
