@@ -122,6 +122,7 @@ pub fn on_a_full_disk(lab: &Lab) -> Result<()> {
     expect::equal("exit status", &Some(1), &status.code())?;
     let complaints: Vec<_> = stderr.lines().filter(|line| line.contains("space")).collect();
     let [complaint] = complaints[..] else { bail!("not one complaint:\n{stderr}") };
+    expect::equal("times the cause is named", &1, &complaint.matches("os error").count())?;
     expect::that(complaint.contains(&file), || format!("the file is not named: {complaint}"))?;
     expect::equal("the complaint's place", &stderr.lines().last(), &Some(complaint))?;
 
