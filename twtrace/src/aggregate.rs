@@ -16,7 +16,7 @@
 //! is. The kernel side's own totals are then of more sockets than those shown, and say nothing
 //! about them but how many events were lost.
 
-use twtrace_common::{Ended, Entered, RefusalKey, TCP_FIN_WAIT2, TCP_TIME_WAIT};
+use twtrace_common::{Ended, Entered, Flow, RefusalKey, TCP_FIN_WAIT2, TCP_TIME_WAIT};
 use twtrace_common::{ended_flags, entered_flags};
 
 use crate::{
@@ -174,8 +174,10 @@ impl Aggregate {
         let entry_known = entered.header.flags & entered_flags::ENTRY_KNOWN != 0;
         let mut row = self.row_of_entry(entered, role);
         let mut stuck = false;
+        let mut lives = true;
         if overflow {
             // No socket came of it: there is nothing to follow.
+            lives = false;
         } else if followed && !untracked {
             let entered_ns = if present && !entry_known { 0 } else { entered.mono_ns };
             match self.live.enter(
@@ -190,12 +192,15 @@ impl Aggregate {
                 EnterResult::AlreadyEnded(group) => {
                     // The end was booked as that of a lost entry, which turned up after all: it
                     // belongs in the row where the end is.
+                    self.offer(row);
                     row = self.row_with_entry_lost(&group);
                     let counts = &mut self.row(row).counts;
                     counts.entry_lost = counts.entry_lost.saturating_sub(1);
+                    lives = false;
                 }
                 EnterResult::Duplicate => {
                     self.duplicates += 1;
+                    self.offer(row);
                     return None;
                 }
                 EnterResult::Full => self.unfollowed += 1,
@@ -242,6 +247,9 @@ impl Aggregate {
         if entered.armed != 0 && entered.header.state == TCP_TIME_WAIT {
             peer.scheduled_ms = hz.millis(entered.armed);
             peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
+        }
+        if !lives {
+            self.offer(row);
         }
         if let Some(minute) = self.minute(row, entered.mono_ns) {
             add(&mut minute.entered, 1);
@@ -316,6 +324,7 @@ impl Aggregate {
             peer.scheduled_ms = hz.millis(ended.last_armed);
             peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
         }
+        self.offer(row);
         if let Some(minute) = self.minute(row, ended.mono_ns) {
             let count = match outcome {
                 Outcome::Recycled | Outcome::Reused | Outcome::Replaced => &mut minute.fast,
@@ -343,6 +352,7 @@ impl Aggregate {
         peer.counts.ended[Outcome::Unknown as usize] += 1;
         // When it ended is not known, so it is in no rate.
         peer.history.stuck = peer.history.stuck.saturating_sub(u64::from(socket.blocked));
+        self.offer(socket.row);
     }
 
     /// Followed sockets that entered before `before_ns` and for which `lives` says no. Ends of
@@ -394,6 +404,7 @@ impl Aggregate {
             *total += more;
         }
         let last_ns = peer.last_ns;
+        self.offer(row);
         if let Some(minute) = self.minute(row, last_ns) {
             add(&mut minute.refused, refused.total());
         }
@@ -412,7 +423,7 @@ impl Aggregate {
             _ if !selected => Group::LeftOut,
             GroupBy::Cgroup if owner_known => Group::Cgroup(entered.cgroup),
             GroupBy::Uid if owner_known => Group::Uid(entered.uid),
-            _ => self.group_by_address(&event, role),
+            _ => self.group_by_address(entered.header.netns, &entered.flow, role),
         };
         self.slot(group)
     }
@@ -424,8 +435,11 @@ impl Aggregate {
 
     /// The group of a socket of which no more than its end is known.
     fn group_of_end(&mut self, ended: &Ended, role: Role) -> Group {
-        let event = Event::Ended(*ended);
-        if self.selects(&event) { self.group_by_address(&event, role) } else { Group::LeftOut }
+        if self.selects(&Event::Ended(*ended)) {
+            self.group_by_address(ended.header.netns, &ended.flow, role)
+        } else {
+            Group::LeftOut
+        }
     }
 
     /// Whether a socket is shown. One of which it is not known is not, and is counted.
@@ -449,13 +463,19 @@ impl Aggregate {
         if row == LEFT_OUT { &mut self.left_out } else { self.table.row(row) }
     }
 
+    /// Tells the table that a socket of the row is gone, or never was.
+    fn offer(&mut self, row: u32) {
+        if row != LEFT_OUT {
+            self.table.offer(row);
+        }
+    }
+
     fn row_with_entry_lost(&self, group: &Group) -> u32 {
         if *group == Group::LeftOut { LEFT_OUT } else { self.table.row_with_entry_lost(group) }
     }
 
-    /// The group of an event whose owner is not known or does not matter.
-    fn group_by_address(&self, event: &Event, role: Role) -> Group {
-        let (netns, flow) = (event.header().netns, event.flow());
+    /// The group of a connection whose owner is not known or does not matter.
+    fn group_by_address(&self, netns: u32, flow: &Flow, role: Role) -> Group {
         match self.settings.group_by {
             GroupBy::Peer => Group::peer(netns, role, flow.remote, flow.remote_port),
             GroupBy::Addr => Group::Addr { netns, address: flow.remote },

@@ -77,7 +77,6 @@ pub struct EntryPath {
 /// them: a new SYN of the peer replaces them, for which timestamps help and nothing else matters.
 pub fn at_entry(entered: &Entered, role: Role) -> EntryPath {
     let eligible = entered.ts_recent_stamp != 0;
-    let loopback = is_loopback(entered.flow.local) || is_loopback(entered.flow.remote);
     let blocked = if !eligible {
         Some(if entered.tcp_timestamps == 0 {
             Block::TimestampsOff
@@ -89,7 +88,9 @@ pub fn at_entry(entered: &Entered, role: Role) -> EntryPath {
     } else {
         match entered.tcp_tw_reuse {
             0 => Some(Block::ReuseOff),
-            2 if !loopback => Some(Block::ReuseLoopbackOnly),
+            2 if !is_loopback(entered.flow.local) && !is_loopback(entered.flow.remote) => {
+                Some(Block::ReuseLoopbackOnly)
+            }
             _ => None,
         }
     };

@@ -3,6 +3,8 @@
 //! Identity is the timewait socket's address together with the time of its entry: the slab hands
 //! the same address out again within microseconds.
 
+use std::collections::hash_map::Entry;
+
 use rustc_hash::FxHashMap;
 
 use crate::peer::Group;
@@ -74,31 +76,29 @@ impl LiveSockets {
             self.early.remove(&tw);
             return EnterResult::AlreadyEnded(group);
         }
-        if let Some(before) = self.sockets.get_mut(&tw) {
-            if before.entered_ns == socket.entered_ns {
-                return EnterResult::Duplicate;
+        let full = self.sockets.len() >= self.capacity;
+        match self.sockets.entry(tw) {
+            Entry::Occupied(before) if before.get().entered_ns == socket.entered_ns => {
+                EnterResult::Duplicate
             }
-            return EnterResult::Displaced(std::mem::replace(before, socket));
+            Entry::Occupied(mut before) => EnterResult::Displaced(before.insert(socket)),
+            Entry::Vacant(_) if full => EnterResult::Full,
+            Entry::Vacant(place) => {
+                place.insert(socket);
+                EnterResult::Followed
+            }
         }
-        if self.sockets.len() >= self.capacity {
-            return EnterResult::Full;
-        }
-        self.sockets.insert(tw, socket);
-        EnterResult::Followed
     }
 
     /// The socket at `tw` that entered at `entered_ns` ended.
     pub fn end(&mut self, tw: u64, entered_ns: u64) -> EndResult {
-        match self.sockets.get(&tw).copied() {
-            Some(socket) if socket.entered_ns == entered_ns => {
-                self.sockets.remove(&tw);
-                EndResult::Known(socket)
+        match self.sockets.remove(&tw) {
+            Some(socket) if socket.entered_ns == entered_ns => EndResult::Known(socket),
+            Some(socket) if socket.entered_ns < entered_ns => EndResult::Displaced(socket),
+            Some(younger) => {
+                self.sockets.insert(tw, younger);
+                EndResult::Orphan
             }
-            Some(socket) if socket.entered_ns < entered_ns => {
-                self.sockets.remove(&tw);
-                EndResult::Displaced(socket)
-            }
-            Some(_) => EndResult::Orphan,
             None if self.early.get(&tw).is_some_and(|early| early.0 == entered_ns) => {
                 EndResult::Duplicate
             }

@@ -6,12 +6,31 @@ use serde::{Deserialize, Serialize};
 
 /// Ticks a second of the kernel (`CONFIG_HZ`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hz(u32);
+#[serde(from = "u32", into = "u32")]
+pub struct Hz {
+    ticks: u32,
+    /// Milliseconds of a tick where that is a whole number, else 0: spares the division that would
+    /// be the slowest instruction of the event path.
+    whole_millis: u32,
+}
+
+impl From<u32> for Hz {
+    fn from(ticks: u32) -> Self {
+        Self::new(ticks)
+    }
+}
+
+impl From<Hz> for u32 {
+    fn from(hz: Hz) -> Self {
+        hz.ticks
+    }
+}
 
 impl Hz {
     /// A tick rate; 0 is taken as 1.
     pub const fn new(ticks_per_second: u32) -> Self {
-        Self(if ticks_per_second == 0 { 1 } else { ticks_per_second })
+        let ticks = if ticks_per_second == 0 { 1 } else { ticks_per_second };
+        Self { ticks, whole_millis: if 1000 % ticks == 0 { 1000 / ticks } else { 0 } }
     }
 
     /// The running kernel's tick rate.
@@ -27,12 +46,15 @@ impl Hz {
 
     /// Ticks a second.
     pub const fn ticks(self) -> u32 {
-        self.0
+        self.ticks
     }
 
     /// Milliseconds of a number of jiffies, rounded to the nearest.
     pub fn millis(self, jiffies: u32) -> u64 {
-        (u64::from(jiffies) * 1000 + u64::from(self.0) / 2) / u64::from(self.0)
+        match self.whole_millis {
+            0 => (u64::from(jiffies) * 1000 + u64::from(self.ticks) / 2) / u64::from(self.ticks),
+            millis => u64::from(jiffies) * u64::from(millis),
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! What rows stand for: peers, or another grouping of sockets.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
@@ -54,7 +58,7 @@ impl Default for Prefixes {
 }
 
 /// Identity of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
     /// A peer; the port is 0 when this end is the server.
     Peer {
@@ -160,6 +164,28 @@ impl Group {
         match *self {
             Self::Peer { role, .. } => Some(role),
             _ => None,
+        }
+    }
+}
+
+impl Hash for Group {
+    /// In as few words as tell equal groups of one grouping from others: it is hashed for each
+    /// entry. Equal groups hash alike, since all that goes in comes from fields.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match *self {
+            Self::Peer { netns, role, address, port } => {
+                let client = u64::from(role == Role::Client);
+                state.write_u128(u128::from_ne_bytes(address));
+                state.write_u64(u64::from(netns) << 32 | client << 16 | u64::from(port));
+            }
+            Self::Addr { netns, address } => {
+                state.write_u128(u128::from_ne_bytes(address));
+                state.write_u32(netns);
+            }
+            Self::Subnet { netns, network } => (netns, network).hash(state),
+            Self::Netns(number) | Self::Uid(number) => state.write_u32(number),
+            Self::Cgroup(id) => state.write_u64(id),
+            Self::UnknownOwner | Self::Other | Self::LeftOut => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 //! were seen and when not, and which addresses and ports of this end took part.
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::{
     Past,
@@ -80,7 +81,7 @@ impl Span {
 #[derive(Clone, Debug, Default)]
 pub struct History {
     window: Window,
-    locals: Vec<([u8; 16], u64)>,
+    locals: SmallVec<[([u8; 16], u64); 1]>,
     /// Entries from addresses beyond those told apart.
     other_locals: u64,
     changes: Vec<Change>,
@@ -206,7 +207,7 @@ impl History {
 
     /// Addresses of this end, the busiest first, with the sockets of each.
     pub fn locals(&self) -> Vec<([u8; 16], u64)> {
-        let mut locals = self.locals.clone();
+        let mut locals = self.locals.to_vec();
         locals.sort_by(|one, two| two.1.cmp(&one.1).then(one.0.cmp(&two.0)));
         locals
     }

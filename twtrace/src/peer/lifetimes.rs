@@ -1,6 +1,7 @@
 //! How long a row's sockets lived, in bounded memory.
 
 use hdrhistogram::Histogram;
+use smallvec::SmallVec;
 
 /// Lifetimes kept one by one before a histogram takes their place: most peers end few sockets,
 /// and an empty histogram costs a kilobyte.
@@ -11,7 +12,7 @@ const DIGITS: u8 = 1;
 /// Lifetimes of one row's sockets, in milliseconds.
 #[derive(Clone, Debug, Default)]
 pub struct Lifetimes {
-    few: Vec<u32>,
+    few: SmallVec<[u32; EXACT]>,
     many: Option<Box<Histogram<u32>>>,
     max: u32,
     sum: u64,
@@ -47,7 +48,6 @@ impl Lifetimes {
             for millis in self.few.drain(..).chain([millis]) {
                 add(&mut many, millis);
             }
-            self.few = Vec::new();
             self.many = Some(Box::new(many));
         }
     }

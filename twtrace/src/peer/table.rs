@@ -1,8 +1,8 @@
 //! The rows, capped: a flood of peers costs a bounded amount of memory and no count.
 
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 
-use rustc_hash::FxHashMap;
+use foldhash::fast::RandomState;
 
 use super::{
     Counts, Group, History, Lifetimes, Past,
@@ -12,7 +12,7 @@ use super::{
 /// Index of the row that takes what found no place.
 pub const OTHER: u32 = 0;
 
-/// Rows looked at for one that can give its place away.
+/// Rows on offer that are looked at for one that can give its place away.
 const EVICTION_PROBES: usize = 16;
 
 /// One row.
@@ -40,8 +40,10 @@ pub struct Peer {
     minute: Minute,
     /// Number of the row among all that ever were: a place is used again, a number is not.
     serial: u32,
-    /// Looked for since the eviction hand last passed.
+    /// Found again since it was put on offer.
     recent: bool,
+    /// On offer: in the queue of those that may have to give their place away.
+    offered: bool,
 }
 
 impl Peer {
@@ -59,7 +61,8 @@ impl Peer {
             last_ns: 0,
             minute: Minute::default(),
             serial: 0,
-            recent: true,
+            recent: false,
+            offered: false,
         }
     }
 
@@ -87,9 +90,13 @@ impl Peer {
 #[derive(Debug)]
 pub struct PeerTable {
     rows: Vec<Peer>,
-    index: FxHashMap<Group, u32>,
+    /// Seeded anew in each session: remote ends choose the keys, and must not be able to choose
+    /// ones that collide.
+    index: HashMap<Group, u32, RandomState>,
+    /// Rows that had no live socket when they came in, the longest there first. Some have one
+    /// again: that is looked at when it comes to it.
+    offers: VecDeque<u32>,
     capacity: usize,
-    hand: usize,
     evicted: u64,
     folded: u64,
     serials: u32,
@@ -101,9 +108,9 @@ impl PeerTable {
     pub fn with_capacity(capacity: usize, memory: Memory) -> Self {
         Self {
             rows: vec![Peer::new(Group::Other)],
-            index: FxHashMap::default(),
+            index: HashMap::default(),
+            offers: VecDeque::new(),
             capacity,
-            hand: 1,
             evicted: 0,
             folded: 0,
             serials: 0,
@@ -114,7 +121,8 @@ impl PeerTable {
     /// The row of a group, made if need be; [`OTHER`] when there is no place left.
     ///
     /// A full table lets go of a row with no live socket that was not used of late, and its
-    /// counts move to [`OTHER`].
+    /// counts move to [`OTHER`]. A row whose sockets are all gone has to be put on offer with
+    /// [`PeerTable::offer`] for that.
     pub fn slot(&mut self, group: Group) -> u32 {
         if let Some(&row) = self.index.get(&group) {
             self.rows[row as usize].recent = true;
@@ -132,9 +140,7 @@ impl PeerTable {
         };
         self.serials = self.serials.wrapping_add(1);
         self.rows[row as usize].serial = self.serials;
-        if let Entry::Vacant(entry) = self.index.entry(group) {
-            entry.insert(row);
-        }
+        self.index.insert(group, row);
         row
     }
 
@@ -184,24 +190,36 @@ impl PeerTable {
         peer.history.remember(past);
         let serial = peer.serial;
         past.minutes.iter().for_each(|minute| self.book.put(serial, *minute));
+        self.offer(row);
     }
 
-    /// Frees a row by the second-chance rule; `None` if those looked at are live or in use.
+    /// Puts a row on offer if it has no live socket: it may have to give its place away. To be
+    /// called when a socket of the row is gone, or never was.
+    pub fn offer(&mut self, row: u32) {
+        let peer = &mut self.rows[row as usize];
+        if row != OTHER && !peer.offered && peer.counts.live() == 0 {
+            peer.offered = true;
+            peer.recent = false;
+            self.offers.push_back(row);
+        }
+    }
+
+    /// Frees a row by the second-chance rule; `None` if those on offer are live or in use again.
     fn evict(&mut self) -> Option<u32> {
-        for _ in 0..EVICTION_PROBES.min(self.capacity) {
-            let row = self.hand;
-            self.hand = if row >= self.capacity { 1 } else { row + 1 };
-            let peer = &mut self.rows[row];
-            if std::mem::take(&mut peer.recent) || peer.counts.live() > 0 {
-                continue;
+        for _ in 0..EVICTION_PROBES {
+            let row = self.offers.pop_front()?;
+            let (other, peers) = self.rows.split_first_mut()?;
+            let peer = &mut peers[row as usize - 1];
+            if peer.counts.live() > 0 {
+                peer.offered = false;
+            } else if std::mem::take(&mut peer.recent) {
+                self.offers.push_back(row);
+            } else {
+                other.absorb(peer);
+                self.index.remove(&peer.group);
+                self.evicted += 1;
+                return Some(row);
             }
-            let [other, ..] = self.rows.as_mut_slice() else { return None };
-            let mut sum = std::mem::replace(other, Peer::new(Group::Other));
-            sum.absorb(&self.rows[row]);
-            self.rows[OTHER as usize] = sum;
-            self.index.remove(&self.rows[row].group);
-            self.evicted += 1;
-            return u32::try_from(row).ok();
         }
         None
     }
@@ -264,6 +282,7 @@ mod tests {
 
     fn end(table: &mut PeerTable, row: u32) {
         table.row(row).counts.ended[Outcome::TwoMsl as usize] += 1;
+        table.offer(row);
     }
 
     #[test]
@@ -285,14 +304,29 @@ mod tests {
         let first = enter(&mut table, 1);
         end(&mut table, first);
         enter(&mut table, 2);
-        // The first newcomer finds every row recently used; the hand has passed now.
-        assert_eq!(enter(&mut table, 3), OTHER);
         assert_eq!(enter(&mut table, 3), first);
         assert_eq!(table.evicted(), 1);
         assert!(table.get(&Group::Uid(1)).is_none());
-        assert_eq!(table.other().counts.entered, 2, "one folded, one evicted");
+        assert_eq!(enter(&mut table, 4), OTHER, "the others are live");
+        assert_eq!(table.other().counts.entered, 2, "one evicted, one folded");
         assert_eq!(table.sum().counts.entered, 4);
         assert_eq!(table.sum().counts.ended_total(), 1);
+    }
+
+    #[test]
+    fn a_peer_that_came_again_outlives_one_that_did_not() {
+        let mut table = PeerTable::with_capacity(2, Memory::default());
+        for uid in [1, 2, 1] {
+            let row = enter(&mut table, uid);
+            end(&mut table, row);
+        }
+        enter(&mut table, 3);
+        assert!(table.get(&Group::Uid(1)).is_some(), "idle for longer, but used since");
+        assert!(table.get(&Group::Uid(2)).is_none());
+        let live = enter(&mut table, 1);
+        assert_eq!(enter(&mut table, 4), OTHER, "both are live");
+        end(&mut table, live);
+        assert_eq!(enter(&mut table, 5), live, "on offer again");
     }
 
     #[test]

@@ -1,0 +1,156 @@
+//! Each view, and the summary that they are written from.
+
+use std::{
+    collections::HashMap,
+    hint::black_box,
+    io,
+    time::{Duration, SystemTime},
+};
+
+use criterion::{BatchSize, Criterion, Throughput};
+use twtrace::{
+    agent::{Agent, Clients, Status},
+    aggregate::Aggregate,
+    host::process::Process,
+    kernel::{Backend, Totals},
+    summary::{Context, RowChoice, Summary},
+    view::{
+        self, Format,
+        events::EventWriter,
+        metrics::{Dialect, Shown},
+        style::Palette,
+    },
+};
+
+use crate::workload;
+
+/// Rows of the table as it is shown.
+fn table() -> RowChoice {
+    RowChoice { top: Some(20), ..RowChoice::default() }
+}
+
+/// Every row there is.
+fn every() -> RowChoice {
+    RowChoice::default()
+}
+
+/// Registers the benchmarks of the views.
+pub fn benchmark(criterion: &mut Criterion) {
+    for workload in &workload::ALL[..3] {
+        let mut aggregate = workload.aggregate();
+        workload::play(&workload.batches(), &mut aggregate);
+        rows(criterion, workload.name, &aggregate);
+    }
+    metrics(criterion);
+    events(criterion);
+}
+
+fn rows(criterion: &mut Criterion, name: &str, aggregate: &Aggregate) {
+    let mut group = criterion.benchmark_group(format!("views, {name}"));
+    group.throughput(Throughput::Elements(aggregate.table().rows().len() as u64));
+    group.sample_size(10);
+    for (what, choice) in [("summary of the 20 busiest", table()), ("summary of all", every())] {
+        group.bench_function(what, |bencher| {
+            bencher.iter_batched(
+                context,
+                |context| summary(aggregate, choice, context),
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    let (top, all) =
+        (summary(aggregate, table(), context()), summary(aggregate, every(), context()));
+    group.bench_function("table of the 20 busiest", |bencher| {
+        bencher.iter(|| view::table::write(&mut io::sink(), &top, Palette::PLAIN));
+    });
+    group.bench_function("table of all", |bencher| {
+        bencher.iter(|| view::table::write(&mut io::sink(), &all, Palette::PLAIN));
+    });
+    group.bench_function("json of all", |bencher| {
+        bencher.iter(|| view::json::write_line(&mut io::sink(), &all));
+    });
+    group.bench_function("csv of all", |bencher| {
+        bencher.iter(|| view::csv::write(&mut io::sink(), &all));
+    });
+    group.finish();
+}
+
+/// The metrics page with as many peers as make 10,000 series.
+fn metrics(criterion: &mut Criterion) {
+    let workload = workload::ALL[1];
+    let mut aggregate = workload.aggregate();
+    workload::play(&workload.batches(), &mut aggregate);
+    let page = |peers| {
+        let choice = RowChoice { top: Some(peers), ..RowChoice::default() };
+        let summary = summary(&aggregate, choice, context());
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let lines = Shown::default().take(&summary, now, now);
+        view::metrics::text(&summary, &lines, &agent(now), Dialect::OpenMetrics)
+    };
+    let series = |page: &[u8]| {
+        let page = String::from_utf8_lossy(page);
+        page.lines().filter(|line| !line.starts_with('#')).count()
+    };
+    let (none, hundred) = (series(&page(0)), series(&page(100)));
+    let peers = (10_000 - none) * 100 / (hundred - none) + 1;
+    let mut group = criterion.benchmark_group("views, metrics");
+    group.throughput(Throughput::Elements(series(&page(peers)) as u64));
+    group.bench_function("page of 10,000 series", |bencher| bencher.iter(|| page(peers)));
+    group.finish();
+}
+
+/// A daemon that nobody has asked anything yet.
+fn agent(since: SystemTime) -> Agent {
+    Agent {
+        status: Status {
+            backend: Backend::Fentry,
+            refused_backends: Vec::new(),
+            since,
+            programs: Vec::new(),
+            limits: Vec::new(),
+            restart_needed: Vec::new(),
+            state_saved: None,
+            state_fault: None,
+        },
+        process: Process::default(),
+        clients: Clients::default(),
+    }
+}
+
+fn events(criterion: &mut Criterion) {
+    let workload = workload::ALL[0];
+    let events = workload::events(&workload.batches()[..1]);
+    let mut group = criterion.benchmark_group("views, events");
+    group.throughput(Throughput::Elements(events.len() as u64));
+    for (name, format) in
+        [("text", Format::Table), ("ndjson", Format::Ndjson), ("csv", Format::Csv)]
+    {
+        let writer =
+            EventWriter { format, hz: workload.aggregate().settings().hz, recycle_exists: false };
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                for event in &events {
+                    black_box(writer.write(&mut io::sink(), event)).expect("a sink takes all");
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+fn summary(aggregate: &Aggregate, choice: RowChoice, context: Context) -> Summary {
+    Summary::new(aggregate, choice, context)
+}
+
+fn context() -> Context {
+    Context {
+        backend: Backend::Fentry,
+        refused_backends: Vec::new(),
+        elapsed: Duration::from_secs(10),
+        totals: Totals::default(),
+        skipped: 0,
+        undecodable: 0,
+        netns_names: HashMap::new(),
+        cgroup_names: HashMap::new(),
+    }
+}
