@@ -149,12 +149,17 @@ fn choose<'a>(
     let known = peers.iter().filter(|peer| choice.with_past || !peer.is_empty());
     let (mut candidates, mut others): (Vec<&Peer>, Vec<&Peer>) =
         known.partition(|peer| wanted(peer));
-    candidates.sort_by(|one, two| {
+    let order = |one: &&Peer, two: &&Peer| {
         let by_rank = choice.sort.rank(&two.counts).cmp(&choice.sort.rank(&one.counts));
         by_rank.then_with(|| one.group.cmp(&two.group))
-    });
+    };
     let first = choice.skip.min(candidates.len());
     let last = first + choice.top.unwrap_or(candidates.len()).min(candidates.len() - first);
+    // Of many rows only those shown are put in order.
+    if last < candidates.len() {
+        candidates.select_nth_unstable_by(last, order);
+    }
+    candidates[..last].sort_unstable_by(order);
     let row = |peer: &&Peer| {
         let minutes = if choice.with_past { table.minutes(peer) } else { Vec::new() };
         Row { minutes, ..Row::of(peer) }

@@ -24,7 +24,8 @@ pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::R
         write_trust(out, summary, palette)?;
         return write_worst(out, summary, palette);
     }
-    let names: Vec<String> = summary.rows.iter().map(|row| name(summary, row)).collect();
+    let names = Names::of(summary);
+    let names: Vec<String> = summary.rows.iter().map(|row| names.name(row)).collect();
     let width = names.iter().map(String::len).max().unwrap_or(0).clamp(14, 46);
     let heading = format!(
         "{:<width$} {:>9} {:>8} {:>8} {:>8} {:>7} {:>5}  {}",
@@ -76,24 +77,34 @@ fn write_backend(out: &mut impl Write, summary: &Summary, palette: Palette) -> i
     Ok(())
 }
 
-/// Name of a row with what tells equal names apart.
-pub fn name(summary: &Summary, row: &Row) -> String {
-    let mut name = summary.label(&row.group);
-    if let Some(role) = row.group.role() {
-        let _ = write!(name, " {}", role.as_str());
-    }
-    let several = {
+/// Names of a summary's rows, with what tells equal ones apart.
+pub struct Names<'a> {
+    summary: &'a Summary,
+    /// Whether the rows are of more than one network namespace.
+    several: bool,
+}
+
+impl<'a> Names<'a> {
+    /// Those of one summary.
+    pub fn of(summary: &'a Summary) -> Self {
         let mut namespaces = summary.rows.iter().filter_map(|row| row.group.netns());
         let first = namespaces.next();
-        namespaces.any(|netns| Some(netns) != first)
-    };
-    if let Some(netns) = row.group.netns().filter(|_| several && row.group.role().is_some()) {
-        match summary.netns_names.get(&netns) {
-            Some(known) => name.push_str(&format!(" @{known}")),
-            None => name.push_str(&format!(" @{netns}")),
-        }
+        Self { summary, several: namespaces.any(|netns| Some(netns) != first) }
     }
-    name
+
+    /// Name of one row.
+    pub fn name(&self, row: &Row) -> String {
+        let mut name = self.summary.label(&row.group);
+        let Some(role) = row.group.role() else { return name };
+        let _ = write!(name, " {}", role.as_str());
+        if let Some(netns) = row.group.netns().filter(|_| self.several) {
+            match self.summary.netns_names.get(&netns) {
+                Some(known) => name.push_str(&format!(" @{known}")),
+                None => name.push_str(&format!(" @{netns}")),
+            }
+        }
+        name
+    }
 }
 
 fn write_row(

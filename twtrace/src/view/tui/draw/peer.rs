@@ -31,7 +31,7 @@ pub fn lines(state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Li
         return vec![Line::raw("this row is no longer among those shown (Esc goes back)")];
     };
     let summary = &moment.summary;
-    let name = table::name(summary, row);
+    let name = table::Names::of(summary).name(row);
     let netns = row.group.netns().map(|netns| summary.namespace(netns));
     let netns = netns.map_or_else(String::new, |netns| format!("  netns {netns}"));
     let mut lines = vec![Line::from(vec![

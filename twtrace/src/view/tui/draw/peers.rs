@@ -44,7 +44,8 @@ impl Columns {
 /// The heading and as many rows as there is room for, on the page where the selected one is.
 pub fn lines(state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Line<'static>> {
     let rows = state.rows();
-    let names: Vec<String> = rows.iter().map(|row| table::name(&moment.summary, row)).collect();
+    let names = table::Names::of(&moment.summary);
+    let names: Vec<String> = rows.iter().map(|row| names.name(row)).collect();
     let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
     let columns = Columns::of(usize::from(area.width), longest);
     let mut lines = vec![heading(state, moment, &columns, theme)];
