@@ -12,7 +12,8 @@ use twtrace_common::{Config, Filter};
 use super::{
     Backend, BtfIndex, Inventory, KernelError, Namespaces, Source,
     hooks::{self, Hook},
-    object, preflight, source,
+    object::{self, Symbols},
+    preflight, source,
 };
 
 /// How to attach and what to report.
@@ -68,18 +69,32 @@ impl Tracer {
         let started = Instant::now();
         preflight::check()?;
         preflight::raise_memlock_limit();
-        let (path, types) = object::read_types(options)?;
-        let config = object::configure(options, &types)
-            .map_err(|source| KernelError::BadBtf { path, source })?;
-        tracing::debug!(elapsed = ?started.elapsed(), "offsets resolved");
-        let btf =
-            Btf::from_sys_fs().map_err(|_| KernelError::NoBtf { path: object::VMLINUX.into() })?;
-        tracing::debug!(elapsed = ?started.elapsed(), "kernel types parsed for attaching");
         let candidates = match options.attach {
             Some(only) => vec![only],
             None => Backend::PREFERENCE.to_vec(),
         };
-        let mut loader = ObjectLoader { options, config, loaded: None, fatal: None };
+        // Each takes tens of milliseconds, and none needs another.
+        let (btf, symbols, read) = std::thread::scope(|scope| {
+            let btf = scope.spawn(Btf::from_sys_fs);
+            let symbols = needs_symbols(&candidates).then(|| scope.spawn(object::read_symbols));
+            let read = object::read_types(options);
+            let read = read.and_then(|(path, types)| match object::configure(options, &types) {
+                Ok(config) => Ok((types, config)),
+                Err(source) => Err(KernelError::BadBtf { path, source }),
+            });
+            tracing::debug!(elapsed = ?started.elapsed(), "offsets resolved");
+            (btf.join(), symbols.map(|symbols| symbols.join()), read)
+        });
+        let (types, config) = read?;
+        let btf = match btf {
+            Ok(Ok(btf)) => btf,
+            Ok(Err(_)) | Err(_) => {
+                return Err(KernelError::NoBtf { path: object::VMLINUX.into() });
+            }
+        };
+        tracing::debug!(elapsed = ?started.elapsed(), "kernel types parsed for attaching");
+        let symbols = symbols.and_then(Result::ok);
+        let mut loader = ObjectLoader { options, config, symbols, loaded: None, fatal: None };
         let (found, refused) = choose(&candidates, |backend| loader.attach(backend, &types, &btf));
         tracing::debug!(elapsed = ?started.elapsed(), "attached");
         match (found, loader.loaded, loader.fatal) {
@@ -218,10 +233,21 @@ fn choose<T>(
     (None, refused)
 }
 
+/// Whether to read the kernel's symbols, which takes longest of all, before anything is tried: when
+/// nothing but the tracepoints will work, or a kernel without kprobes makes that likely.
+fn needs_symbols(candidates: &[Backend]) -> bool {
+    match candidates {
+        [only] => *only == Backend::Tracepoint,
+        several => several.contains(&Backend::Tracepoint) && !preflight::has_kprobes(),
+    }
+}
+
 /// Loads the object when it is needed and keeps it for the next way to try.
 struct ObjectLoader<'a> {
     options: &'a Options,
     config: Config,
+    /// What the tracepoint programs know timers and callers by, once it was read.
+    symbols: Option<Result<Symbols, String>>,
     loaded: Option<Ebpf>,
     /// Why no way will work at all.
     fatal: Option<KernelError>,
@@ -232,16 +258,22 @@ impl ObjectLoader<'_> {
     ///
     /// The object is loaded once for the ways that hook functions: whatever the first of them
     /// attached is detached again, and nothing is in the maps, because the hook that begins all is
-    /// attached last. The tracepoints need other settings.
+    /// attached last. The tracepoints need symbols in the settings: where those were read before
+    /// anything was tried, they are in it from the start and the object serves all.
     fn attach(
         &mut self,
         backend: Backend,
         types: &BtfIndex<'_>,
         btf: &Btf,
     ) -> Result<Vec<&'static str>, String> {
-        if backend == Backend::Tracepoint {
-            object::add_symbols(&mut self.config)?;
+        if backend == Backend::Tracepoint && self.symbols.is_none() {
+            self.symbols = Some(object::read_symbols());
             self.loaded = None;
+        }
+        match &self.symbols {
+            Some(Ok(symbols)) => symbols.add_to(&mut self.config),
+            Some(Err(reason)) if backend == Backend::Tracepoint => return Err(reason.clone()),
+            Some(Err(_)) | None => {}
         }
         let ebpf = match &mut self.loaded {
             Some(ebpf) => ebpf,

@@ -6,7 +6,7 @@
 //!
 //! The format is Documentation/bpf/btf.rst of the kernel (read at 6.18).
 
-use std::{borrow::Cow, path::Path};
+use std::{borrow::Cow, hash::Hasher as _, path::Path};
 
 use twtrace_common::Field;
 
@@ -75,6 +75,9 @@ pub struct BtfIndex<'a> {
     strings: std::ops::Range<usize>,
     /// Where each type begins, by its id; id 0 is void and has no place.
     types: Vec<u32>,
+    /// Hash of the name and id of each structure, union and function that has a name, in order:
+    /// some fifty of them are looked up among a hundred and fifty thousand types.
+    names: Vec<(u32, u32)>,
 }
 
 /// One type's common part.
@@ -130,7 +133,7 @@ impl<'a> BtfIndex<'a> {
         if types.end > bytes.len() || strings.end > bytes.len() {
             return Err(BtfError::Malformed("it is cut short"));
         }
-        let mut index = Self { bytes, strings, types: vec![0] };
+        let mut index = Self { bytes, strings, types: vec![0], names: Vec::new() };
         let mut at = types.start;
         while at < types.end {
             let Some(found) = index.type_at(at) else {
@@ -139,10 +142,20 @@ impl<'a> BtfIndex<'a> {
             let Ok(place) = u32::try_from(at) else {
                 return Err(BtfError::Malformed("it is larger than 4 GiB"));
             };
+            if found.name != 0 && Self::is_indexed(found.kind) {
+                let id = u32::try_from(index.types.len()).unwrap_or(u32::MAX);
+                index.names.push((hash(index.string(found.name)), id));
+            }
             index.types.push(place);
             at += 12 + found.trailing_bytes();
         }
+        index.names.sort_unstable();
         Ok(index)
+    }
+
+    /// Whether types of a kind are looked up by name.
+    const fn is_indexed(kind: u32) -> bool {
+        matches!(kind, kind::STRUCT | kind::UNION | kind::FUNC)
     }
 
     /// Resolves a member path such as `rx_opt.ts_recent_stamp` in a structure, through unnamed
@@ -194,10 +207,12 @@ impl<'a> BtfIndex<'a> {
         (prototype.kind == kind::FUNC_PROTO).then_some(prototype.vlen)
     }
 
-    /// Id and type of the first type of that name and kind.
+    /// Id and type of the first type of that name and kind, which is an indexed one.
     fn by_name(&self, name: &str, is_kind: impl Fn(u32) -> bool) -> Option<(u32, Type)> {
-        (1..self.types.len()).find_map(|id| {
-            let id = u32::try_from(id).ok()?;
+        let wanted = hash(name.as_bytes());
+        let first = self.names.partition_point(|(hash, _)| *hash < wanted);
+        let alike = self.names[first..].iter().take_while(|(hash, _)| *hash == wanted);
+        alike.copied().find_map(|(_, id)| {
             let found = self.get(id)?;
             (is_kind(found.kind) && self.is_named(found.name, name)).then_some((id, found))
         })
@@ -289,12 +304,27 @@ impl<'a> BtfIndex<'a> {
         bytes.try_into().ok().map(u32::from_ne_bytes)
     }
 
+    /// The string at `offset`; nothing where a damaged file points beyond them all.
+    fn string(&self, offset: u32) -> &[u8] {
+        let strings = &self.bytes[self.strings.clone()];
+        let rest = strings.get(offset as usize..).unwrap_or_default();
+        let end = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
+        &rest[..end]
+    }
+
     /// Whether the string at `offset` is exactly `name`.
     fn is_named(&self, offset: u32, name: &str) -> bool {
         let start = self.strings.start + offset as usize;
         let end = start + name.len();
         end < self.strings.end && self.bytes[start..end] == *name.as_bytes() && self.bytes[end] == 0
     }
+}
+
+/// A name's place in the index.
+fn hash(name: &[u8]) -> u32 {
+    let mut hasher = rustc_hash::FxHasher::default();
+    hasher.write(name);
+    hasher.finish() as u32
 }
 
 impl Type {

@@ -67,24 +67,41 @@ fn callers() -> [(&'static str, u32); 15] {
     ]
 }
 
-/// Adds what the tracepoint programs know timers and callers by.
-pub fn add_symbols(config: &mut Config) -> Result<(), String> {
+/// What the tracepoint programs know timers and callers by.
+#[derive(Clone, Debug, Default)]
+pub struct Symbols {
+    tw_timer_handler: u64,
+    callers: Vec<CallerRange>,
+}
+
+impl Symbols {
+    /// Puts them into the settings.
+    pub fn add_to(&self, config: &mut Config) {
+        config.tw_timer_handler = self.tw_timer_handler;
+        let known = self.callers.iter().take(MAX_CALLERS);
+        config.caller_count = known.len() as u32;
+        for (slot, range) in config.callers.iter_mut().zip(known) {
+            *slot = *range;
+        }
+    }
+}
+
+/// Reads them.
+pub fn read_symbols() -> Result<Symbols, String> {
     let callers = callers();
     let mut names: Vec<&str> = callers.iter().map(|(name, _)| *name).collect();
     names.push("tw_timer_handler");
     let found = symbols::functions(Path::new("/proc/kallsyms"), &names)
         .map_err(|error| error.to_string())?;
     let handler = found.get("tw_timer_handler");
-    config.tw_timer_handler = handler.ok_or("the kernel has no symbol tw_timer_handler")?.start;
     let known = callers.iter().filter_map(|(name, meaning)| {
         let range = found.get(*name)?;
         Some(CallerRange { start: range.start, end: range.end, meaning: *meaning, reserved: 0 })
     });
-    for (slot, range) in config.callers.iter_mut().zip(known.take(MAX_CALLERS)) {
-        *slot = range;
-        config.caller_count += 1;
-    }
-    Ok(())
+    Ok(Symbols {
+        tw_timer_handler: handler.ok_or("the kernel has no symbol tw_timer_handler")?.start,
+        callers: known.collect(),
+    })
 }
 
 /// Creates the maps and reads the programs; none is in the kernel yet.

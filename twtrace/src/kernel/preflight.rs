@@ -56,6 +56,11 @@ fn lockdown(path: &Path) -> Result<(), KernelError> {
     }
 }
 
+/// Whether this kernel offers kprobes to perf, through which programs are attached to them.
+pub fn has_kprobes() -> bool {
+    Path::new("/sys/bus/event_source/devices/kprobe/type").exists()
+}
+
 /// Lets BPF maps use memory on kernels before 5.11, which charge it to RLIMIT_MEMLOCK. Failure
 /// is no error: newer kernels do not ask, and on older ones the map's own error tells.
 pub fn raise_memlock_limit() {
