@@ -4,6 +4,7 @@
 //! that takes libtest's arguments and its own: `--attach LIST`, `--twtrace PATH`, `--only NAMES`, and
 //! `--once` for what is enough in one machine of several.
 
+mod bench;
 mod counters;
 mod daemon;
 mod equation;
@@ -41,9 +42,10 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         guest::init();
     }
-    let args: Vec<String> = std::env::args().collect();
+    let mut args: Vec<String> = std::env::args().collect();
     let outcome = match args.get(1).map(String::as_str) {
         Some("traffic") => scenario::session::traffic(&args[2..]).map(|()| ExitCode::SUCCESS),
+        Some("bench") => bench::main(args.split_off(2)).map(|()| ExitCode::SUCCESS),
         _ => harness(args),
     };
     outcome.unwrap_or_else(|error| {

@@ -1,0 +1,263 @@
+//! A tracing program under measurement: twtrace, or another that does a like job.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::loaded_programs;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::Bench;
+use crate::wait;
+
+/// Other tools parse the kernel's types when they start, which takes them seconds.
+const START: Duration = Duration::from_secs(60);
+
+/// The same job for bpftrace: entries by peer with their timestamps, ends by peer and way, and
+/// lifetimes, from the same tracepoints. Positions of fields come from the kernel's types.
+const BPFTRACE: &str = r#"
+tracepoint:timer:timer_start /args->function == kaddr("tw_timer_handler")/ {
+    $tw = (struct inet_timewait_sock *)((uint64)args->timer - TIMER);
+    if (@entered[$tw] == 0) {
+        @entered[$tw] = nsecs;
+        @entries[$tw->__tw_common.skc_daddr, $tw->__tw_common.skc_dport] = count();
+    }
+}
+tracepoint:timer:timer_cancel /@entered[(struct inet_timewait_sock *)((uint64)args->timer - TIMER)]/ {
+    $tw = (struct inet_timewait_sock *)((uint64)args->timer - TIMER);
+    @ends[$tw->__tw_common.skc_daddr, $tw->__tw_common.skc_dport, kstack(8)] = count();
+    @lifetimes = hist(nsecs - @entered[$tw]);
+    delete(@entered[$tw]);
+}
+tracepoint:sock:inet_sock_set_state /args->newstate == 7/ {
+    $tp = (struct tcp_sock *)args->skaddr;
+    @timestamps[args->dport, $tp->rx_opt.ts_recent_stamp != 0] = count();
+}
+"#;
+
+/// A tool to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    /// Nothing runs.
+    None,
+    /// twtrace as it is used.
+    Twtrace,
+    /// twtrace with `--no-ends`.
+    NoEnds,
+    /// A bpftrace script that does the same job.
+    Bpftrace,
+    /// libbpf-tools' `tcplife`: a line for each TCP session.
+    Tcplife,
+}
+
+impl Tool {
+    /// All that trace.
+    pub const ALL: [Self; 4] = [Self::Twtrace, Self::NoEnds, Self::Bpftrace, Self::Tcplife];
+
+    /// Name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "nothing",
+            Self::Twtrace => "twtrace",
+            Self::NoEnds => "twtrace --no-ends",
+            Self::Bpftrace => "bpftrace",
+            Self::Tcplife => "tcplife",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn is_here(self) -> bool {
+        let program = match self {
+            Self::None | Self::Twtrace | Self::NoEnds => return true,
+            Self::Bpftrace => "bpftrace",
+            Self::Tcplife => "tcplife",
+        };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let common = ["/usr/sbin", "/usr/bin"].map(PathBuf::from);
+        std::env::split_paths(&path).chain(common).any(|dir| dir.join(program).is_file())
+    }
+
+    /// Starts it and waits until it counts; `Ok(None)` for nothing.
+    pub fn start(self, bench: &Bench) -> Result<Option<Agent>> {
+        Ok(Some(match self {
+            Self::None => return Ok(None),
+            Self::Twtrace => Agent::twtrace(bench, &[])?,
+            Self::NoEnds => Agent::twtrace(bench, &["--no-ends"])?,
+            Self::Bpftrace => Agent::other(&["bpftrace", "-e", &script()?])?,
+            Self::Tcplife => Agent::other(&["tcplife"])?,
+        }))
+    }
+}
+
+/// The script for this kernel.
+fn script() -> Result<String> {
+    let types = twtrace::kernel::BtfIndex::from_file("/sys/kernel/btf/vmlinux".as_ref())?;
+    let timer = types.field("inet_timewait_sock", "tw_timer")?;
+    Ok(BPFTRACE.replace("TIMER", &timer.offset.to_string()))
+}
+
+/// A running program that traces. It is ended when dropped.
+pub struct Agent {
+    child: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Agent {
+    /// Starts `twtrace watch -o json` with more arguments and waits until it watches.
+    pub fn twtrace(bench: &Bench, args: &[&str]) -> Result<Self> {
+        let mut command = Command::new(&bench.lab.twtrace);
+        command.args(["watch", "-o", "json", "--attach", bench.lab.backend.name()]).args(args);
+        let mut agent = Self::spawn(&mut command)?;
+        wait::until("twtrace to watch", START, || {
+            agent.is_alive()?;
+            Ok(agent.said("stderr")?.contains("twtrace: watching").then_some(()))
+        })?;
+        Ok(agent)
+    }
+
+    /// Starts another tool, with a tracefs of its own where the machine has none mounted, and
+    /// waits until its programs are in the kernel and no more come.
+    fn other(words: &[&str]) -> Result<Self> {
+        let mut command = Command::new("unshare");
+        let mount = "mount -t tracefs tracefs /sys/kernel/tracing; exec \"$@\"";
+        command.args(["--mount", "sh", "-c", mount, "sh"]).args(words);
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let mut agent = Self::spawn(&mut command)?;
+        let mut before = 0;
+        let mut unchanged = 0;
+        wait::until(&format!("{} to trace", words[0]), START, || {
+            agent.is_alive()?;
+            let now = agent.descriptors()?.len();
+            unchanged =
+                if now == before && !agent.programs()?.is_empty() { unchanged + 1 } else { 0 };
+            before = now;
+            // Half a second without another descriptor: everything is attached.
+            Ok((unchanged > 50).then_some(()))
+        })?;
+        Ok(agent)
+    }
+
+    fn spawn(command: &mut Command) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let file = |name: &str| File::create(directory.path().join(name));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file("stdout")?)
+            .stderr(file("stderr")?)
+            .spawn()
+            .with_context(|| format!("{:?} could not be started", command.get_program()))?;
+        Ok(Self { child, directory })
+    }
+
+    fn is_alive(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("it ended at once ({status}): {}", self.said("stderr")?);
+        }
+        Ok(())
+    }
+
+    /// What it has written to `stdout` or `stderr`.
+    pub fn said(&self, name: &str) -> Result<String> {
+        let bytes = fs::read(self.directory.path().join(name))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Ends it as Ctrl-C does and gives back what it wrote to stdout.
+    pub fn finish(mut self) -> Result<String> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("process id")?, Signal::INT)?;
+        wait::until("it to end after SIGINT", START, || Ok(self.child.try_wait()?))?;
+        self.said("stdout")
+    }
+
+    fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}", self.child.id())).join(name)
+    }
+
+    /// Processor time it has used, user and system together, seconds.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let stat = fs::read_to_string(self.proc("schedstat"))?;
+        let nanoseconds = stat.split(' ').next().and_then(|word| word.parse::<u64>().ok());
+        Ok(nanoseconds.context("schedstat")? as f64 / 1e9)
+    }
+
+    /// Memory of its own that is resident, bytes.
+    pub fn resident(&self) -> Result<f64> {
+        let status = fs::read_to_string(self.proc("status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        Ok(kib.context("VmRSS")? as f64 * 1024.0)
+    }
+
+    /// What the kernel says of each descriptor.
+    fn descriptors(&self) -> Result<Vec<HashMap<String, String>>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(self.proc("fdinfo"))? {
+            // One that was closed meanwhile is none.
+            let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+            let pairs = text.lines().filter_map(|line| line.split_once(':'));
+            all.push(pairs.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect());
+        }
+        Ok(all)
+    }
+
+    /// Kernel memory of its maps, bytes.
+    pub fn map_bytes(&self) -> Result<f64> {
+        let maps = self.descriptors()?.into_iter().filter(|info| info.contains_key("map_id"));
+        let by_id: BTreeMap<_, _> = maps
+            .filter_map(|info| Some((info["map_id"].clone(), info.get("memlock")?.clone())))
+            .collect();
+        Ok(by_id.values().filter_map(|bytes| bytes.parse::<f64>().ok()).sum())
+    }
+
+    /// Its programs in the kernel, by name, and what the kernel has counted of each.
+    pub fn programs(&self) -> Result<BTreeMap<String, Program>> {
+        let descriptors = self.descriptors()?;
+        let number = |info: &HashMap<String, String>, key: &str| -> u64 {
+            info.get(key).and_then(|value| value.parse().ok()).unwrap_or(0)
+        };
+        let points: HashMap<u64, String> = descriptors
+            .iter()
+            .filter_map(|info| Some((number(info, "prog_id"), info.get("tp_name")?.clone())))
+            .collect();
+        let names: HashMap<u64, String> = loaded_programs()
+            .filter_map(Result::ok)
+            .filter_map(|info| Some((info.id().into(), info.name_as_str()?.to_owned())))
+            .collect();
+        let programs = descriptors.iter().filter(|info| info.contains_key("prog_jited"));
+        Ok(programs
+            .map(|info| {
+                let id = number(info, "prog_id");
+                let name = points.get(&id).or_else(|| names.get(&id));
+                let program = Program {
+                    run_ns: number(info, "run_time_ns"),
+                    runs: number(info, "run_cnt"),
+                    verified: number(info, "verified_insns"),
+                };
+                (name.cloned().unwrap_or_else(|| id.to_string()), program)
+            })
+            .collect())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // After finish() both do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What the kernel counts of a program while its statistics are on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Program {
+    /// Nanoseconds in it.
+    pub run_ns: u64,
+    /// Times it ran.
+    pub runs: u64,
+    /// Instructions that the verifier walked through.
+    pub verified: u64,
+}

@@ -1,0 +1,49 @@
+//! Short connections a second, with nothing, with twtrace, and with other tools.
+
+use anyhow::{Context as _, Result};
+
+use super::agent::Tool;
+use super::load::Site;
+use super::{Bench, note, sample};
+
+/// A network, and whose client opens the connections.
+type Scene = (&'static str, fn() -> Result<Site>, fn(&Site, usize) -> Result<f64>);
+
+const SCENES: [Scene; 3] = [
+    ("loopback", Site::loopback, Site::connections_per_second),
+    ("veth", Site::veth, Site::connections_per_second),
+    ("veth, ab", Site::http, Site::requests_per_second),
+];
+
+/// Measures every tool beside nothing, in pairs and in turn, so that what changes on the machine
+/// meanwhile meets both.
+pub fn run(bench: &Bench) -> Result<()> {
+    for tool in Tool::ALL.into_iter().filter(|tool| !tool.is_here()) {
+        note(&format!("{} is not on this machine", tool.name()));
+    }
+    for (scene, make, open) in SCENES {
+        for round in 0..bench.size(7, 1) {
+            for tool in Tool::ALL.into_iter().filter(|tool| tool.is_here()) {
+                let order = if round % 2 == 0 { [Tool::None, tool] } else { [tool, Tool::None] };
+                for which in order {
+                    let count = bench.size(15_000, 100);
+                    let with = if which == tool { "with" } else { "without" };
+                    let name = format!("endtoend/{scene}/{}/{with}", tool.name());
+                    let agent = which.start(bench)?;
+                    let before = agent.as_ref().map(|agent| agent.cpu_seconds()).transpose()?;
+                    let site = make()?;
+                    let rate = open(&site, count).with_context(|| name.clone())?;
+                    sample(&name, "/s", rate);
+                    if let (Some(agent), Some(before)) = (&agent, before) {
+                        let used = (agent.cpu_seconds()? - before) / count as f64 * 1e6;
+                        let name = format!("endtoend/{scene}/{}/processor", tool.name());
+                        sample(&name, "s a million", used);
+                    }
+                    site.delete()?;
+                }
+            }
+            eprintln!("bench: {scene}, round {}", round + 1);
+        }
+    }
+    Ok(())
+}

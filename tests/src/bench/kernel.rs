@@ -1,0 +1,79 @@
+//! What the programs cost in the kernel, by the kernel's own statistics of each.
+
+use anyhow::{Context as _, Result};
+use aya::sys::{Stats, enable_stats};
+
+use super::agent::{Agent, Tool};
+use super::load::Site;
+use super::{Bench, note, sample};
+use crate::wait;
+
+/// Runs the same connections under each tool, in turn.
+pub fn run(bench: &Bench) -> Result<()> {
+    // In effect while the descriptor is open.
+    let _statistics = enable_stats(Stats::RunTime).context("BPF_ENABLE_STATS")?;
+    for tool in Tool::ALL {
+        if !tool.is_here() {
+            note(&format!("{} is not on this machine", tool.name()));
+            continue;
+        }
+        for round in 0..bench.size(3, 1) {
+            let agent = tool.start(bench).with_context(|| format!("starting {}", tool.name()))?;
+            if let Some(agent) = agent {
+                measure(bench, &agent, tool, round == 0)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A number of connections whose sockets end with their namespace.
+fn measure(bench: &Bench, agent: &Agent, tool: Tool, first: bool) -> Result<()> {
+    let count = bench.size(20_000, 200);
+    let prefix = format!("kernel/{}", label(bench, tool));
+    let before = agent.programs()?;
+    let site = Site::loopback()?;
+    site.connections_per_second(count)?;
+    site.delete()?;
+    await_quiet(agent)?;
+    let mut whole = 0;
+    for (name, program) in agent.programs()? {
+        let earlier = before.get(&name).copied().unwrap_or_default();
+        let (ns, runs) = (program.run_ns - earlier.run_ns, program.runs - earlier.runs);
+        whole += ns;
+        if runs > 0 {
+            sample(&format!("{prefix}/{name}/each run"), "ns", ns as f64 / runs as f64);
+            let each = runs as f64 / count as f64;
+            sample(&format!("{prefix}/{name}/runs a connection"), "", each);
+        }
+        if first && program.verified > 0 {
+            let verified = program.verified as f64;
+            sample(&format!("{prefix}/{name}/instructions verified"), "", verified);
+        }
+    }
+    sample(&format!("{prefix}/all/each connection"), "ns", whole as f64 / count as f64);
+    Ok(())
+}
+
+/// The tool, and for twtrace the way it is attached.
+fn label(bench: &Bench, tool: Tool) -> String {
+    match tool {
+        Tool::Twtrace => format!("twtrace, {}", bench.lab.backend.name()),
+        Tool::NoEnds => format!("twtrace, {} --no-ends", bench.lab.backend.name()),
+        other => other.name().to_owned(),
+    }
+}
+
+/// Waits until the namespace's sockets have gone: far fewer runs in one look than in the one
+/// before, which is what the rest of the machine causes.
+fn await_quiet(agent: &Agent) -> Result<()> {
+    let mut before: Option<u64> = None;
+    let mut calm = 0;
+    wait::until("the sockets to be purged", wait::SOON, || {
+        let runs = agent.programs()?.values().map(|program| program.runs).sum();
+        let few = before.is_some_and(|before| runs - before < 200);
+        calm = if few { calm + 1 } else { 0 };
+        before = Some(runs);
+        Ok((calm > 20).then_some(()))
+    })
+}

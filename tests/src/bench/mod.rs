@@ -1,0 +1,87 @@
+//! What twtrace costs: measurements, as `cargo xtask bench` runs them here and in virtual machines.
+//!
+//! `twtrace-tests bench AREA... [--quick] [--attach WAY]` writes one JSON object a line to stdout:
+//! a sample, a point of a curve, or a remark. Nothing is judged here. Quick runs do everything
+//! once and small, and prove only that it works.
+
+mod agent;
+mod burst;
+mod endtoend;
+mod growth;
+mod kernel;
+mod load;
+mod snapshot;
+mod start;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+
+use crate::lab::{self, Backend, Lab};
+
+/// What every area is given.
+pub struct Bench {
+    /// The way to attach and the program.
+    pub lab: Lab,
+    /// Small, for a look whether it works.
+    pub quick: bool,
+}
+
+/// One area of measurement.
+type Area = (&'static str, fn(&Bench) -> Result<()>);
+
+/// All areas, in the order they are run.
+const AREAS: [Area; 6] = [
+    ("start", start::run),
+    ("kernel", kernel::run),
+    ("endtoend", endtoend::run),
+    ("snapshot", snapshot::run),
+    ("burst", burst::run),
+    ("growth", growth::run),
+];
+
+/// Runs the areas asked for, or all.
+pub fn main(mut args: Vec<String>) -> Result<()> {
+    let attach = crate::take_option(&mut args, "--attach")?;
+    let attach = Backend::list(attach.as_deref().unwrap_or("tracepoint"))?;
+    let named = crate::take_option(&mut args, "--twtrace")?;
+    let (flags, areas): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.starts_with("--"));
+    if let Some(unknown) = flags.iter().find(|flag| **flag != "--quick") {
+        bail!("bench does not know {unknown}");
+    }
+    if let Some(unknown) = areas.iter().find(|area| AREAS.iter().all(|(name, _)| name != *area)) {
+        bail!("there is no area {unknown}");
+    }
+    for backend in attach {
+        let lab = Lab { backend, twtrace: lab::find_twtrace(named.as_deref())? };
+        let bench = Bench { lab, quick: !flags.is_empty() };
+        for (name, run) in AREAS {
+            if areas.is_empty() || areas.iter().any(|area| *area == name) {
+                eprintln!("bench: {name}, {}", backend.name());
+                run(&bench).with_context(|| format!("measuring {name}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Bench {
+    /// A number for a real run, or that of a quick one.
+    fn size<T>(&self, full: T, quick: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
+
+/// Writes one sample of a figure. Samples of one name belong together, in their order.
+fn sample(name: &str, unit: &str, value: f64) {
+    println!("{}", json!({ "name": name, "unit": unit, "value": value }));
+}
+
+/// Writes one point of a curve.
+fn point(name: &str, unit: &str, x: f64, value: f64) {
+    println!("{}", json!({ "name": name, "unit": unit, "x": x, "value": value }));
+}
+
+/// Writes a remark for the reader of the figures.
+fn note(text: &str) {
+    println!("{}", json!({ "note": text }));
+}
