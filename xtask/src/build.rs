@@ -49,6 +49,13 @@ pub fn program(package: &str, release: bool) -> Result<PathBuf> {
     executable(&mut command, package)
 }
 
+/// Builds a package's benchmarks of that name and gives back their program.
+pub fn benchmark(package: &str, name: &str) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["bench", "--package", package, "--bench", name, "--no-run"]);
+    executable(&mut command, name)
+}
+
 /// Programs that need nothing of the system they run on.
 pub struct StaticPrograms {
     /// The tracer.

@@ -3,6 +3,7 @@
 //! One file per command. What they have to say goes to stderr; stdout belongs to the
 //! program being run, and to test results.
 
+mod bench;
 mod build;
 mod process;
 mod run;
@@ -37,6 +38,8 @@ enum Command {
     Test(test::Args),
     /// Run the scenarios in virtual machines with other kernels, or get a prompt in one.
     Vm(vm::Args),
+    /// Measure what twtrace costs, and write the figures of docs/PERFORMANCE.md.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Test(args) => test::main(&args),
         Command::Vm(args) => vm::main(&args),
+        Command::Bench(args) => bench::main(&args),
     };
     match outcome {
         Ok(code) => code,

@@ -19,6 +19,8 @@ pub enum Purpose {
     Run,
     /// Run the tests that need no virtual machine, too.
     Test,
+    /// Run the benchmarks, too.
+    Bench,
     /// Run the tests in virtual machines, too.
     Vm,
 }

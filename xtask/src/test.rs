@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 use crate::{
+    bench,
     build::{self, StaticPrograms},
     process::{self, say},
     setup,
@@ -38,6 +39,9 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     });
     if let Some(programs) = steps.run("static programs", build::static_programs) {
         steps.run("scenarios on this host, tracepoint backend", || on_host(&programs, filter));
+        if filter.is_none() {
+            steps.run("benchmarks, once and small", bench::smoke);
+        }
         if !args.quick {
             steps.run("scenarios in virtual machines", || vm::matrix(&programs, filter));
         }

@@ -263,6 +263,35 @@ fn run_one(
     Ok(tally)
 }
 
+/// Runs the guest's program with these arguments under one kernel, and answers the lines it
+/// wrote; fails unless it ended well.
+pub fn say_lines(
+    series: &str,
+    programs: &StaticPrograms,
+    inside: &[String],
+) -> Result<Vec<String>> {
+    let list = parse_series(series).map_err(anyhow::Error::msg)?;
+    let cache = Cache::open()?;
+    let series = list.0.last().context("no kernel was asked for")?;
+    let kernel = kernel::fetch(*series, &cache)?;
+    let accel = accel::choose(&cache, &kernel.image)?;
+    let dir = work_dir(&kernel)?;
+    let initramfs = initramfs::build(&kernel, programs, inside, &dir)?;
+    let image = &kernel.image;
+    let machine = Machine { image, initramfs: &initramfs, accel, dir: &dir, processors: 2 };
+    let limits = Limits { silence: Duration::from_secs(300), total: Duration::from_secs(900) };
+    let mut lines = Vec::new();
+    let end = machine.run(limits, |event| {
+        if let console::Event::Text(line) = event {
+            lines.push(line.clone());
+        }
+    })?;
+    match end {
+        qemu::End::Exit(0) => Ok(lines),
+        _ => bail!("{}: the machine did not end well:\n{}", kernel.label, lines.join("\n")),
+    }
+}
+
 /// Boots one kernel with a prompt.
 fn shell(args: &Args, programs: &StaticPrograms) -> Result<ExitCode> {
     let cache = Cache::open()?;

@@ -113,6 +113,9 @@ pub fn requirements(purpose: Purpose, facts: &Facts, look: &dyn Look) -> Vec<Req
     if purpose >= Purpose::Test {
         all.extend(for_tests(look));
     }
+    if purpose >= Purpose::Bench {
+        all.extend(for_benchmarks(look));
+    }
     if purpose >= Purpose::Vm {
         all.extend(for_machines(look));
     }
@@ -166,6 +169,18 @@ fn for_tests(look: &dyn Look) -> Vec<Requirement> {
             present: look.has_file(&python::mark()),
             remedy: Remedy::DuckDb,
         },
+    ]
+}
+
+fn for_benchmarks(look: &dyn Look) -> Vec<Requirement> {
+    let tool = |program: &str, why, package: &str| {
+        packaged(program, why, look.has_program(program), &[package])
+    };
+    vec![
+        tool("valgrind", "counts instructions", "valgrind"),
+        tool("bpftrace", "does a like job, to compare with", "bpftrace"),
+        tool("tcplife", "does a like job, to compare with", "libbpf-tools"),
+        tool("ab", "opens connections that are not ours", "apache2-utils"),
     ]
 }
 
@@ -228,6 +243,8 @@ pub mod tests {
         };
         assert_eq!(missing(Purpose::Run), [""; 0]);
         assert!(missing(Purpose::Test).contains(&"iptables".to_owned()));
+        assert!(!missing(Purpose::Test).contains(&"bpftrace".to_owned()));
+        assert!(missing(Purpose::Bench).contains(&"bpftrace".to_owned()));
         assert!(missing(Purpose::Vm).contains(&"qemu-system-x86_64".to_owned()));
     }
 }

@@ -1,0 +1,333 @@
+//! The tables of docs/PERFORMANCE.md, between its markers: never written by hand.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    plot::thousands,
+    samples::{Figure, Median, Samples, ratio},
+};
+
+/// The page.
+pub const PAGE: &str = "PERFORMANCE.md";
+
+/// Fills in every table that was measured and leaves the others; answers the tables as text.
+pub fn write(samples: &Samples, docs: &Path) -> Result<String> {
+    let path = docs.join(PAGE);
+    let mut page =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut all = String::new();
+    type Table = fn(&Samples) -> String;
+    let tables: [(&str, Table); 9] = [
+        ("goals", goals),
+        ("machine", |_| machine()),
+        ("events", events),
+        ("views", views),
+        ("kernel", kernel),
+        ("endtoend", endtoend),
+        ("start", start),
+        ("snapshot", snapshot),
+        ("burst", burst),
+    ];
+    for (name, table) in tables {
+        let text = table(samples);
+        if !text.is_empty() {
+            page = fill(&page, name, &text)?;
+            let _ = writeln!(all, "## {name}\n\n{text}");
+        }
+    }
+    for note in samples.notes() {
+        let _ = writeln!(all, "note: {note}");
+    }
+    fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(all)
+}
+
+/// Puts a text between the markers of that name.
+fn fill(page: &str, name: &str, text: &str) -> Result<String> {
+    let (begin, end) = (format!("<!-- begin {name} -->\n"), format!("<!-- end {name} -->"));
+    let Some((before, rest)) = page.split_once(&begin) else {
+        bail!("{PAGE} has no place for {name}");
+    };
+    let (_, after) = rest.split_once(&end).with_context(|| format!("{name} does not end"))?;
+    Ok(format!("{before}{begin}{text}{end}{after}"))
+}
+
+/// Lines of a table, its heading first; empty without lines.
+fn table(heading: &[&str], lines: Vec<Vec<String>>) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    let row = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let heading: Vec<String> = heading.iter().map(|cell| (*cell).to_owned()).collect();
+    let rule = vec!["---".to_owned(); heading.len()];
+    row(&heading) + &row(&rule) + &lines.iter().map(|line| row(line)).collect::<String>()
+}
+
+/// Three significant digits, or a whole number with commas.
+fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if size >= 100.0 => thousands(value),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 0.01 => format!("{value:.2}"),
+        _ => format!("{value:.1e}"),
+    }
+}
+
+/// A median with its spread, where there is one.
+fn spread(median: Median) -> String {
+    if median.count < 2 || median.spread == 0.0 {
+        return short(median.value);
+    }
+    format!("{} ±{}", short(median.value), short(median.spread))
+}
+
+fn middle(figure: &Figure) -> String {
+    figure.median().map_or_else(|| "-".to_owned(), spread)
+}
+
+/// A change in percent from the ratio of pairs.
+fn change(ratio: Median) -> String {
+    format!("{:+.1} % ±{:.1}", (ratio.value - 1.0) * 100.0, ratio.spread * 100.0)
+}
+
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let field = |name: &str| {
+        let line = cpuinfo.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_once(": ")).map_or("?", |(_, value)| value).to_owned()
+    };
+    let processors = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+    let release = read("/proc/sys/kernel/osrelease");
+    let release: String =
+        release.trim().chars().take_while(|it| it.is_ascii_digit() || *it == '.').collect();
+    let load = read("/proc/loadavg");
+    format!(
+        "{processors} processors ({}), Linux {}. Load average at the end of the run: {}.\n",
+        field("model name"),
+        release,
+        load.split(' ').next().unwrap_or("?"),
+    )
+}
+
+/// What was aimed at and what came out.
+fn goals(samples: &Samples) -> String {
+    let mut lines = Vec::new();
+    let mut goal = |what: &str, aim: &str, got: Option<(String, bool)>| {
+        if let Some((got, met)) = got {
+            let word = if met { "met" } else { "missed" };
+            lines.push([what, aim, &got, word].map(str::to_owned).to_vec());
+        }
+    };
+    let rate = |workload: &str| {
+        let name = format!("userspace/event path/decode, track, aggregate: {workload}");
+        samples.get(&name).and_then(Figure::median).map(|it| 1e3 / it.value)
+    };
+    let millions = |workload: &str, aim: f64| {
+        rate(workload).map(|rate| (format!("{} M/s", short(rate)), rate >= aim))
+    };
+    goal("events on one core, 1,000 peers", "10 M/s", millions("1,000 peers", 10.0));
+    goal("events on one core, flood of peers that end", "3 M/s", millions("flood, ending", 3.0));
+    goal("events on one core, flood of peers that stay", "3 M/s", millions("flood, staying", 3.0));
+    let page = samples.get("userspace/views, metrics/page of 10,000 series");
+    let got = page.and_then(Figure::median).map(|it| {
+        let millis = it.value * 10_000.0 / 1e6;
+        (format!("{} ms", short(millis)), millis <= 20.0)
+    });
+    goal("metrics page of 10,000 series", "20 ms", got);
+    for scene in scenes(samples) {
+        let got = pair(samples, &scene, "twtrace");
+        // Where the spread is wider than the aim, the run cannot tell.
+        let got = got.map(|it| (change(it), it.value >= 0.99));
+        goal(&format!("connections a second, {scene}"), "within 1 %", got);
+    }
+    let got = samples.get("burst/lost").map(Figure::points).map(|points| {
+        let whole = points.iter().filter(|(_, lost)| *lost == 0.0).map(|(size, _)| *size);
+        let most = whole.fold(0.0, f64::max);
+        (format!("{} without loss", thousands(most)), most >= 99_000.0)
+    });
+    goal("namespace deleted with its sockets", "100,000", got);
+    table(&["", "goal", "measured", ""], lines)
+}
+
+fn events(samples: &Samples) -> String {
+    let line = |(name, figure): (&str, &Figure)| {
+        let median = figure.median()?;
+        let workload = name.rsplit(": ").next().unwrap_or(name);
+        let counted = samples.get(&format!("instructions/{workload}"));
+        let instructions = counted.and_then(Figure::median).map(|it| short(it.value));
+        Some(vec![
+            name.to_owned(),
+            short(median.value),
+            format!("{} M", short(1e3 / median.value)),
+            instructions.unwrap_or_default(),
+        ])
+    };
+    let lines = samples.below("userspace/event path").filter_map(line).collect();
+    table(&["event path", "ns an event", "events a second", "instructions an event"], lines)
+}
+
+fn views(samples: &Samples) -> String {
+    let line = |(name, figure): (&str, &Figure)| {
+        let (group, what) = name.strip_prefix("views, ")?.split_once('/')?;
+        let each = figure.median()?.value;
+        let whole = match group.split(' ').next()?.replace(',', "").parse::<f64>() {
+            Ok(rows) => format!("{} ms", short(each * rows / 1e6)),
+            Err(_) => String::new(),
+        };
+        Some(vec![group.to_owned(), what.to_owned(), format!("{} ns", short(each)), whole])
+    };
+    let lines = samples.below("userspace").filter_map(line).collect();
+    table(&["of", "view", "a row or event", "all"], lines)
+}
+
+fn kernel(samples: &Samples) -> String {
+    let mut tops = vec![("kernel".to_owned(), "here".to_owned())];
+    tops.extend(
+        samples.machines().into_iter().map(|series| {
+            (format!("machine {series}/kernel"), format!("Linux {series}, emulated"))
+        }),
+    );
+    let mut lines = Vec::new();
+    for (top, place) in &tops {
+        for (name, figure) in samples.below(top) {
+            let Some(tool) = name.strip_suffix("/all/each connection") else { continue };
+            let row = |what: String, runs: String, each: String, verified: String| {
+                vec![place.clone(), tool.to_owned(), what, runs, each, verified]
+            };
+            let empty = String::new;
+            lines.push(row(format!("**{} ns**", middle(figure)), empty(), empty(), empty()));
+            for (part, each) in samples.below(&format!("{top}/{tool}")) {
+                let Some(program) = part.strip_suffix("/each run") else { continue };
+                let of = |what: &str| {
+                    let figure = samples.get(&format!("{top}/{tool}/{program}/{what}"));
+                    figure.map(middle).unwrap_or_default()
+                };
+                let runs = of("runs a connection");
+                lines.push(row(
+                    format!("`{program}`"),
+                    runs,
+                    middle(each),
+                    of("instructions verified"),
+                ));
+            }
+        }
+    }
+    let heading = [
+        "where",
+        "tool",
+        "each connection, by program",
+        "runs",
+        "ns a run",
+        "instructions verified",
+    ];
+    table(&heading, lines)
+}
+
+/// The networks that were measured.
+fn scenes(samples: &Samples) -> Vec<String> {
+    let names = samples.below("endtoend").filter_map(|(name, _)| name.split('/').next());
+    let mut scenes: Vec<String> = names.map(str::to_owned).collect();
+    scenes.dedup();
+    scenes
+}
+
+/// Connections a second with a tool, as a share of those without.
+fn pair(samples: &Samples, scene: &str, tool: &str) -> Option<Median> {
+    let figure = |which: &str| samples.get(&format!("endtoend/{scene}/{tool}/{which}"));
+    ratio(figure("with")?, figure("without")?)
+}
+
+fn endtoend(samples: &Samples) -> String {
+    let mut lines = Vec::new();
+    for scene in scenes(samples) {
+        for tool in ["twtrace", "twtrace --no-ends", "bpftrace", "tcplife"] {
+            let Some(pair) = pair(samples, &scene, tool) else { continue };
+            let of = |which: &str| {
+                let figure = samples.get(&format!("endtoend/{scene}/{tool}/{which}"));
+                figure.map(middle).unwrap_or_default()
+            };
+            lines.push(vec![
+                scene.clone(),
+                tool.to_owned(),
+                of("without"),
+                of("with"),
+                change(pair),
+                of("processor"),
+            ]);
+        }
+    }
+    let heading = ["network", "tool", "without, a second", "with", "change", "agent, s a million"];
+    table(&heading, lines)
+}
+
+fn start(samples: &Samples) -> String {
+    let lines = samples
+        .below("start")
+        .map(|(name, figure)| {
+            let (way, what) = name.split_once('/').unwrap_or(("", name));
+            vec![way.to_owned(), what.to_owned(), format!("{} {}", middle(figure), figure.unit)]
+        })
+        .collect();
+    table(&["--attach", "part", ""], lines)
+}
+
+fn snapshot(samples: &Samples) -> String {
+    let line = |(name, figure): (&str, &Figure)| {
+        vec![name.to_owned(), format!("{} {}", middle(figure), figure.unit).trim_end().to_owned()]
+    };
+    table(&["reading", ""], samples.below("snapshot").map(line).collect())
+}
+
+fn burst(samples: &Samples) -> String {
+    let Some(lost) = samples.get("burst/lost") else { return String::new() };
+    let at = |what: &str, x: f64| {
+        let points = samples.get(&format!("burst/{what}")).map(Figure::points).unwrap_or_default();
+        let found = points.into_iter().find(|(place, _)| *place == x);
+        found.map_or_else(|| "-".to_owned(), |(_, value)| short(value))
+    };
+    let lines = lost
+        .points()
+        .into_iter()
+        .map(|(x, lost)| {
+            vec![
+                thousands(x),
+                short(lost),
+                at("ended unseen", x),
+                at("live afterwards", x),
+                format!("{} s", at("from deletion to quiet", x)),
+            ]
+        })
+        .collect();
+    let heading = ["sockets", "events lost", "ended unseen", "still live", "until all is counted"];
+    table(&heading, lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_between_the_markers_changes() {
+        let page = "a\n<!-- begin x -->\nold\n<!-- end x -->\nb\n";
+        let filled = fill(page, "x", "new\n").unwrap();
+        assert_eq!(filled, "a\n<!-- begin x -->\nnew\n<!-- end x -->\nb\n");
+        assert_eq!(fill(&filled, "x", "new\n").unwrap(), filled);
+        assert!(fill(page, "y", "").is_err());
+    }
+
+    #[test]
+    fn a_goal_missed_is_called_missed() {
+        let mut samples = Samples::default();
+        for (scene, with) in [("one", 995.0), ("two", 900.0)] {
+            samples.add(&format!("endtoend/{scene}/twtrace/without"), "/s", None, 1000.0);
+            samples.add(&format!("endtoend/{scene}/twtrace/with"), "/s", None, with);
+        }
+        let text = goals(&samples);
+        let words: Vec<_> = text.lines().skip(2).map(|line| line.ends_with("| met |")).collect();
+        assert_eq!(words, [true, false], "{text}");
+    }
+}

@@ -1,0 +1,181 @@
+//! What was measured, by name, and what can be said of it: medians, spread, ratios of pairs.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufWriter, Write as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+/// Everything measured.
+#[derive(Default)]
+pub struct Samples {
+    figures: BTreeMap<String, Figure>,
+    notes: Vec<String>,
+}
+
+/// All samples of one figure, in the order they were taken.
+#[derive(Clone, Debug, Default)]
+pub struct Figure {
+    /// The unit.
+    pub unit: String,
+    /// The values; with the place on the horizontal axis where they are points of a curve.
+    pub values: Vec<(Option<f64>, f64)>,
+}
+
+impl Samples {
+    /// Takes in a line of the lab's output; anything else than a line of it is ignored.
+    ///
+    /// # Errors
+    /// A line of the lab's that lacks something.
+    pub fn take(&mut self, line: &str, prefix: &str) -> Result<()> {
+        let Ok(Value::Object(line)) = serde_json::from_str(line) else { return Ok(()) };
+        if let Some(note) = line.get("note").and_then(Value::as_str) {
+            if !self.notes.iter().any(|known| known == note) {
+                self.notes.push(note.to_owned());
+            }
+            return Ok(());
+        }
+        let text = |key: &str| line.get(key).and_then(Value::as_str);
+        let number = |key: &str| line.get(key).and_then(Value::as_f64);
+        let name = text("name").context("a sample without a name")?;
+        let value = number("value").with_context(|| format!("{name} has no value"))?;
+        let unit = text("unit").with_context(|| format!("{name} has no unit"))?;
+        self.add(&format!("{prefix}{name}"), unit, number("x"), value);
+        Ok(())
+    }
+
+    /// Adds one value.
+    pub fn add(&mut self, name: &str, unit: &str, x: Option<f64>, value: f64) {
+        let figure = self.figures.entry(name.to_owned()).or_default();
+        unit.clone_into(&mut figure.unit);
+        figure.values.push((x, value));
+    }
+
+    /// One figure.
+    pub fn get(&self, name: &str) -> Option<&Figure> {
+        self.figures.get(name)
+    }
+
+    /// The figures below a name, each with what follows it, in order of their names.
+    pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Figure)> {
+        self.figures.iter().filter_map(move |(name, figure)| {
+            Some((name.strip_prefix(prefix)?.strip_prefix('/')?, figure))
+        })
+    }
+
+    /// The kernels of the virtual machines that figures come from.
+    pub fn machines(&self) -> Vec<String> {
+        let names = self.figures.keys().filter_map(|name| name.strip_prefix("machine "));
+        let mut all: Vec<String> =
+            names.filter_map(|name| Some(name.split_once('/')?.0.to_owned())).collect();
+        all.dedup();
+        all
+    }
+
+    /// What the reader has to know beside the figures.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Keeps every single value, one JSON object a line.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let file =
+            File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let mut out = BufWriter::new(file);
+        for (name, figure) in &self.figures {
+            for (x, value) in &figure.values {
+                let line = json!({ "name": name, "unit": figure.unit, "x": x, "value": value });
+                writeln!(out, "{line}")?;
+            }
+        }
+        Ok(out.flush()?)
+    }
+}
+
+impl Figure {
+    /// The median, and half the distance between the quartiles as a share of it.
+    pub fn median(&self) -> Option<Median> {
+        median(self.values.iter().map(|(_, value)| *value).collect())
+    }
+
+    /// The points of a curve, by place.
+    pub fn points(&self) -> Vec<(f64, f64)> {
+        let mut points: Vec<_> =
+            self.values.iter().filter_map(|(x, value)| Some(((*x)?, *value))).collect();
+        points.sort_by(|one, two| one.0.total_cmp(&two.0));
+        points
+    }
+}
+
+/// A middle value and how far the others are from it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Median {
+    /// Half are no larger.
+    pub value: f64,
+    /// Half the distance between the quartiles.
+    pub spread: f64,
+    /// Of so many.
+    pub count: usize,
+}
+
+/// The median of some values; `None` if there are none.
+pub fn median(mut values: Vec<f64>) -> Option<Median> {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    let at = |share: f64| {
+        let place = share * last as f64;
+        let (low, part) = (place.floor() as usize, place.fract());
+        values[low] + (values[(low + 1).min(last)] - values[low]) * part
+    };
+    let spread = (at(0.75) - at(0.25)) / 2.0;
+    Some(Median { value: at(0.5), spread, count: values.len() })
+}
+
+/// The median of the ratios of pairs: of what was measured one right after the other.
+pub fn ratio(of: &Figure, to: &Figure) -> Option<Median> {
+    let pairs = of.values.iter().zip(&to.values);
+    median(pairs.map(|((_, one), (_, other))| one / other).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_quartiles_lie_between_neighbours() {
+        let even = median(vec![4.0, 1.0, 3.0, 2.0]).unwrap();
+        assert_eq!((even.value, even.spread, even.count), (2.5, 0.75, 4));
+        assert_eq!(median(vec![7.0]).unwrap().spread, 0.0);
+        assert_eq!(median(Vec::new()), None);
+    }
+
+    #[test]
+    fn ratios_are_taken_pair_by_pair() {
+        let figure = |values: &[f64]| Figure {
+            values: values.iter().map(|value| (None, *value)).collect(),
+            ..Figure::default()
+        };
+        // The machine slowed down to a half between the pairs; the ratio does not notice.
+        let (with, without) = (figure(&[99.0, 49.5, 99.0]), figure(&[100.0, 50.0, 100.0]));
+        assert_eq!(ratio(&with, &without).unwrap().value, 0.99);
+    }
+
+    #[test]
+    fn samples_are_read_and_other_lines_are_not() {
+        let mut samples = Samples::default();
+        samples.take(r#"{"name":"a/b","unit":"ns","value":2}"#, "").unwrap();
+        samples.take("booting", "").unwrap();
+        samples.take(r#"{"note":"no ab here"}"#, "").unwrap();
+        assert_eq!(samples.get("a/b").unwrap().values, [(None, 2.0)]);
+        assert_eq!(samples.below("a").map(|(name, _)| name).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(samples.notes(), ["no ab here"]);
+        assert!(samples.take(r#"{"name":"a"}"#, "").is_err());
+    }
+}
