@@ -49,13 +49,6 @@ pub fn program(package: &str, release: bool) -> Result<PathBuf> {
     executable(&mut command, package)
 }
 
-/// Builds a package's benchmarks of that name and gives back their program.
-pub fn benchmark(package: &str, name: &str) -> Result<PathBuf> {
-    let mut command = cargo();
-    command.args(["bench", "--package", package, "--bench", name, "--no-run"]);
-    executable(&mut command, name)
-}
-
 /// Programs that need nothing of the system they run on.
 pub struct StaticPrograms {
     /// The tracer.
@@ -68,15 +61,26 @@ pub struct StaticPrograms {
 pub fn static_programs() -> Result<StaticPrograms> {
     let build = |package: &str| {
         let mut command = cargo();
-        command
-            .args(["build", "--release", "--target", STATIC_TARGET, "--package", package])
-            .arg("--target-dir")
-            .arg(target_dir().join("vm"))
-            // Line tables would triple what a virtual machine has to unpack.
-            .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=debuginfo");
-        executable(&mut command, package)
+        command.args(["build", "--release", "--package", package]);
+        executable(in_static_target(&mut command), package)
     };
     Ok(StaticPrograms { twtrace: build("twtrace")?, tests: build("twtrace-tests")? })
+}
+
+/// Builds a package's benchmarks of that name and gives back their program. They are of the same
+/// build as the static programs, so that nothing is compiled twice.
+pub fn benchmark(package: &str, name: &str) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["bench", "--package", package, "--bench", name, "--no-run"]);
+    executable(in_static_target(&mut command), name)
+}
+
+fn in_static_target(command: &mut Command) -> &mut Command {
+    command
+        .args(["--target", STATIC_TARGET, "--target-dir"])
+        .arg(target_dir().join("vm"))
+        // Line tables would triple what a virtual machine has to unpack.
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=debuginfo")
 }
 
 /// Runs a cargo build and picks the program of that name from its messages.

@@ -22,7 +22,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         note(&format!("{} is not on this machine", tool.name()));
     }
     for (scene, make, open) in SCENES {
-        for round in 0..bench.size(7, 1) {
+        for round in 0..bench.size(5, 1) {
             for tool in Tool::ALL.into_iter().filter(|tool| tool.is_here()) {
                 let order = if round % 2 == 0 { [Tool::None, tool] } else { [tool, Tool::None] };
                 for which in order {
