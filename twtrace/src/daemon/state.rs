@@ -148,7 +148,7 @@ pub fn save(path: &Path, origin: &Origin, past: &[Past], now: Clock) -> Result<(
         // It may be what filled the disk.
         let _ = fs::remove_file(&beside);
     }
-    written.map_err(|error| Unsaved { path: path.to_owned(), source: error.source })
+    written.map_err(|error| Unsaved { path: path.to_owned(), source: error.error })
 }
 
 fn write(path: &Path, origin: &Origin, past: &[Past], now: Clock) -> Result<(), WriteError> {
