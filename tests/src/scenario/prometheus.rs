@@ -18,6 +18,9 @@ use crate::{expect, http, wait};
 /// Starting, scraping and storing take Prometheus a few seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// No other scenario has this peer: a namespace may have the number of one that is gone.
+const PEER: &str = "10.1.0.2:8301";
+
 /// A port that is free now.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
@@ -96,13 +99,13 @@ pub fn prometheus_scrapes_the_counts(lab: &Lab) -> Result<()> {
     prometheus.await_value("up", 1.0)?;
 
     let net = topology::pair()?;
-    let server = Server::start(&net.server, "10.1.0.2:8080", Behaviour::AnswersEof)?;
+    let server = Server::start(&net.server, PEER, Behaviour::AnswersEof)?;
     Client::new(&net.client).short_connections(server.addr(), 30)?;
     crate::equation::settled(&net.client, 30)?;
     let own = format!("netns=\"{}\"", net.client.inum());
-    let entered = format!("sum(twtrace_entered_total{{peer=\"10.1.0.2:8080\",{own}}})");
+    let entered = format!("sum(twtrace_entered_total{{peer=\"{PEER}\",{own}}})");
     prometheus.await_value(&entered, 30.0)?;
-    prometheus.await_value(&format!("sum(twtrace_live{{{own}}})"), 30.0)?;
+    prometheus.await_value(&format!("sum(twtrace_live{{peer=\"{PEER}\",{own}}})"), 30.0)?;
     prometheus.await_value(&format!("twtrace_time_wait_buckets_used{{{own}}}"), 30.0)?;
     prometheus.await_value("twtrace_events_lost_total", 0.0)?;
     prometheus.await_value("count(twtrace_lifetime_seconds_bucket)", 13.0)?;
