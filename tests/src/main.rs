@@ -19,7 +19,9 @@ mod script;
 mod server;
 mod sockopt;
 mod ss;
+mod story;
 mod summary;
+mod terminal;
 mod topology;
 mod traffic;
 mod twtrace;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
     }
     let mut args: Vec<String> = std::env::args().collect();
     let outcome = match args.get(1).map(String::as_str) {
+        Some("lab") => story::main(&args[2..]),
         Some("traffic") => scenario::session::traffic(&args[2..]).map(|()| ExitCode::SUCCESS),
         Some("bench") => bench::main(args.split_off(2)).map(|()| ExitCode::SUCCESS),
         _ => harness(args),

@@ -25,12 +25,6 @@ use crate::{
 #[command(
     name = "twtrace",
     version = concat!(env!("CARGO_PKG_VERSION"), " (kernel programs built by ", env!("TWTRACE_BPF_TOOLCHAIN"), ")"),
-    before_help = "Examples:\n  \
-        sudo twtrace watch                          every peer, live, until Ctrl-C\n  \
-        sudo twtrace watch --for 30s -o json        one JSON document after 30 s\n  \
-        sudo twtrace watch -- ab -n 1000 http://…/  while a command runs\n  \
-        sudo twtrace peer 10.2.0.2:8080             all about one peer\n  \
-        sudo twtrace diagnose                       what is wrong, and what to do",
     after_help = "Exit status: 0 done, 1 failure, 2 usage; with `-- CMD`, that of the command.\n\
         twtrace only reads: it never changes a setting and never closes a socket."
 )]
@@ -80,6 +74,27 @@ pub enum Command {
     Config(ConfigArgs),
     /// Monitoring plugin: one line, perfdata, and exit status 0, 1, 2 or 3, after 5 s.
     Check(CheckArgs),
+    /// Print what makes a shell complete command lines of twtrace.
+    Completions {
+        /// The shell.
+        shell: CompletedShell,
+    },
+    /// Write the man pages.
+    Man {
+        /// Where to; it is made if it is not there.
+        directory: PathBuf,
+    },
+}
+
+/// A shell that completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompletedShell {
+    /// To be read by bash: `source <(twtrace completions bash)`.
+    Bash,
+    /// A file named `_twtrace` on the `fpath`.
+    Zsh,
+    /// A file in `~/.config/fish/completions`.
+    Fish,
 }
 
 /// Which sockets, and how the kernel is watched.

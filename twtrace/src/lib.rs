@@ -16,7 +16,7 @@
 //! | the kernel, the only users of aya | [`kernel`] |
 //! | settings of the daemon | [`config`] |
 //! | what flows in, and its files | [`feed`], [`recording`] |
-//! | one run | [`pipeline`], [`session`], [`daemon`], [`cli`] |
+//! | one run | [`pipeline`], [`session`], [`daemon`], [`cli`], [`manual`] |
 //!
 //! A view never reads the kernel, and only `kernel` and the lowest calls of `host` need privileges:
 //! everything else is reached by tests with records made up or recorded.
@@ -33,6 +33,7 @@ pub mod feed;
 pub mod filter;
 pub mod host;
 pub mod kernel;
+pub mod manual;
 pub mod path;
 pub mod peer;
 pub mod pipeline;

@@ -6,11 +6,12 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Parser;
+use clap::FromArgMatches;
 use twtrace::{
-    cli::{Cli, Color, Command, DaemonArgs},
+    cli::{Cli, Color, Command, CompletedShell, DaemonArgs},
     config::{self, ConfigError},
     daemon::{self, life::Settings},
+    manual,
     session::{self, SessionError},
     view::{check::Status, style::Palette},
 };
@@ -19,7 +20,8 @@ use twtrace::{
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let matches = manual::command().try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -65,6 +67,11 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the asynchronous runtime")?;
     let palette = palette(cli.color);
+    match &cli.command {
+        Command::Completions { shell } => return completions(*shell),
+        Command::Man { directory } => return man(directory),
+        _ => {}
+    }
     let code = runtime.block_on(async {
         match &cli.command {
             Command::Watch(args) => session::watch(args, palette).await,
@@ -80,6 +87,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
                 config::print::default_file(&mut std::io::stdout().lock())?;
                 return Ok(ExitCode::SUCCESS);
             }
+            Command::Completions { .. } | Command::Man { .. } => Ok(ExitCode::SUCCESS),
         }
         .map_err(anyhow::Error::from)
     })?;
@@ -94,6 +102,22 @@ async fn daemon(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
         let volume = daemon::log::begin(config.log);
         daemon::life::run(settings, config, volume).await?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a shell's completions.
+fn completions(shell: CompletedShell) -> anyhow::Result<ExitCode> {
+    manual::write_completions(shell, &mut std::io::stdout().lock())
+        .context("cannot write the completions")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the man pages.
+fn man(directory: &std::path::Path) -> anyhow::Result<ExitCode> {
+    let pages = manual::write_man(directory)
+        .with_context(|| format!("cannot write man pages to {}", directory.display()))?;
+    // Nobody to tell if this fails; the pages are there.
+    let _ = writeln!(std::io::stderr(), "twtrace: {pages} man pages in {}", directory.display());
     Ok(ExitCode::SUCCESS)
 }
 

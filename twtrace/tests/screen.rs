@@ -76,7 +76,7 @@ impl Host {
 
     fn enter(&mut self, remote: &str, ports: (u16, u16), timestamps: bool, state: u8, at: u64) {
         self.entered += 1;
-        let octets = |text: &str| match text.parse().unwrap() {
+        let octets = |text: &str| match text.parse().expect("addresses in tests are literals") {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
             IpAddr::V6(v6) => v6.octets(),
         };
@@ -127,7 +127,7 @@ impl Host {
             self.enter("10.2.0.3", (port, 8080), false, TCP_TIME_WAIT, 500_000 + n * 1000);
         }
         self.enter("10.9.1.7", (443, 51_000), true, TCP_FIN_WAIT2, 700_000);
-        if now % 4 == 0 {
+        if now.is_multiple_of(4) {
             self.enter("2001:db8:85a3:8d3:1319:8a2e:370:7348", (50_000, 443), true, 6, 800_000);
         }
         while let Some(entered) = self.taken_over.front().copied()

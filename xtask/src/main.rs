@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod lab;
 mod process;
 mod run;
 mod setup;
@@ -34,6 +35,8 @@ enum Command {
     Setup(setup::Args),
     /// Build twtrace and run it with the privileges it needs.
     Run(run::Args),
+    /// Play the story that twtrace is for, in network namespaces of this machine.
+    Lab(lab::Args),
     /// Check formatting and lints, run all tests, on the host and in virtual machines.
     Test(test::Args),
     /// Run the scenarios in virtual machines with other kernels, or get a prompt in one.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Setup(args) => setup::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Lab(args) => lab::main(&args),
         Command::Test(args) => test::main(&args),
         Command::Vm(args) => vm::main(&args),
         Command::Bench(args) => bench::main(&args),

@@ -17,6 +17,8 @@ use requirement::{Requirement, requirements};
 pub enum Purpose {
     /// Build and run the tracer.
     Run,
+    /// Play the story in namespaces, too.
+    Lab,
     /// Run the tests that need no virtual machine, too.
     Test,
     /// Run the benchmarks, too.

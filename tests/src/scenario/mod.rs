@@ -12,6 +12,7 @@ mod expiry;
 mod fields;
 mod filters;
 mod fin_wait2;
+mod full_screen;
 mod killed;
 mod limits;
 mod offsets;
@@ -146,6 +147,7 @@ pub const ALL: &[Scenario] = &[
     every("capabilities_of_the_unit_are_enough", capabilities::of_the_unit_are_enough),
     every("capabilities_that_are_missing_are_named", capabilities::that_are_missing_are_named),
     tracepoints("prometheus_scrapes_the_counts", prometheus::prometheus_scrapes_the_counts),
+    tracepoints("full_screen", full_screen::full_screen),
     tracepoints("diagnosis_of_a_healthy_host", diagnosis::of_a_healthy_host),
     tracepoints("check_is_a_monitoring_plugin", diagnosis::check_is_a_monitoring_plugin),
     tracepoints("diagnosis_tw002_timestamps_off", diagnosis_catalogue::timestamps_off),

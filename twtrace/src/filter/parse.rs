@@ -27,14 +27,12 @@ pub const GRAMMAR: &str = "\
 dst, src [=|!=] ADDRESS[/PREFIX][:PORT]  the other end, this end
 dport, sport [OP] [:]PORT      OP is one of = != > < >= <= eq ne gt lt ge le
 timestamps                     the peer sent TCP timestamps
-blocked [REASON]               the fast path is closed at entry, for any reason or
-                               no-peer-timestamps, timestamps-off, reuse-off,
-                               reuse-loopback-only
+blocked [REASON]               fast path closed at entry: no-peer-timestamps,
+                               timestamps-off, reuse-off, reuse-loopback-only
 role client|server             which end this host was
 autobound                      connect() chose the local port
 state time-wait|fin-wait-2     state in which it entered
-netns NAME|INODE               network namespace
-uid N, cgroup PATH|ID          owner
+netns NAME|INODE, uid N, cgroup PATH|ID  where, and whose
 and or not ( )                 also & | !; terms side by side mean and";
 
 type Input<'a> = Stateful<&'a str, usize>;

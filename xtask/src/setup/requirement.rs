@@ -110,6 +110,9 @@ pub fn requirements(purpose: Purpose, facts: &Facts, look: &dyn Look) -> Vec<Req
         look.library("libc.so").is_some(),
         &["libc6-dev"],
     ));
+    if purpose >= Purpose::Lab {
+        all.extend(for_the_lab(look));
+    }
     if purpose >= Purpose::Test {
         all.extend(for_tests(look));
     }
@@ -128,6 +131,18 @@ pub fn packaged(name: &str, why: &'static str, present: bool, packages: &[&str])
     Requirement { name: name.into(), why, present, remedy: Remedy::Packages(packages) }
 }
 
+fn for_the_lab(look: &dyn Look) -> Vec<Requirement> {
+    vec![
+        packaged("ip, ss, tc", "set up the scenarios", look.has_program("ss"), &["iproute2"]),
+        packaged(
+            "iptables",
+            "strips options in the scenarios",
+            look.has_program("iptables"),
+            &["iptables"],
+        ),
+    ]
+}
+
 fn for_tests(look: &dyn Look) -> Vec<Requirement> {
     let component = |name: &str, program: &str, remedy| Requirement {
         name: name.into(),
@@ -144,12 +159,11 @@ fn for_tests(look: &dyn Look) -> Vec<Requirement> {
             look.library("libc.a").is_some(),
             &["libc6-dev"],
         ),
-        packaged("ip, ss, tc", "set up the scenarios", look.has_program("ss"), &["iproute2"]),
         packaged(
-            "iptables",
-            "strips options in the scenarios",
-            look.has_program("iptables"),
-            &["iptables"],
+            "tmux",
+            "types on the full screen in the scenarios",
+            look.has_program("tmux"),
+            &["tmux"],
         ),
         packaged(
             "prometheus, promtool",

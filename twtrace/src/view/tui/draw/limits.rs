@@ -51,7 +51,7 @@ fn of_namespace(namespace: &NamespaceMargins, width: usize, theme: Theme) -> Vec
         lines.extend(of_ports(ports, width, theme));
     }
     if let Some(buckets) = &namespace.buckets {
-        lines.push(of_buckets(buckets, width, theme));
+        lines.extend(of_buckets(buckets, width, theme));
     }
     if let Some(Conntrack { count: used, max, .. }) = namespace.conntrack {
         let share = arithmetic::share(used as f64, max as f64);
@@ -63,13 +63,6 @@ fn of_namespace(namespace: &NamespaceMargins, width: usize, theme: Theme) -> Vec
 
 /// Two lines: the ports taken now, and where it goes at the present rate.
 fn of_ports(ports: &Pressure, width: usize, theme: Theme) -> [Line<'static>; 2] {
-    let (when, style) = match ports.exhaustion {
-        Exhaustion::Now => ("exhausted NOW: connect() fails".to_owned(), theme.alarm()),
-        Exhaustion::In(seconds) => (format!("exhausted in {seconds:.0} s"), theme.alarm()),
-        Exhaustion::Never => {
-            (format!("settles at {:.0} %", ports.share() * 100.0), theme.share(ports.share()))
-        }
-    };
     let words = format!("{:.0} of {} taken", ports.used(), count(ports.usable));
     let detail = format!(
         "            {}: {}/s stay {:.0} s each; ",
@@ -79,16 +72,35 @@ fn of_ports(ports: &Pressure, width: usize, theme: Theme) -> [Line<'static>; 2] 
     );
     [
         bar("ports", ports.used_share(), &words, width, theme),
-        Line::from(vec![Span::raw(detail), Span::styled(when, style)]),
+        Line::from(vec![Span::raw(detail), when(ports.exhaustion, ports.share(), theme)]),
     ]
 }
 
-fn of_buckets(buckets: &Buckets, width: usize, theme: Theme) -> Line<'static> {
+/// Two lines likewise.
+fn of_buckets(buckets: &Buckets, width: usize, theme: Theme) -> [Line<'static>; 2] {
     let mut words = format!("{} of {} buckets", count(buckets.live), count(buckets.max));
     if buckets.overflow > 0 {
         words.push_str(&format!(", {} OVERFLOWED", count(buckets.overflow)));
     }
-    bar("buckets", buckets.used_share(), &words, width, theme)
+    let steady = buckets.share();
+    let detail = format!("            {}/s come; ", rate(buckets.rate));
+    [
+        bar("buckets", buckets.used_share(), &words, width, theme),
+        Line::from(vec![Span::raw(detail), when(buckets.exhaustion, steady, theme)]),
+    ]
+}
+
+/// When nothing is left, or what share will be taken in the end.
+fn when(exhaustion: Exhaustion, steady: f64, theme: Theme) -> Span<'static> {
+    match exhaustion {
+        Exhaustion::Now => Span::styled("exhausted NOW", theme.alarm()),
+        Exhaustion::In(seconds) => {
+            Span::styled(format!("exhausted in {seconds:.0} s"), theme.alarm())
+        }
+        Exhaustion::Never => {
+            Span::styled(format!("settles at {:.0} %", steady * 100.0), theme.share(steady))
+        }
+    }
 }
 
 /// A name, a bar, a share, and the figures.

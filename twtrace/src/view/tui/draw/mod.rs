@@ -166,9 +166,7 @@ fn foot_lines(state: &State, theme: Theme) -> Vec<Line<'static>> {
         return vec![Line::styled("q again ends twtrace, any other key goes on", theme.warning())];
     }
     let keys = match state.view() {
-        View::Peers => {
-            "j/k select  Enter open  / filter  s/S sort  a group  n rows  p hold  r reset"
-        }
+        View::Peers => "Enter open  / filter  s/S sort  a group  n rows  p hold  r reset",
         View::Peer => "Esc back  p hold  r reset",
         View::Events => "j/k scroll  / filter  p hold",
         View::Findings => "j/k scroll  p hold",

@@ -1,0 +1,87 @@
+//! A real terminal: tmux, in which a program is started, typed to, and looked at.
+
+use std::fs;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::lab::Lab;
+use crate::netns;
+use crate::wait;
+
+static MADE: AtomicU32 = AtomicU32::new(0);
+
+/// A terminal whose shell runs one `twtrace`, then says how it ended and what it left behind.
+pub struct Terminal {
+    /// Name of the tmux server, which is this terminal's own.
+    server: String,
+}
+
+impl Terminal {
+    /// Starts `twtrace watch` with more arguments in a terminal of 80 columns and 24 lines.
+    pub fn watch(lab: &Lab, args: &[&str]) -> Result<Self> {
+        let serial = MADE.fetch_add(1, Ordering::Relaxed);
+        let server = format!("twt{}-{serial}", std::process::id());
+        let attach = lab.backend.name();
+        let twtrace = lab.twtrace.display();
+        let watch = format!("{twtrace} watch --attach {attach} {}", args.join(" "));
+        // `stty` says whether the terminal was given back as it was.
+        let line = format!("{watch}; echo ended with $?; stty -a; exec cat");
+        let terminal = Self { server };
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", &line])?;
+        Ok(terminal)
+    }
+
+    /// Types keys by the names that tmux has for them.
+    pub fn keys(&self, keys: &[&str]) -> Result<()> {
+        self.tmux(&[&["send-keys"], keys].concat()).map(drop)
+    }
+
+    /// Types a text letter by letter.
+    pub fn text(&self, text: &str) -> Result<()> {
+        self.tmux(&["send-keys", "-l", text]).map(drop)
+    }
+
+    /// Changes the size.
+    pub fn resize(&self, columns: u16, lines: u16) -> Result<()> {
+        let (columns, lines) = (columns.to_string(), lines.to_string());
+        self.tmux(&["resize-window", "-x", &columns, "-y", &lines]).map(drop)
+    }
+
+    /// What is on the screen.
+    pub fn screen(&self) -> Result<String> {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    /// Looks until `seen` is true of the screen, and gives it.
+    pub fn shows(&self, what: &str, seen: impl Fn(&str) -> bool) -> Result<String> {
+        let look = || Ok(Some(self.screen()?).filter(|screen| seen(screen)));
+        wait::until(&format!("the screen to show {what}"), wait::SOON, look).map_err(|error| {
+            error.context(format!("the screen:\n{}", self.screen().unwrap_or_default()))
+        })
+    }
+
+    /// Sends the program that the shell runs a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"])?;
+        let shell = shell.trim();
+        let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"))?;
+        let child = children.split_whitespace().next().context("the shell runs nothing")?;
+        let pid = child.parse().ok().and_then(Pid::from_raw).context("process id")?;
+        kill_process(pid, signal).context("signalling twtrace")
+    }
+
+    fn tmux(&self, args: &[&str]) -> Result<String> {
+        let output = netns::run("tmux", &[&["-u", "-L", &self.server], args].concat())?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // A server that is gone already needs no ending.
+        let _ = Command::new("tmux").args(["-L", &self.server, "kill-server"]).output();
+    }
+}
