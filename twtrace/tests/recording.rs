@@ -115,7 +115,7 @@ fn past() -> Past {
     Past {
         netns: 1,
         role: twtrace::event::Role::Client,
-        address: "10.0.0.3".parse().unwrap(),
+        address: "10.0.0.3".parse().expect("a literal"),
         port: 443,
         with: Span { first_ns: 5, last_ns: 9 },
         without: Span::default(),
@@ -143,15 +143,15 @@ fn inputs(last: u64) -> Vec<Input> {
 
 /// The recording of inputs, and where each block ends.
 fn encode(inputs: &[Input]) -> (Vec<u8>, Vec<usize>) {
-    let (mut encoder, mut bytes) = Encoder::new(&origin()).unwrap();
+    let (mut encoder, mut bytes) = Encoder::new(&origin()).expect("memory to compress");
     let mut ends = vec![bytes.len()];
     for input in inputs {
-        if let Some(blocks) = encoder.push(input).unwrap() {
+        if let Some(blocks) = encoder.push(input).expect("a block that fits") {
             bytes.extend(blocks);
             ends.push(bytes.len());
         }
     }
-    bytes.extend(encoder.end().unwrap());
+    bytes.extend(encoder.end().expect("a block that fits"));
     ends.push(bytes.len());
     (bytes, ends)
 }
@@ -171,7 +171,10 @@ fn read(source: impl Read) -> Result<Outcome, ReadError> {
             Ok(None) => return Ok(outcome),
             Err(error) => {
                 outcome.error = Some(error);
-                assert!(reader.next_input().unwrap().is_none(), "an error is the end");
+                assert!(
+                    reader.next_input().expect("nothing after an error").is_none(),
+                    "an error is the end"
+                );
                 return Ok(outcome);
             }
         }
@@ -200,8 +203,8 @@ fn summary(origin: Origin, inputs: impl IntoIterator<Item = Input>) -> Option<Va
     assert!(core.aggregate().conservation().holds(), "{:?}", core.aggregate().conservation());
     let summary = core.summary(RowChoice::default()).ok()?;
     let mut text = Vec::new();
-    view::json::write_line(&mut text, &summary).unwrap();
-    Some(serde_json::from_slice(&text).unwrap())
+    view::json::write_line(&mut text, &summary).expect("writing to memory");
+    Some(serde_json::from_slice(&text).expect("one JSON document"))
 }
 
 /// Inputs as text, to be compared.
