@@ -53,9 +53,7 @@ impl Daemon {
         let all = [&[SMALL[2], SMALL[3], "--buffer", "2MiB"], args].concat();
         let directory = directory()?;
         std::os::unix::fs::chown(directory.path(), Some(NOBODY), Some(NOBODY))?;
-        Self::starting(lab, &all, directory, &|command| {
-            as_nobody(&kept, || Ok(command.spawn()?))
-        })
+        Self::starting(lab, &all, directory, &|command| as_nobody(&kept, || Ok(command.spawn()?)))
     }
 
     fn starting(

@@ -236,7 +236,7 @@ pub fn of_filling_buckets(lab: &Lab) -> Result<()> {
     let tracer = diagnose(lab, &net.client)?;
     let overflows = || Ok(Counters::read(&net.client)?.overflow > 0);
     let (report, moments) = thread::scope(|scope| {
-        let traffic = scope.spawn(|| paced(&client, &server, &overflows));
+        let traffic = scope.spawn(|| paced(&client, &server, overflows));
         let half = wait::until("half of the buckets to be taken", wait::SOON, || {
             Ok((Counters::read(&net.client)?.live >= BUCKETS / 2).then_some(()))
         });
