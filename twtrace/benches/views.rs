@@ -11,6 +11,7 @@ use criterion::{BatchSize, Criterion, Throughput};
 use twtrace::{
     agent::{Agent, Clients, Status},
     aggregate::Aggregate,
+    event::{Batch, Event},
     host::process::Process,
     kernel::{Backend, Totals},
     summary::{Context, RowChoice, Summary},
@@ -119,7 +120,11 @@ fn agent(since: SystemTime) -> Agent {
 
 fn events(criterion: &mut Criterion) {
     let workload = workload::ALL[0];
-    let events = workload::events(&workload.batches()[..1]);
+    let events: Vec<Event> = workload.batches()[..1]
+        .iter()
+        .flat_map(Batch::events)
+        .map(|event| event.expect("the workload makes whole records"))
+        .collect();
     let mut group = criterion.benchmark_group("views, events");
     group.throughput(Throughput::Elements(events.len() as u64));
     for (name, format) in

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use twtrace::{
     aggregate::{Aggregate, Settings},
-    event::{Batch, BatchBuilder, Event},
+    event::{Batch, BatchBuilder},
     units::Hz,
 };
 use twtrace_common::{
@@ -159,10 +159,4 @@ pub fn play(batches: &[Batch], aggregate: &mut Aggregate) -> u64 {
         events += 1;
     }
     events
-}
-
-/// All events, decoded.
-pub fn events(batches: &[Batch]) -> Vec<Event> {
-    let events = batches.iter().flat_map(Batch::events);
-    events.map(|event| event.expect("the workload makes whole records")).collect()
 }

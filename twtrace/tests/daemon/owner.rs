@@ -55,8 +55,10 @@ impl Owner {
         let origin = Origin {
             abi: ABI,
             program: "test".into(),
+            host: "test".into(),
             kernel: "6.12".into(),
             boot_id: boot_id(),
+            clock: twtrace::feed::now(),
             hz: Hz::new(250),
             recycle_exists: false,
             backend: Backend::Kprobe,
