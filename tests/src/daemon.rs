@@ -13,11 +13,14 @@ use serde_json::Value;
 
 use crate::http;
 use crate::lab::Lab;
-use crate::twtrace::{SMALL, START};
+use crate::twtrace::START;
 use crate::wait;
 
 /// An unprivileged user and group.
 pub const NOBODY: u32 = 65_534;
+
+/// Smaller maps than the defaults, as for sessions.
+const SIZES: [&str; 4] = ["--max-live", "16384", "--buffer", "2MiB"];
 
 /// A daemon that answers.
 pub struct Daemon {
@@ -28,7 +31,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts one as root and waits until it answers.
     pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
-        let all = [&[SMALL[2], SMALL[3], "--buffer", "2MiB"], args].concat();
+        let all = [&SIZES[..], args].concat();
         Self::starting(lab, &all, directory()?, &|command| Ok(command.spawn()?))
     }
 
@@ -39,8 +42,7 @@ impl Daemon {
 
     /// Starts one where another was: same socket, same state.
     pub fn after(lab: &Lab, other: &Self) -> Result<Self> {
-        let args = [SMALL[2], SMALL[3], "--buffer", "2MiB"];
-        Self::starting(lab, &args, Arc::clone(&other.directory), &|command| Ok(command.spawn()?))
+        Self::starting(lab, &SIZES, Arc::clone(&other.directory), &|command| Ok(command.spawn()?))
     }
 
     /// Starts one as nobody with these capabilities and no others.
@@ -50,7 +52,7 @@ impl Daemon {
         let unlimited = Rlimit { current: None, maximum: None };
         let _ = setrlimit(Resource::Memlock, unlimited);
         let kept: CapsHashSet = kept.iter().copied().collect();
-        let all = [&[SMALL[2], SMALL[3], "--buffer", "2MiB"], args].concat();
+        let all = [&SIZES[..], args].concat();
         let directory = directory()?;
         std::os::unix::fs::chown(directory.path(), Some(NOBODY), Some(NOBODY))?;
         Self::starting(lab, &all, directory, &|command| as_nobody(&kept, || Ok(command.spawn()?)))

@@ -90,8 +90,30 @@ fn span(from_ns: u64, to_ns: u64) -> f64 {
 
 /// The last seconds, second by second.
 #[derive(Clone, Debug, Default)]
-pub struct Window {
-    slots: [Slot; WINDOW_SECONDS],
+pub struct Window(Slots);
+
+/// Most rows of a flood are of one socket: they have no need for ten places.
+#[derive(Clone, Debug)]
+enum Slots {
+    /// One second in which something happened, and no other in the window.
+    One(Slot),
+    /// Several; a second's place is its number modulo ten.
+    Ten(Box<[Slot; WINDOW_SECONDS]>),
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self::One(Slot::default())
+    }
+}
+
+impl Slots {
+    fn all(&self) -> &[Slot] {
+        match self {
+            Self::One(slot) => std::slice::from_ref(slot),
+            Self::Ten(slots) => slots.as_slice(),
+        }
+    }
 }
 
 impl Window {
@@ -114,7 +136,7 @@ impl Window {
 
     /// Takes another row's last seconds in.
     pub fn absorb(&mut self, other: &Self) {
-        for theirs in &other.slots {
+        for theirs in other.0.all() {
             if let Some(slot) = self.slot(theirs.second * SECOND) {
                 slot.add(theirs);
             }
@@ -124,7 +146,18 @@ impl Window {
     /// The slot of a moment, emptied if it was another second's; `None` for the distant past.
     fn slot(&mut self, mono_ns: u64) -> Option<&mut Slot> {
         let second = mono_ns / SECOND;
-        let slot = &mut self.slots[second as usize % WINDOW_SECONDS];
+        if let Slots::One(only) = self.0
+            && only.second != second
+            && only.second.abs_diff(second) < WINDOW_SECONDS as u64
+        {
+            let mut slots = Box::new([Slot::default(); WINDOW_SECONDS]);
+            slots[only.second as usize % WINDOW_SECONDS] = only;
+            self.0 = Slots::Ten(slots);
+        }
+        let slot = match &mut self.0 {
+            Slots::One(slot) => slot,
+            Slots::Ten(slots) => &mut slots[second as usize % WINDOW_SECONDS],
+        };
         if slot.second > second {
             return None;
         }
@@ -168,7 +201,7 @@ impl Window {
     /// What happened in some seconds.
     fn sum(&self, seconds: std::ops::Range<u64>) -> Slot {
         let mut sum = Slot::default();
-        let slots = self.slots.iter().filter(|slot| seconds.contains(&slot.second));
+        let slots = self.0.all().iter().filter(|slot| seconds.contains(&slot.second));
         slots.for_each(|slot| sum.add(slot));
         sum
     }

@@ -4,6 +4,7 @@ use twtrace_common::RefusalReason;
 
 use crate::{
     diagnose::{Finding, Scene, Severity, Subject, arithmetic::Exhaustion, margins::Buckets},
+    event::Role,
     peer::{Group, history::Ports},
 };
 
@@ -124,13 +125,16 @@ pub fn closes_first(scene: &Scene<'_>) -> Vec<Finding> {
             .into();
         Some(finding)
     });
-    let server = scene.servers().filter_map(|server| {
-        let buckets = Buckets::of(scene, server.netns, server.facts)?;
-        let live = server.peer.counts.live() as f64;
-        // Only who fills the buckets, and only when they do fill.
-        if buckets.used_share() < super::buckets::FULL || live < buckets.live as f64 / 10.0 {
-            return None;
-        }
+    // Only where the buckets fill, and only who fills them.
+    let filling = scene.namespaces().filter_map(|(netns, facts)| {
+        let buckets = Buckets::of(scene, netns, facts)?;
+        (buckets.used_share() >= super::buckets::FULL).then_some((netns, buckets.live))
+    });
+    let servers = filling.flat_map(|(netns, live)| {
+        let rows = scene.in_namespace(netns).iter().filter(|row| row.role == Role::Server);
+        rows.filter(move |row| row.peer.counts.live() as f64 >= live as f64 / 10.0)
+    });
+    let server = servers.map(|server| {
         let summary = format!(
             "This server closes first towards {}, so TIME_WAIT piles up here; it costs memory \
              and tcp_max_tw_buckets, and no port.",
@@ -139,7 +143,7 @@ pub fn closes_first(scene: &Scene<'_>) -> Vec<Finding> {
         let mut finding = closing(server, summary);
         finding.consequence = "At the limit connections are closed without TIME_WAIT.".into();
         finding.remedy = "Let the clients close first, or raise tcp_max_tw_buckets.".into();
-        Some(finding)
+        finding
     });
     client.chain(server).collect()
 }
