@@ -43,13 +43,67 @@ impl Backend {
     }
 }
 
+/// Which kernel programs twtrace is told to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// Those for kernels with ring buffers.
+    RingBuf,
+    /// Those for kernels from 4.4 on, with the kernel's types in a file.
+    Perf,
+}
+
+impl Object {
+    /// The name that `--object` takes and the document gives.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RingBuf => "ringbuf",
+            Self::Perf => "perf",
+        }
+    }
+
+    /// Reads a list such as `ringbuf,perf`.
+    pub fn list(text: &str) -> Result<Vec<Self>> {
+        let one = |name: &str| {
+            [Self::RingBuf, Self::Perf].into_iter().find(|object| object.name() == name)
+        };
+        text.split(',')
+            .map(|name| one(name).with_context(|| format!("--object: no object {name:?}")))
+            .collect()
+    }
+
+    /// Whether its programs can be attached that way.
+    pub fn attaches(self, backend: Backend) -> bool {
+        self == Self::RingBuf || backend == Backend::Kprobe
+    }
+}
+
 /// What a scenario is run with.
 #[derive(Clone, Debug)]
 pub struct Lab {
     /// The backend that twtrace is told to use.
     pub backend: Backend,
+    /// The programs that it is told to load.
+    pub object: Object,
+    /// What it is told to take the kernel's types from; its own choice if `None`.
+    pub btf: Option<String>,
     /// The program under test.
     pub twtrace: PathBuf,
+}
+
+impl Lab {
+    /// The options that make twtrace attach as this lab wants it.
+    pub fn attach(&self) -> Vec<&str> {
+        let mut args = vec!["--attach", self.backend.name(), "--object", self.object.name()];
+        if let Some(btf) = &self.btf {
+            args.extend(["--btf", btf]);
+        }
+        args
+    }
+
+    /// The same with types from elsewhere.
+    pub fn with_btf(&self, btf: &str) -> Self {
+        Self { btf: Some(btf.to_owned()), ..self.clone() }
+    }
 }
 
 /// Where `twtrace` is: as named, else as TWTRACE_BIN says, else beside this program, else in PATH.

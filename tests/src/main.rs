@@ -1,8 +1,8 @@
 //! Scenario tests of twtrace: real TCP in network namespaces, against the kernel's own counters.
 //!
 //! As process 1 this program is the init of a virtual machine; otherwise it is a test harness
-//! that takes libtest's arguments and its own: `--attach LIST`, `--twtrace PATH`, `--only NAMES`, and
-//! `--once` for what is enough in one machine of several.
+//! that takes libtest's arguments and its own: `--attach LIST`, `--object LIST`, `--twtrace PATH`,
+//! `--only NAMES`, and `--once` for what is enough in one machine of several.
 
 mod bench;
 mod counters;
@@ -32,7 +32,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::lab::{Backend, Lab};
+use crate::lab::{Backend, Lab, Object};
 
 /// Scenarios mostly wait for timers, so there are more of them at once than processors.
 const THREADS: usize = 6;
@@ -60,6 +60,8 @@ fn main() -> ExitCode {
 fn harness(mut args: Vec<String>) -> Result<ExitCode> {
     let backends = take_option(&mut args, "--attach")?.unwrap_or_else(|| "tracepoint".to_owned());
     let backends = Backend::list(&backends)?;
+    let objects = take_option(&mut args, "--object")?;
+    let objects = objects.map(|objects| Object::list(&objects)).transpose()?;
     let named = take_option(&mut args, "--twtrace")?;
     let only = take_option(&mut args, "--only")?;
     let once = take_flag(&mut args, "--once");
@@ -69,22 +71,40 @@ fn harness(mut args: Vec<String>) -> Result<ExitCode> {
     let trials = scenario::ALL
         .iter()
         .flat_map(|scenario| backends.iter().map(move |backend| (scenario, *backend)))
-        .filter(|(scenario, backend)| scenario.on.includes(*backend, once))
-        .filter(|(scenario, backend)| {
-            let name = full_name(scenario, *backend);
+        .flat_map(|(scenario, backend)| {
+            [Object::RingBuf, Object::Perf].map(|object| (scenario, backend, object))
+        })
+        .filter(|(scenario, backend, object)| {
+            let wanted = match &objects {
+                Some(objects) => objects.contains(object),
+                None => scenario.by_default(*object),
+            };
+            wanted && scenario.applies(*backend, *object, once)
+        })
+        .map(|(scenario, backend, object)| {
+            // On old kernels the types come in a file: here it is the kernel's own.
+            let btf = (object == Object::Perf).then(|| "/sys/kernel/btf/vmlinux".to_owned());
+            (scenario, Lab { backend, object, btf, twtrace: twtrace.clone() })
+        })
+        .filter(|(scenario, lab)| {
+            let name = full_name(scenario, lab);
             only.as_ref().is_none_or(|only| only.split(',').any(|wanted| wanted == name))
         })
-        .map(|(scenario, backend)| trial(scenario, Lab { backend, twtrace: twtrace.clone() }))
+        .map(|(scenario, lab)| trial(scenario, lab))
         .collect();
     Ok(libtest_mimic::run(&args, trials).exit_code())
 }
 
-fn full_name(scenario: &scenario::Scenario, backend: Backend) -> String {
-    format!("{}::{}", backend.name(), scenario.name)
+fn full_name(scenario: &scenario::Scenario, lab: &Lab) -> String {
+    let object = match lab.object {
+        Object::RingBuf => "",
+        Object::Perf => "-perf",
+    };
+    format!("{}{object}::{}", lab.backend.name(), scenario.name)
 }
 
 fn trial(scenario: &'static scenario::Scenario, lab: Lab) -> Trial {
-    Trial::test(full_name(scenario, lab.backend), move || {
+    Trial::test(full_name(scenario, &lab), move || {
         let mut tries = 1;
         loop {
             match (scenario.run)(&lab) {

@@ -24,9 +24,9 @@ impl Terminal {
     pub fn watch(lab: &Lab, args: &[&str]) -> Result<Self> {
         let serial = MADE.fetch_add(1, Ordering::Relaxed);
         let server = format!("twt{}-{serial}", std::process::id());
-        let attach = lab.backend.name();
+        let attach = lab.attach().join(" ");
         let twtrace = lab.twtrace.display();
-        let watch = format!("{twtrace} watch --attach {attach} {}", args.join(" "));
+        let watch = format!("{twtrace} watch {attach} {}", args.join(" "));
         // `stty` says whether the terminal was given back as it was.
         let line = format!("{watch}; echo ended with $?; stty -a; exec cat");
         let terminal = Self { server };

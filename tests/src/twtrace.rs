@@ -128,7 +128,7 @@ pub struct Running {
 impl Running {
     /// Starts `twtrace` with these arguments and the backend, and waits until it watches.
     pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
-        Self::spawn(lab, &[args, &["--attach", lab.backend.name()]].concat())
+        Self::spawn(lab, &[args, &lab.attach()].concat())
     }
 
     /// Starts `twtrace VERB -o json` with more arguments, to ask a daemon, and waits until it

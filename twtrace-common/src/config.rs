@@ -73,12 +73,32 @@ pub struct Config {
     pub wakeup_bytes: u32,
     /// Number of `callers` in use.
     pub caller_count: u32,
+    /// Bytes from a timewait socket to what `tw_timer_handler()` is called with: 0 up to Linux
+    /// 4.14, where that is the socket; [`Config::UNKNOWN`] if not known.
+    pub timer_argument: u32,
+    /// [`entered_flags`](crate::entered_flags) that each entry has: what this session cannot know.
+    pub unknown: u16,
+    /// First and last port of `ip_local_port_range` where the namespace's own cannot be read.
+    pub port_low: u16,
+    /// The last one.
+    pub port_high: u16,
     /// Always 0.
-    pub reserved: u32,
+    pub reserved: u16,
+    /// Address of `sysctl_tcp_tw_reuse` where it is global (before 4.10), 0 elsewhere.
+    pub tcp_tw_reuse: u64,
+    /// Address of `sysctl_tcp_timestamps` where it is global (before 4.13), 0 elsewhere.
+    pub tcp_timestamps: u64,
+    /// Address of `tcp_death_row` where it is global (before 4.11), 0 elsewhere.
+    pub tcp_death_row: u64,
     /// Address of `tw_timer_handler`, by which the timer tracepoints know their timers.
     pub tw_timer_handler: u64,
     /// Kernel functions that name the reason of an early end, first match wins.
     pub callers: [CallerRange; MAX_CALLERS],
     /// Which sockets are reported.
     pub filter: Filter,
+}
+
+impl Config {
+    /// A distance that is not known.
+    pub const UNKNOWN: u32 = u32::MAX;
 }

@@ -65,6 +65,13 @@ pub mod entered_flags {
     /// For a socket that was there at the start: somebody saw its entry, and `mono_ns` is that
     /// moment.
     pub const ENTRY_KNOWN: u16 = 1 << 5;
+    /// Whether the connection had timestamps is not known: `ts_recent_stamp` and
+    /// [`TSTAMP_OK`] mean nothing.
+    pub const TIMESTAMPS_UNKNOWN: u16 = 1 << 6;
+    /// The namespace's settings are not known: the sysctls mean nothing.
+    pub const SETTINGS_UNKNOWN: u16 = 1 << 7;
+    /// The owner is not known: `uid` means nothing.
+    pub const OWNER_UNKNOWN: u16 = 1 << 8;
 }
 
 /// Flags of [`Ended`].
@@ -202,7 +209,9 @@ pub enum RefusalReason {
     TooYoung = 4,
 }
 
-/// Peer that refusals are counted for.
+/// Peer and reason that refusals are counted for.
+///
+/// The reason is in the key because verifiers before 4.9 allow no variable index into a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct RefusalKey {
@@ -212,8 +221,8 @@ pub struct RefusalKey {
     pub netns: u32,
     /// Port of the other end.
     pub remote_port: u16,
-    /// Always 0.
-    pub reserved: u16,
+    /// A [`RefusalReason`] as a number; 0 where counts of all reasons follow.
+    pub reason: u16,
 }
 
 /// Refusals by [`RefusalReason`], in its order.
@@ -222,6 +231,18 @@ pub struct RefusalKey {
 pub struct Refusals {
     /// One count a reason.
     pub by_reason: [u64; 5],
+}
+
+/// [`RefusalKey`] of one CPU, for kernels without per-CPU maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct PerCpuRefusal {
+    /// Peer and reason.
+    pub key: RefusalKey,
+    /// Number of the CPU.
+    pub cpu: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 /// A record that can be taken from and written as bytes.
@@ -262,7 +283,8 @@ decode! {
         uid 4 family 2 tcp_tw_reuse 1 tcp_timestamps 1 tcp_tw_recycle 1 reserved 3;
     Ended: header 8 mono_ns 8 tw 8 entered_ns 8 flow 40 first_armed 4 last_armed 4 rearms 4 rto 4
         reason 1 reserved 7;
-    RefusalKey: remote 16 netns 4 remote_port 2 reserved 2;
+    RefusalKey: remote 16 netns 4 remote_port 2 reason 2;
+    PerCpuRefusal: key 24 cpu 4 reserved 4;
     Refusals: by_reason 40;
 }
 

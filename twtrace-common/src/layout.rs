@@ -3,7 +3,12 @@
 //! rustc emits no CO-RE relocations, so nothing here is compiled in: userspace resolves every
 //! field from the running kernel's BTF and hands the result over before the programs load.
 
-/// Position of one structure member in the running kernel.
+/// Position of one structure member in the running kernel, and how to cut it out of the eight bytes
+/// there.
+///
+/// The programs read eight bytes whatever the width, shift and mask: a branch on the width would
+/// multiply the paths that the verifiers of old kernels follow. The byte order is little-endian, as
+/// that of the programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Field {
@@ -14,23 +19,45 @@ pub struct Field {
     pub size: u16,
     /// For a bit-field, its lowest bit within the byte at `offset`; 0 otherwise.
     pub bit: u8,
-    /// For a bit-field, its width in bits; 0 for an ordinary member.
-    pub bits: u8,
+    /// Always 0.
+    pub reserved: u8,
+    /// The bits of the member once they are shifted down by `bit`; 0 where there is none.
+    pub mask: u64,
 }
 
 impl Field {
+    /// An ordinary member.
+    pub const fn whole(offset: u32, size: u16) -> Self {
+        let mask = match size {
+            0 => 0,
+            1..8 => (1 << (8 * size as u64)) - 1,
+            _ => u64::MAX,
+        };
+        Self { offset, size, bit: 0, reserved: 0, mask }
+    }
+
+    /// A bit-field within one byte: `bits` wide, from `bit` on.
+    pub const fn bits(offset: u32, bit: u8, bits: u8) -> Self {
+        Self { offset, size: 1, bit, reserved: 0, mask: (1 << bits) - 1 }
+    }
+
     /// Whether the running kernel has this member.
     pub const fn exists(&self) -> bool {
         self.size != 0
     }
 }
 
+/// Bytes of a network namespace that are looked through for its number: it lies at 152 in 4.9 and
+/// at 280 in 7.2.
+pub const NET_BYTES: usize = 320;
+
 /// How the kernel's sources name a field, and whether twtrace can do without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldSource {
     /// Name of the structure, as in BTF.
     pub owner: &'static str,
-    /// Member path from `owner`, dots between nested members.
+    /// Member path from `owner`, dots between nested members; several with `|` between where
+    /// kernels differ, of which the first that exists is meant.
     pub path: &'static str,
     /// Whether a kernel without the field is refused.
     pub required: bool,
@@ -89,7 +116,8 @@ layout! {
     /// Back link of the hash chain: null once the socket was unhashed.
     skc_pprev: "sock_common"."skc_node.pprev", true;
     /// Owner's uid, in the kernel's initial user namespace.
-    sk_uid: "sock"."sk_uid.val", true;
+    /// Absent before 4.10.
+    sk_uid: "sock"."sk_uid.val", false;
     /// Pending error; non-zero after a reset or an abort.
     sk_err: "sock"."sk_err", true;
     /// IP protocol; a bit-field on kernels before 5.6.
@@ -99,7 +127,7 @@ layout! {
     /// kernfs node of a control group.
     cgroup_kn: "cgroup"."kn", false;
     /// Identifier of a kernfs node: the inode number of the control group's directory.
-    kernfs_id: "kernfs_node"."id", false;
+    kernfs_id: "kernfs_node"."id.ino|id|ino", false;
     /// Port of this end, network byte order; still there when `skc_num` was cleared.
     inet_sport: "inet_sock"."inet_sport", true;
     /// Retransmission timeout, jiffies.
@@ -126,14 +154,18 @@ layout! {
     timer_function: "timer_list"."function", true;
     /// When a timer is due, jiffies.
     timer_expires: "timer_list"."expires", true;
+    /// Argument of a timer's callback; gone since 4.15, which hands over the timer itself.
+    timer_data: "timer_list"."data", false;
     /// Inode number of the network namespace.
     net_inum: "net"."ns.inum", true;
     /// `net.ipv4.tcp_tw_reuse`; global before 4.10.
     tcp_tw_reuse: "net"."ipv4.sysctl_tcp_tw_reuse", false;
     /// `net.ipv4.tcp_timestamps`; global before 4.13.
     tcp_timestamps: "net"."ipv4.sysctl_tcp_timestamps", false;
-    /// `net.ipv4.tcp_tw_recycle`; removed in 4.12.
+    /// `net.ipv4.tcp_tw_recycle`; removed in 4.12, global before 4.11.
     tcp_tw_recycle: "net"."ipv4.tcp_death_row.sysctl_tw_recycle", false;
+    /// The same within the global `tcp_death_row`.
+    death_row_recycle: "inet_timewait_death_row"."sysctl_tw_recycle", false;
     /// `net.ipv4.ip_local_port_range`: two ints, or one packed 32-bit word from 6.8 on.
     ip_local_ports: "net"."ipv4.ip_local_ports.range", true;
 }

@@ -7,16 +7,18 @@
 mod config;
 mod counter;
 mod event;
+mod handover;
 mod layout;
 mod live;
 
 pub use config::{CallerRange, CidrFilter, Config, Filter, MAX_CALLERS, MAX_CIDRS};
 pub use counter::Counter;
 pub use event::{
-    Decode, EndReason, Ended, Entered, Flow, Header, Kind, RefusalKey, RefusalReason, Refusals,
-    ended_flags, entered_flags,
+    Decode, EndReason, Ended, Entered, Flow, Header, Kind, PerCpuRefusal, RefusalKey,
+    RefusalReason, Refusals, ended_flags, entered_flags,
 };
-pub use layout::{Field, FieldSource, Layout};
+pub use handover::{Cpu, Handover};
+pub use layout::{Field, FieldSource, Layout, NET_BYTES};
 pub use live::Live;
 
 /// Version of the wire records; raised whenever a byte of [`Entered`] or [`Ended`] changes meaning.

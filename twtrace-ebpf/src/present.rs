@@ -9,9 +9,10 @@ use core::ffi::c_void;
 use twtrace_common::{Counter, Entered, Kind, TCP_TIME_WAIT, entered_flags};
 
 use crate::{
-    emit, enter,
-    maps::{self, CpuState, LIVE, config, count},
-    read, timers,
+    enter,
+    maps::LIVE,
+    platform::{self, Env, Front, scratch},
+    read::{self, config},
 };
 
 /// `struct bpf_iter__tcp`, net/ipv4/tcp_ipv4.c: its layout is part of the BPF interface.
@@ -40,72 +41,80 @@ impl EbpfContext for IteratorContext {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
 pub fn iter_tcp_follow(raw: *mut c_void) -> i32 {
-    if let Some(tw) = timewait_socket(raw) {
-        follow(&IteratorContext(raw), tw);
+    let Some(env) = Env::get() else { return 0 };
+    if let Some(tw) = timewait_socket(env, raw) {
+        follow(&IteratorContext(raw), env, tw);
     }
     0
 }
 
-/// Likewise, and writes each to the reader: what still lives.
+/// Likewise, and writes the address of each to the reader: what still lives.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
 pub fn iter_tcp_list(raw: *mut c_void) -> i32 {
-    if let Some(tw) = timewait_socket(raw)
-        && let Some(cpu) = maps::iterator_cpu()
-        && describe(cpu, tw)
+    if let Some(env) = Env::get()
+        && let Some(tw) = timewait_socket(env, raw)
     {
-        cpu.entered.tw = tw;
-        // SAFETY: the kernel passes a valid context, whose first member leads to the output.
-        let seq = unsafe { (*(*raw.cast::<TcpIterator>()).meta).seq };
-        // SAFETY: the record lives in this CPU's scratch space during the call.
-        unsafe {
-            bpf_seq_write(seq.cast(), (&raw const cpu.entered).cast(), size_of::<Entered>() as u32)
-        };
+        list(raw, env, tw);
     }
     0
 }
 
 /// The timewait socket an iterator is called for, if it is one.
 #[inline(always)]
-fn timewait_socket(raw: *mut c_void) -> Option<u64> {
+fn timewait_socket(env: Env, raw: *mut c_void) -> Option<u64> {
     // SAFETY: the kernel passes a valid context; its second member is a pointer or null.
     let socket = unsafe { (*raw.cast::<TcpIterator>()).socket };
     if socket.is_null() {
         return None;
     }
-    let state = read::field(socket as u64, config!(layout.skc_state));
+    let state = read::field(env, socket as u64, config!(env, layout.skc_state));
     (state == u64::from(TCP_TIME_WAIT)).then_some(socket as u64)
 }
 
 /// Starts to follow a timewait socket, unless it is followed already.
 #[inline(always)]
-fn follow(ctx: &IteratorContext, tw: u64) {
+fn follow(ctx: &IteratorContext, env: Env, tw: u64) {
     // SAFETY: the value is not read through the reference.
     if unsafe { LIVE.get(tw) }.is_some() {
         return;
     }
-    let Some(cpu) = maps::iterator_cpu() else { return };
-    if !describe(cpu, tw) {
+    scratch!(env, Iterator, entered, front);
+    if !describe(env, entered, front, tw) {
         return;
     }
-    enter::track(ctx, cpu, tw);
-    count(Counter::Present);
-    emit::send(&cpu.entered, Counter::LostPresent);
+    enter::track(ctx, env, entered, tw);
+    env.count(Counter::Present);
+    env.send(ctx, entered, Counter::LostPresent);
+}
+
+/// Writes the record of a timewait socket to the reader.
+#[inline(always)]
+fn list(raw: *mut c_void, env: Env, tw: u64) {
+    scratch!(env, Iterator, entered, front);
+    if !describe(env, entered, front, tw) {
+        return;
+    }
+    entered.tw = tw;
+    // SAFETY: the kernel passes a valid context, whose first member leads to the output.
+    let seq = unsafe { (*(*raw.cast::<TcpIterator>()).meta).seq };
+    // SAFETY: the record lives in this CPU's scratch space during the call.
+    unsafe { bpf_seq_write(seq.cast(), (&raw const *entered).cast(), size_of::<Entered>() as u32) };
 }
 
 /// Puts together the record of a timewait socket in place; false if the user did not ask for it.
 #[inline(always)]
-fn describe(cpu: &mut CpuState, tw: u64) -> bool {
-    read::common(cpu, tw);
-    let state = read::field(tw, config!(layout.tw_substate)) as u8;
-    if !enter::begin(cpu, Kind::Present, state) {
+fn describe(env: Env, entered: &mut Entered, front: &mut Front, tw: u64) -> bool {
+    let socket = front.read(env, tw, &mut entered.flow);
+    let state = read::field(env, tw, config!(env, layout.tw_substate)) as u8;
+    if !enter::begin(env, entered, socket, Kind::Present, state) {
         return false;
     }
-    let timer = tw.wrapping_add(u64::from(config!(layout.tw_timer.offset)));
-    cpu.entered.armed = timers::jiffies_left(timer);
-    cpu.entered.ts_recent_stamp = read::signed(tw, config!(layout.tw_ts_recent_stamp));
-    if enter::autobound(read::field(tw, config!(layout.tw_tb))) {
-        cpu.entered.header.flags |= entered_flags::AUTOBOUND;
+    let timer = tw.wrapping_add(u64::from(config!(env, layout.tw_timer.offset)));
+    entered.armed = platform::jiffies_left(env, timer);
+    entered.ts_recent_stamp = read::signed(env, tw, config!(env, layout.tw_ts_recent_stamp));
+    if enter::autobound(env, read::field(env, tw, config!(env, layout.tw_tb))) {
+        entered.header.flags |= entered_flags::AUTOBOUND;
     }
     true
 }

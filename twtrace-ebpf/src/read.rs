@@ -1,153 +1,116 @@
-//! Checked reads of kernel memory, by positions that userspace resolved.
+//! Checked reads of settings and of kernel memory, by positions that userspace resolved.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_buf};
-use twtrace_common::{AF_INET, AF_INET6, CidrFilter, Counter, Field, Flow, MAX_CIDRS};
+use twtrace_common::{AF_INET, Counter, Field, Flow, MAX_CIDRS};
 
-use crate::maps::{COMMON_LEN, CpuState, config, config_at, count};
+use crate::platform::{Env, probe_read};
 
-/// Reads a value at a kernel address; a failure is counted and reads as 0.
+/// Reads one setting, without copying the others.
+macro_rules! config {
+    ($env:expr, $($path:tt)+) => {{
+        let config: *const twtrace_common::Config = $env.config();
+        // SAFETY: the settings do not change while a program runs. The read is volatile because
+        // the value at load time is not the one the compiler may see.
+        unsafe { core::ptr::read_volatile(&raw const (*config).$($path)+) }
+    }};
+}
+pub(crate) use config;
+
+/// Reads eight bytes at a kernel address; a failure is counted and reads as 0.
 #[inline(always)]
-pub fn value<T: Default>(address: u64) -> T {
-    // SAFETY: the helper checks the address and fails cleanly on a bad one.
-    match unsafe { bpf_probe_read_kernel(address as *const T) } {
-        Ok(value) => value,
-        Err(_) => {
-            count(Counter::ReadFailed);
-            T::default()
-        }
+pub fn word(env: Env, address: u64) -> u64 {
+    let mut word = 0_u64;
+    // SAFETY: eight initialised bytes on the stack.
+    if !unsafe { probe_read((&raw mut word).cast(), size_of::<u64>() as u32, address) } {
+        env.count(Counter::ReadFailed);
     }
+    word
 }
 
 /// Reads an unsigned integer or one bit-field of `owner`; 0 where the kernel has no such member.
 #[inline(always)]
-pub fn field(owner: u64, field: Field) -> u64 {
-    let address = owner.wrapping_add(u64::from(field.offset));
-    match field.size {
-        0 => 0,
-        1 => {
-            let byte = u64::from(value::<u8>(address));
-            if field.bits == 0 {
-                byte
-            } else {
-                (byte >> (field.bit & 7)) & ((1 << (field.bits & 7)) - 1)
-            }
-        }
-        2 => u64::from(value::<u16>(address)),
-        4 => u64::from(value::<u32>(address)),
-        _ => value::<u64>(address),
-    }
+pub fn field(env: Env, owner: u64, field: Field) -> u64 {
+    let word = word(env, owner.wrapping_add(u64::from(field.offset)));
+    (word >> (field.bit & 7)) & field.mask
 }
 
-/// Like [`field`], for a signed member of 4 or 8 bytes.
+/// Like [`field`], for a signed member.
 #[inline(always)]
-pub fn signed(owner: u64, position: Field) -> i64 {
-    let raw = field(owner, position);
-    if position.size == 4 { i64::from(raw as i32) } else { raw as i64 }
+pub fn signed(env: Env, owner: u64, position: Field) -> i64 {
+    let sign = position.mask ^ (position.mask >> 1);
+    ((field(env, owner, position) ^ sign).wrapping_sub(sign)) as i64
 }
 
-/// Copies the front of a socket, of whatever kind, to this CPU's scratch space.
+/// Reads a sysctl: a member of the namespace, or a global variable if its address is given.
 #[inline(always)]
-pub fn common(cpu: &mut CpuState, sk: u64) {
-    // SAFETY: the helper checks the address and fails cleanly on a bad one.
-    if unsafe { bpf_probe_read_kernel_buf(sk as *const u8, &mut cpu.common) }.is_err() {
-        count(Counter::ReadFailed);
-    }
-}
-
-/// Takes `T` out of the copied front of a socket.
-#[inline(always)]
-fn part<T: Copy + Default>(common: &[u8; COMMON_LEN], field: Field) -> T {
-    let offset = field.offset as usize;
-    if offset > COMMON_LEN - size_of::<[u8; 16]>() {
-        // Userspace refuses such a kernel; this is for the verifier.
-        return T::default();
-    }
-    // SAFETY: sixteen bytes follow `offset` in the copy, and no T is longer.
-    unsafe { common.as_ptr().add(offset).cast::<T>().read_unaligned() }
-}
-
-/// Addresses and ports of the socket whose front was copied, and its namespace.
-///
-/// A v4 address comes out as `::ffff:a.b.c.d`; the port range stays 0.
-#[inline(always)]
-pub fn flow(cpu: &CpuState) -> (Flow, u16, u64) {
-    let common = &cpu.common;
-    let family: u16 = part(common, config!(layout.skc_family));
-    let mut flow = Flow::default();
-    if family == AF_INET6 {
-        flow.local = part(common, config!(layout.skc_v6_rcv_saddr));
-        flow.remote = part(common, config!(layout.skc_v6_daddr));
-    } else {
-        flow.local = mapped(part(common, config!(layout.skc_rcv_saddr)));
-        flow.remote = mapped(part(common, config!(layout.skc_daddr)));
-    }
-    flow.local_port = part(common, config!(layout.skc_num));
-    flow.remote_port = u16::from_be(part(common, config!(layout.skc_dport)));
-    (flow, family, part(common, config!(layout.skc_net)))
+pub fn sysctl(env: Env, net: u64, position: Field, global: u64) -> u8 {
+    field(env, if global == 0 { net } else { global }, position) as u8
 }
 
 /// An IPv4 address as a v4-mapped IPv6 one.
+///
+/// Put together from words: byte by byte the compiler calls memset(), and Linux 4.4 has no calls.
 #[inline(always)]
-fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+pub fn mapped(v4: [u8; 4]) -> [u8; 16] {
+    let back = u64::from(u32::from_le_bytes(v4)) << 32 | 0xffff_0000;
+    (u128::from(back.to_le()) << 64).to_le_bytes()
 }
 
 /// Inode number of a network namespace.
 #[inline(always)]
-pub fn netns_inum(net: u64) -> u32 {
-    field(net, config!(layout.net_inum)) as u32
+pub fn netns_inum(env: Env, net: u64) -> u32 {
+    field(env, net, config!(env, layout.net_inum)) as u32
 }
 
 /// `ip_local_port_range` of a network namespace, both ends included.
 #[inline(always)]
-pub fn port_range(net: u64) -> (u16, u16) {
-    let position: Field = config!(layout.ip_local_ports);
-    let address = net.wrapping_add(u64::from(position.offset));
-    if position.size == 4 {
-        // Linux 6.8 on: one word, the low half in the low 16 bits.
-        let both: u32 = value(address);
-        (both as u16, (both >> 16) as u16)
-    } else {
-        let both: u64 = value(address);
-        (both as u16, (both >> 32) as u16)
+pub fn port_range(env: Env, net: u64) -> (u16, u16) {
+    let position: Field = config!(env, layout.ip_local_ports);
+    if !position.exists() {
+        return (config!(env, port_low), config!(env, port_high));
     }
+    let both = field(env, net, position);
+    // Linux 6.8 on: one word, the low half in the low 16 bits; before, two ints.
+    (both as u16, if position.size == 4 { both >> 16 } else { both >> 32 } as u16)
 }
 
 /// Whether a socket is one the user asked for.
 #[inline(always)]
-pub fn wanted(flow: &Flow, netns: u32) -> bool {
-    let netns_wanted = config!(filter.netns);
+pub fn wanted(env: Env, flow: &Flow, netns: u32) -> bool {
+    let netns_wanted = config!(env, filter.netns);
     if netns_wanted != 0 && netns != netns_wanted {
         return false;
     }
-    let remote_port = config!(filter.remote_port);
+    let remote_port = config!(env, filter.remote_port);
     if remote_port != 0 && flow.remote_port != remote_port {
         return false;
     }
-    let local_port = config!(filter.local_port);
+    let local_port = config!(env, filter.local_port);
     if local_port != 0 && flow.local_port != local_port {
         return false;
     }
     let high = u64::from_be_bytes(half(&flow.remote, 0));
     let low = u64::from_be_bytes(half(&flow.remote, 8));
     let is_v4 = high == 0 && low >> 32 == 0xffff;
-    let family = config!(filter.family);
+    let family = config!(env, filter.family);
     if family != 0 && (family == AF_INET) != is_v4 {
         return false;
     }
-    let ranges = config!(filter.cidr_count);
+    let ranges = config!(env, filter.cidr_count);
     if ranges == 0 {
         return true;
     }
-    let mut index = 0;
-    while index < MAX_CIDRS && (index as u32) < ranges {
-        let range: CidrFilter = config_at!(filter.cidrs, index);
-        if high & range.mask[0] == range.network[0] && low & range.mask[1] == range.network[1] {
-            return true;
-        }
-        index += 1;
+    // Written out, because Linux 4.4 has no loops.
+    macro_rules! holds {
+        ($($index:literal)+) => {
+            false $(|| ($index < ranges
+                && high & config!(env, filter.cidrs[$index].mask[0])
+                    == config!(env, filter.cidrs[$index].network[0])
+                && low & config!(env, filter.cidrs[$index].mask[1])
+                    == config!(env, filter.cidrs[$index].network[1])))+
+        };
     }
-    false
+    const { assert!(MAX_CIDRS == 8) };
+    holds!(0 1 2 3 4 5 6 7)
 }
 
 /// Eight bytes of an address.

@@ -3,92 +3,83 @@
 //! In an exhausted port range `tcp_twsk_unique()` runs once a port, tens of thousands of times in
 //! one `connect()`: refusals are counted here and never sent one by one.
 
-use twtrace_common::{
-    Counter, EndReason, RefusalKey, RefusalReason, Refusals, TCP_FIN_WAIT2, ended_flags,
-};
+use twtrace_common::{EndReason, Flow, RefusalKey, RefusalReason, TCP_FIN_WAIT2, ended_flags};
 
 use crate::{
     end,
-    maps::{self, REFUSALS, config, count},
-    read,
+    platform::{Env, front},
+    read::{self, config},
 };
 
 /// Keeps the arguments of `tcp_twsk_unique()` for its return (kprobe).
 #[inline(always)]
-pub fn remember(tw: u64, bound: bool) {
-    if let Some(cpu) = maps::cpu() {
-        cpu.unique_tw = tw;
-        cpu.unique_bound = u64::from(bound);
+pub fn remember(env: Env, tw: u64, bound: bool) {
+    if let Some(handover) = env.handover() {
+        handover.unique_tw = tw;
+        handover.unique_bound = u64::from(bound);
     }
 }
 
 /// `tcp_twsk_unique()` returned, and its arguments were kept (kprobe).
 #[inline(always)]
-pub fn on_unique_return(allowed: u32) {
-    let Some(cpu) = maps::cpu() else { return };
-    let tw = cpu.unique_tw;
-    cpu.unique_tw = 0;
+pub fn on_unique_return(env: Env, allowed: u32) {
+    let Some(handover) = env.handover() else { return };
+    let tw = handover.unique_tw;
+    let bound = handover.unique_bound != 0;
+    handover.unique_tw = 0;
     if tw != 0 {
-        on_unique(tw, cpu.unique_bound != 0, allowed);
+        on_unique(env, tw, bound, allowed);
     }
 }
 
 /// `tcp_twsk_unique(sk, tw, twp)` returned whether the port may be taken; `bound` is `twp == NULL`.
 #[inline(always)]
-pub fn on_unique(tw: u64, bound: bool, allowed: u32) {
+pub fn on_unique(env: Env, tw: u64, bound: bool, allowed: u32) {
     if allowed != 0 {
-        end::mark(tw, EndReason::Reused, if bound { ended_flags::BOUND } else { 0 });
+        end::mark(env, tw, EndReason::Reused, if bound { ended_flags::BOUND } else { 0 });
         return;
     }
-    let Some(cpu) = maps::cpu() else { return };
-    read::common(cpu, tw);
-    let (flow, _family, net) = read::flow(cpu);
-    let netns = read::netns_inum(net);
-    if !read::wanted(&flow, netns) {
+    let stamp = config!(env, layout.tw_ts_recent_stamp);
+    if !stamp.exists() {
+        // The reason is not known.
+        return;
+    }
+    front!(env, front);
+    let mut flow = Flow::default();
+    let (_family, net) = front.read(env, tw, &mut flow);
+    let netns = read::netns_inum(env, net);
+    if !read::wanted(env, &flow, netns) {
         return;
     }
     let loopback = is_loopback(&flow.local)
         || is_loopback(&flow.remote)
-        || read::field(tw, config!(layout.skc_bound_dev_if)) == LOOPBACK_IFINDEX;
-    let reason = if read::field(tw, config!(layout.tw_ts_recent_stamp)) == 0 {
+        || read::field(env, tw, config!(env, layout.skc_bound_dev_if)) == LOOPBACK_IFINDEX;
+    let reuse = config!(env, layout.tcp_tw_reuse);
+    let reason = if read::field(env, tw, stamp) == 0 {
         RefusalReason::NoTimestamps
     } else {
-        match read::field(net, config!(layout.tcp_tw_reuse)) {
+        match read::sysctl(env, net, reuse, config!(env, tcp_tw_reuse)) {
             _ if bound => RefusalReason::TooYoung,
             0 => RefusalReason::ReuseOff,
             2 if !loopback => RefusalReason::LoopbackOnly,
-            _ if read::field(tw, config!(layout.tw_substate)) == u64::from(TCP_FIN_WAIT2) => {
+            _ if read::field(env, tw, config!(env, layout.tw_substate))
+                == u64::from(TCP_FIN_WAIT2) =>
+            {
                 RefusalReason::FinWait2
             }
             _ => RefusalReason::TooYoung,
         }
     };
-    add(
-        &RefusalKey { remote: flow.remote, netns, remote_port: flow.remote_port, reserved: 0 },
-        reason,
-    );
+    env.count_refusal(&RefusalKey {
+        remote: flow.remote,
+        netns,
+        remote_port: flow.remote_port,
+        reason: reason as u16,
+    });
 }
 
 /// `LOOPBACK_IFINDEX`, include/net/flow.h.
 const LOOPBACK_IFINDEX: u64 = 1;
-
-/// Adds one refusal to a peer's count on this CPU.
-#[inline(always)]
-fn add(peer: &RefusalKey, reason: RefusalReason) {
-    let mut slot = REFUSALS.get_ptr_mut(peer);
-    if slot.is_none() {
-        let _ = REFUSALS.insert(peer, Refusals::default(), 0);
-        slot = REFUSALS.get_ptr_mut(peer);
-    }
-    match slot {
-        // SAFETY: the slot belongs to this CPU and was null-checked; the reason is an index
-        // below the array's length.
-        Some(slot) => unsafe {
-            *(&raw mut (*slot).by_reason).cast::<u64>().add(reason as usize) += 1
-        },
-        None => count(Counter::RefusalsDropped),
-    }
-}
 
 /// `tcp_twsk_unique()`'s own test: 127/8, as IPv4 or v4-mapped, or ::1.
 #[inline(always)]

@@ -13,7 +13,7 @@ use twtrace::{
     aggregate::Aggregate,
     event::{Batch, Event},
     host::process::Process,
-    kernel::{Backend, Totals},
+    kernel::{Backend, ObjectKind, Totals, Types},
     summary::{Context, RowChoice, Summary},
     view::{
         self, Format,
@@ -105,6 +105,8 @@ fn agent(since: SystemTime) -> Agent {
     Agent {
         status: Status {
             backend: Backend::Fentry,
+            object: ObjectKind::RingBuf,
+            types: Types::Known,
             refused_backends: Vec::new(),
             since,
             programs: Vec::new(),
@@ -150,6 +152,8 @@ fn summary(aggregate: &Aggregate, choice: RowChoice, context: Context) -> Summar
 fn context() -> Context {
     Context {
         backend: Backend::Fentry,
+        object: ObjectKind::RingBuf,
+        types: Types::Known,
         refused_backends: Vec::new(),
         elapsed: Duration::from_secs(10),
         totals: Totals::default(),

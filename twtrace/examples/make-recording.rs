@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result};
 use twtrace::{
     event::BatchBuilder,
     feed::{Input, Moment, Origin},
-    kernel::{Backend, Totals},
+    kernel::{Backend, ObjectKind, Totals, Types},
     recording::Recorder,
     units::{Clock, Hz},
 };
@@ -88,6 +88,8 @@ fn origin() -> Origin {
         hz: Hz::new(250),
         recycle_exists: false,
         backend: Backend::Fentry,
+        object: ObjectKind::RingBuf,
+        types: Types::Known,
         refused: Vec::new(),
         follow_ends: true,
         selection: Default::default(),

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::{
     host::process::Process,
-    kernel::{Backend, ProgramCost, Refusal},
+    kernel::{Backend, ObjectKind, ProgramCost, Refusal, Types},
 };
 
 /// What the owner of the pipeline knows of itself.
@@ -12,6 +12,10 @@ use crate::{
 pub struct Status {
     /// How the programs are attached.
     pub backend: Backend,
+    /// Which programs they are.
+    pub object: ObjectKind,
+    /// Whether they know where the kernel keeps its fields.
+    pub types: Types,
     /// Better ways that did not work, and why.
     pub refused_backends: Vec<Refusal>,
     /// When counting began.

@@ -22,7 +22,7 @@ use twtrace_common::{ended_flags, entered_flags};
 use crate::{
     event::{Event, Role, owner_is_known},
     filter::{self, Selection, Verdict},
-    path::{self, Block, Outcome},
+    path::{self, Block, EntryPath, Outcome},
     peer::{
         Group, GroupBy, Past, Peer, PeerTable, Prefixes, Refused, history::Entry, minutes::Memory,
         minutes::Minute,
@@ -214,7 +214,7 @@ impl Aggregate {
         peer.last_ns = peer.last_ns.max(entered.mono_ns);
         peer.history.stuck += u64::from(stuck);
         // Where no bucket was left there is no socket that could hold the port.
-        let entry = history_entry(entered, blocked && !overflow);
+        let entry = history_entry(entered, &path, overflow);
         if present {
             peer.counts.present += 1;
             let left_ns = hz.millis(entered.armed) * 1_000_000;
@@ -232,10 +232,10 @@ impl Aggregate {
         counts.entered += 1;
         counts.fin_wait2 += u64::from(entered.header.state == TCP_FIN_WAIT2);
         counts.negotiated += u64::from(entered.header.flags & entered_flags::TSTAMP_OK != 0);
-        counts.with_timestamps += u64::from(entered.ts_recent_stamp != 0);
-        counts.without_timestamps += u64::from(entered.ts_recent_stamp == 0);
-        counts.eligible += u64::from(path.eligible);
-        counts.allowed += u64::from(path.eligible && !blocked);
+        counts.with_timestamps += u64::from(path.eligible == Some(true));
+        counts.without_timestamps += u64::from(path.eligible == Some(false));
+        counts.eligible += u64::from(path.eligible == Some(true));
+        counts.allowed += u64::from(path.allowed == Some(true));
         counts.overflow += u64::from(overflow);
         if let Some(block) = path.blocked {
             counts.blocked[block as usize] += 1;
@@ -253,7 +253,7 @@ impl Aggregate {
         }
         if let Some(minute) = self.minute(row, entered.mono_ns) {
             add(&mut minute.entered, 1);
-            add(&mut minute.without_timestamps, u64::from(!path.eligible));
+            add(&mut minute.without_timestamps, u64::from(path.eligible == Some(false)));
             add(&mut minute.blocked, u64::from(blocked));
             add(&mut minute.overflow, u64::from(overflow));
         }
@@ -553,11 +553,12 @@ fn add(count: &mut u32, more: u64) {
 }
 
 /// An entry as a row's history wants it.
-fn history_entry(entered: &Entered, blocked: bool) -> Entry {
+fn history_entry(entered: &Entered, path: &EntryPath, overflow: bool) -> Entry {
     Entry {
         mono_ns: entered.mono_ns,
-        with_timestamps: entered.ts_recent_stamp != 0,
-        blocked,
+        with_timestamps: path.eligible == Some(true),
+        timestamps_unknown: path.eligible.is_none(),
+        blocked: path.blocked.is_some() && !overflow,
         autobound: entered.header.flags & entered_flags::AUTOBOUND != 0,
         local: entered.flow.local,
         local_port: entered.flow.local_port,

@@ -14,7 +14,7 @@ pub use crate::peer::PeerAddress;
 use crate::{
     config::Flags,
     filter::{Expr, FilterError, Op, Side, Term},
-    kernel::Backend,
+    kernel::{Backend, ObjectKind},
     peer::GroupBy,
     summary::SortKey,
     view::{ExportFormat, Format, ReportFormat},
@@ -109,7 +109,10 @@ pub struct ObserveArgs {
     /// How to attach to the kernel; auto takes the cheapest way that works.
     #[arg(long, value_name = "HOW", default_value = "auto")]
     pub attach: Attach,
-    /// Take the kernel's types from this file instead of /sys/kernel/btf/vmlinux.
+    /// Which kernel programs to load; auto takes those for ring buffers where the kernel has them.
+    #[arg(long, value_name = "WHICH", default_value = "auto")]
+    pub object: WhichObject,
+    /// Take the kernel's types from this file instead of /sys/kernel/btf/vmlinux; none does without.
     #[arg(long, value_name = "FILE")]
     pub btf: Option<PathBuf>,
     /// Most sockets followed at once; beyond, counts stay right and lifetimes are sampled.
@@ -123,7 +126,7 @@ pub struct ObserveArgs {
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
     /// Take in a recording instead of watching this host.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["attach", "btf", "buffer"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["attach", "object", "btf", "buffer"])]
     pub replay: Option<PathBuf>,
     /// Take the recording in this many times as fast as it happened; as fast as it goes if not
     /// given.
@@ -179,6 +182,7 @@ impl ObserveArgs {
             duration: None,
             netns: None,
             attach: Attach::Auto,
+            object: WhichObject::Auto,
             btf: None,
             max_live: MAX_LIVE,
             daemon: AskDaemon::Never,
@@ -191,7 +195,7 @@ impl ObserveArgs {
 
     /// Whether something is asked for that only programs loaded for this session can give.
     pub fn needs_own_programs(&self) -> bool {
-        self.attach != Attach::Auto || self.btf.is_some()
+        self.attach != Attach::Auto || self.object != WhichObject::Auto || self.btf.is_some()
     }
 }
 
@@ -203,6 +207,28 @@ impl Attach {
             Self::Fentry => Some(Backend::Fentry),
             Self::Kprobe => Some(Backend::Kprobe),
             Self::Tracepoint => Some(Backend::Tracepoint),
+        }
+    }
+}
+
+/// Which kernel programs to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WhichObject {
+    /// By what the kernel can do.
+    Auto,
+    /// For kernels with ring buffers and type information, 5.8 on.
+    Ringbuf,
+    /// For kernels from 4.4 on.
+    Perf,
+}
+
+impl WhichObject {
+    /// The only object to load, if the user named one.
+    pub const fn only(self) -> Option<ObjectKind> {
+        match self {
+            Self::Auto => None,
+            Self::Ringbuf => Some(ObjectKind::RingBuf),
+            Self::Perf => Some(ObjectKind::Perf),
         }
     }
 }

@@ -134,9 +134,11 @@ pub fn is_loopback(bytes: [u8; 16]) -> bool {
     ip(bytes).is_loopback()
 }
 
-/// Whether an entry tells whose the socket was: one that was there at the start does not.
+/// Whether an entry tells whose the socket was: one that was there at the start does not, nor does
+/// one on a kernel whose sockets do not have it or whose types are unknown.
 pub fn owner_is_known(entered: &Entered) -> bool {
-    entered.rto != 0 || entered.cgroup != 0 || entered.uid != 0
+    entered.header.flags & entered_flags::OWNER_UNKNOWN == 0
+        && (entered.rto != 0 || entered.cgroup != 0 || entered.uid != 0)
 }
 
 /// The reason an end was reported with.

@@ -10,7 +10,7 @@ use crate::{
     diagnose::Diagnosis,
     filter::{Expr, RowFacts},
     host::facts::HostFacts,
-    kernel::{Backend, Refusal, Totals},
+    kernel::{self, Backend, ObjectKind, Refusal, Totals, Types},
     path::Outcome,
     peer::{
         Counts, Group, GroupBy, History, LifetimeSummary, Peer, PeerAddress, PeerTable, Prefixes,
@@ -212,6 +212,11 @@ pub struct Examined {
 pub struct Summary {
     /// How the programs are attached.
     pub backend: Backend,
+    /// Which programs they are.
+    pub object: ObjectKind,
+    /// Whether they know where the kernel keeps its fields; without, whatever only the full socket
+    /// knows is unknown.
+    pub types: Types,
     /// Better ways that did not work, and why.
     pub refused_backends: Vec<Refusal>,
     /// Time since the session was ready.
@@ -250,6 +255,11 @@ pub struct Summary {
 pub struct Context {
     /// How the programs are attached.
     pub backend: Backend,
+    /// Which programs they are.
+    pub object: ObjectKind,
+    /// Whether they know where the kernel keeps its fields; without, whatever only the full socket
+    /// knows is unknown.
+    pub types: Types,
     /// Better ways that did not work, and why.
     pub refused_backends: Vec<Refusal>,
     /// Time since the session was ready.
@@ -321,6 +331,8 @@ impl Summary {
         let none = Peer::is_empty(&other);
         Self {
             backend: context.backend,
+            object: context.object,
+            types: context.types,
             refused_backends: context.refused_backends,
             elapsed: context.elapsed,
             follow_ends: settings.follow_ends,
@@ -348,6 +360,21 @@ impl Summary {
             cgroup_names: context.cgroup_names,
             examined: None,
         }
+    }
+
+    /// What is not seen this way, one clause each.
+    pub fn blind_spots(&self) -> Vec<&'static str> {
+        kernel::blind_spots(self.backend, self.object, self.types)
+    }
+
+    /// Whether refused takeovers are counted.
+    pub fn sees_refusals(&self) -> bool {
+        self.sees_overflow() && self.types.are_known()
+    }
+
+    /// Whether bucket overflows are counted.
+    pub fn sees_overflow(&self) -> bool {
+        self.follow_ends && self.backend.sees_refusals()
     }
 
     /// A row's name for people and programs.

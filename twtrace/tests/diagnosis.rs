@@ -19,7 +19,7 @@ use twtrace::{
         netstat::TcpExt,
         open::OpenPorts,
     },
-    kernel::{Backend, Totals},
+    kernel::{Backend, ObjectKind, Totals, Types},
     path::Outcome,
     peer::{Group, Peer, Refused, history::Entry, history::Ports},
     summary::{Context, Examined, RowChoice, Summary},
@@ -149,6 +149,8 @@ fn summary(examined: Examined) -> Summary {
     }
     let context = Context {
         backend: Backend::Tracepoint,
+        object: ObjectKind::RingBuf,
+        types: Types::Known,
         refused_backends: Vec::new(),
         elapsed: Duration::from_secs(15),
         totals: Totals::default().with(Counter::Entered, 20),

@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, path::Path, time::Duration};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use twtrace::{
     aggregate::{Aggregate, Settings},
     event::Event,
-    kernel::{Backend, Refusal, Totals},
+    kernel::{Backend, ObjectKind, Refusal, Totals, Types},
     summary::{Context, RowChoice, Summary},
     units::{Clock, Hz},
     view::{self, Format, columns::Provenance, events::EventWriter, style::Palette},
@@ -99,6 +99,8 @@ fn summary(backend: Backend, follow_ends: bool, top: Option<usize>) -> Summary {
     });
     let context = Context {
         backend,
+        object: ObjectKind::RingBuf,
+        types: Types::Known,
         refused_backends: vec![Refusal {
             backend: Backend::Fentry,
             reason: "load refused".to_owned(),
@@ -168,6 +170,47 @@ fn what_is_not_known_is_null_and_never_zero() {
         assert_eq!(tracepoint["totals"][key], Value::Null, "{key} through tracepoints");
     }
     assert_eq!(tracepoint["totals"]["fin_wait2_timeout"], 1);
+}
+
+#[test]
+fn without_types_only_what_needs_none_is_told() {
+    let mut summary = summary(Backend::Kprobe, true, None);
+    (summary.object, summary.types) = (ObjectKind::Perf, Types::Unknown);
+    let document = document(&summary);
+    assert_valid(&schema("summary-1.schema.json"), &document);
+    assert_eq!((&document["object"], &document["types"]), (&json!("perf"), &json!("unknown")));
+    for key in ["timestamps", "eligible", "allowed", "blocked", "refused", "recycle_over_2msl"] {
+        assert_eq!(document["totals"][key], Value::Null, "{key}");
+    }
+    assert_eq!(document["totals"]["entered"], 7);
+    assert!(!document["totals"]["overflow"].is_null(), "a hooked function tells it");
+
+    let mut text = Vec::new();
+    view::table::write(&mut text, &summary, Palette::PLAIN).expect("writing to memory");
+    let text = String::from_utf8(text).expect("UTF-8");
+    assert!(text.starts_with("twtrace: entries and ends through kprobe with the object for old"));
+    assert!(text.contains("not seen this way: sockets present at the start, refused takeovers\n"));
+    assert!(text.contains("--btf FILE"), "{text}");
+    assert!(text.contains("timestamps unknown"), "{text}");
+}
+
+#[test]
+fn an_event_says_null_of_what_it_does_not_know() {
+    let writer = EventWriter { format: Format::Ndjson, hz: Hz::new(250), recycle_exists: true };
+    let flags = entered_flags::TIMESTAMPS_UNKNOWN
+        | entered_flags::SETTINGS_UNKNOWN
+        | entered_flags::OWNER_UNKNOWN;
+    let header = Header { kind: Kind::Entered as u8, state: 6, flags, netns: 7 };
+    let entered = Entered { header, family: 2, armed: 15_000, ..Entered::default() };
+    let mut text = Vec::new();
+    writer.write(&mut text, &Event::Entered(entered)).expect("writing to memory");
+    let event: Value = serde_json::from_slice(&text).expect("one JSON document");
+    assert_valid(&schema("event-1.schema.json"), &event);
+    for key in ["ts_recent_stamp", "tstamp_ok", "eligible", "blocked", "uid", "tw_reuse", "rto_ms"]
+    {
+        assert_eq!(event[key], Value::Null, "{key}");
+    }
+    assert_eq!(event["scheduled_ms"], 60_000);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use twtrace::{
     diagnose::{Case, Loss, diagnose},
     event::Event,
     host::facts::{HostFacts, NamespaceFacts},
-    kernel::{Backend, Totals},
+    kernel::{Backend, ObjectKind, Totals, Types},
     peer::{GroupBy, Prefixes},
     summary::{Context, Examined, SortKey, Summary},
     units::{Clock, Hz},
@@ -165,6 +165,8 @@ impl Host {
     fn summary(&self, choice: twtrace::summary::RowChoice) -> Summary {
         let context = Context {
             backend: Backend::Tracepoint,
+            object: ObjectKind::RingBuf,
+            types: Types::Known,
             refused_backends: Vec::new(),
             elapsed: Duration::from_secs(self.second),
             totals: Totals::default()

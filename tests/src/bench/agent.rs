@@ -109,7 +109,7 @@ impl Agent {
     /// Starts `twtrace watch -o json` with more arguments and waits until it watches.
     pub fn twtrace(bench: &Bench, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(&bench.lab.twtrace);
-        command.args(["watch", "-o", "json", "--attach", bench.lab.backend.name()]).args(args);
+        command.args(["watch", "-o", "json"]).args(bench.lab.attach()).args(args);
         let mut agent = Self::spawn(&mut command)?;
         wait::until("twtrace to watch", START, || {
             agent.is_alive()?;

@@ -16,7 +16,7 @@ mod start;
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use crate::lab::{self, Backend, Lab};
+use crate::lab::{self, Backend, Lab, Object};
 
 /// What every area is given.
 pub struct Bench {
@@ -52,7 +52,8 @@ pub fn main(mut args: Vec<String>) -> Result<()> {
         bail!("there is no area {unknown}");
     }
     for backend in attach {
-        let lab = Lab { backend, twtrace: lab::find_twtrace(named.as_deref())? };
+        let twtrace = lab::find_twtrace(named.as_deref())?;
+        let lab = Lab { backend, object: Object::RingBuf, btf: None, twtrace };
         let bench = Bench { lab, quick: !flags.is_empty() };
         for (name, run) in AREAS {
             if areas.is_empty() || areas.iter().any(|area| *area == name) {

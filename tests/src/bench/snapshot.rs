@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use twtrace::kernel::{Namespace, Options, Tracer};
+use twtrace::kernel::{Namespace, ObjectKind, Options, Tracer};
 
 use super::agent::Agent;
 use super::load::Site;
@@ -53,6 +53,7 @@ pub fn run(bench: &Bench) -> Result<()> {
 
 fn options(bench: &Bench, netns: u32) -> Options {
     Options {
+        object: Some(ObjectKind::RingBuf),
         attach: Some(match bench.lab.backend {
             Backend::Fentry => twtrace::kernel::Backend::Fentry,
             Backend::Kprobe => twtrace::kernel::Backend::Kprobe,

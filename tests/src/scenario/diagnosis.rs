@@ -218,8 +218,8 @@ pub fn of_a_healthy_host(lab: &Lab) -> Result<()> {
     let live = namespace["buckets"]["live"].as_u64().unwrap_or(0);
     expect::that(live >= stuck, || format!("{namespace:#}"))?;
 
-    let attach = lab.backend.name();
-    let args = ["diagnose", "--netns", net.client.name(), "--for", "1s", "--attach", attach];
+    let base = ["diagnose", "--netns", net.client.name(), "--for", "1s"];
+    let args = [&base[..], &lab.attach()].concat();
     let output = twtrace::run(lab, &args)?;
     let text = String::from_utf8_lossy(&output.stdout);
     expect::that(text.contains("No finding"), || twtrace::shown(&output))?;
@@ -263,9 +263,9 @@ pub fn check_is_a_monitoring_plugin(lab: &Lab) -> Result<()> {
     ephemeral_ports(&net.client, 20_000, 20_099)?;
     let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
     Client::new(&net.client).short_connections(server.addr(), 50)?;
-    let attach = lab.backend.name();
+    let attach = lab.attach();
     let netns = net.client.name();
-    let check = ["check", "--attach", attach, "--netns", netns, "--for", "100ms"];
+    let check = [&["check", "--netns", netns, "--for", "100ms"], &attach[..]].concat();
     for (warn, crit, code, word) in
         [("50", "90", 0, "OK"), ("49", "90", 1, "WARNING"), ("10", "49", 2, "CRITICAL")]
     {
@@ -284,7 +284,7 @@ pub fn check_is_a_monitoring_plugin(lab: &Lab) -> Result<()> {
     }
     for wrong in [&["--warn", "90", "--crit", "70"][..], &["--warn", "high"], &["--netns", "none"]]
     {
-        let args = [&["check", "--attach", attach], wrong].concat();
+        let args = [&["check"], &attach[..], wrong].concat();
         let output = twtrace::run(lab, &args)?;
         let text = String::from_utf8_lossy(&output.stdout);
         expect::that(output.status.code() == Some(3), || twtrace::shown(&output))?;

@@ -241,7 +241,7 @@ pub fn recycle_configured(lab: &Lab) -> Result<()> {
     fs::write(directory.path().join("90-tw.conf"), "net.ipv4.tcp_tw_recycle = 1\n")?;
     fs::create_dir_all("/etc/sysctl.d")?;
     let mut command = Command::new(&lab.twtrace);
-    command.args(["diagnose", "-o", "json", "--for", "100ms", "--attach", lab.backend.name()]);
+    command.args(["diagnose", "-o", "json", "--for", "100ms"]).args(lab.attach());
     command.args(["--netns", netns.name()]);
     let over = directory.path().to_owned();
     // SAFETY: between fork and exec only system calls are made, on a path that was there before.

@@ -16,6 +16,7 @@ mod full_screen;
 mod killed;
 mod limits;
 mod offsets;
+mod old_kernels;
 mod overflow;
 mod present;
 mod prometheus;
@@ -34,7 +35,7 @@ use anyhow::{Context, Result};
 
 use crate::equation::Ledger;
 use crate::expect;
-use crate::lab::{Backend, Lab};
+use crate::lab::{Backend, Lab, Object};
 use crate::netns::Netns;
 use crate::summary::{Summary, Totals};
 use crate::twtrace::Tracer;
@@ -56,6 +57,10 @@ pub enum On {
     Every,
     /// Those that see function calls; the tracepoints do not show what is asked here.
     Functions,
+    /// Those that come with iterators over the sockets present: not the object for old kernels.
+    Iterators,
+    /// The object for old kernels.
+    Old,
     /// The tracepoints, hence this host: a rule sees the same counts whatever the backend, so once
     /// is enough.
     Tracepoints,
@@ -64,15 +69,38 @@ pub enum On {
     Once,
 }
 
-impl On {
-    /// Whether `backend` is one of them, `once` telling that this is the one machine.
-    pub fn includes(self, backend: Backend, once: bool) -> bool {
-        match self {
-            Self::Every => true,
-            Self::Functions => backend.sees_functions(),
-            Self::Tracepoints => !backend.sees_functions(),
-            Self::Once => !backend.sees_functions() || (once && backend == Backend::Fentry),
-        }
+/// Scenarios that the object for old kernels is put through as well where none is named; with
+/// `--object perf` it is put through all.
+const OLD_TOO: [&str; 9] = [
+    "expiry_is_two_msl",
+    "counts_over_six_peers",
+    "event_fields_match_the_socket",
+    "reused_by_an_ephemeral_connect",
+    "refused_for_each_reason",
+    "replaced_by_a_syn",
+    "killed_mini_socket",
+    "fin_wait2_promoted",
+    "overflow_of_buckets",
+];
+
+impl Scenario {
+    /// Whether it asks something that can be answered this way, `once` telling that this is the one
+    /// machine.
+    pub fn applies(&self, backend: Backend, object: Object, once: bool) -> bool {
+        let backend_fits = match self.on {
+            On::Every => true,
+            On::Iterators => object == Object::RingBuf,
+            On::Old => object == Object::Perf,
+            On::Functions => backend.sees_functions(),
+            On::Tracepoints => !backend.sees_functions(),
+            On::Once => !backend.sees_functions() || (once && backend == Backend::Fentry),
+        };
+        backend_fits && object.attaches(backend)
+    }
+
+    /// Whether it is run with this object when none is named.
+    pub fn by_default(&self, object: Object) -> bool {
+        object == Object::RingBuf || matches!(self.on, On::Old) || OLD_TOO.contains(&self.name)
     }
 }
 
@@ -82,6 +110,14 @@ const fn every(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
 
 const fn functions(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
     Scenario { name, on: On::Functions, run }
+}
+
+const fn iterators(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
+    Scenario { name, on: On::Iterators, run }
+}
+
+const fn old(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
+    Scenario { name, on: On::Old, run }
 }
 
 const fn tracepoints(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
@@ -96,11 +132,14 @@ const fn once(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
 pub const ALL: &[Scenario] = &[
     once("diagnosis_of_the_story", diagnosis::of_the_story),
     every("expiry_is_two_msl", expiry::expiry_is_two_msl),
-    every("a_present_socket_expires", expiry::a_present_socket_expires),
+    iterators("a_present_socket_expires", expiry::a_present_socket_expires),
     every("counts_over_six_peers", counting::counts_over_six_peers),
     every("stripped_timestamps_story", stripped::stripped_timestamps_story),
     every("offsets_are_those_known", offsets::offsets_are_those_known),
     every("event_fields_match_the_socket", fields::event_fields_match_the_socket),
+    old("without_types_the_headline_remains", old_kernels::without_types),
+    old("a_wrong_btf_file_is_noticed", old_kernels::a_wrong_btf_file_is_noticed),
+    old("old_object_is_named", old_kernels::object_is_named),
     every("reset_is_not_an_entry", reset::reset_is_not_an_entry),
     every("reset_while_closing_is_not_an_entry", reset::reset_while_closing_is_not_an_entry),
     every("filters", filters::filters),
@@ -114,7 +153,7 @@ pub const ALL: &[Scenario] = &[
     every("command_mode", session::command_mode),
     every("count_ends_the_session", session::count_ends_the_session),
     every("duration_ends_the_session", session::duration_ends_the_session),
-    every("events_ndjson", events::events_ndjson),
+    iterators("events_ndjson", events::events_ndjson),
     every("without_root_it_says_what_is_missing", startup::without_root),
     every("missing_btf_is_named", startup::missing_btf_is_named),
     every("wrong_flags_are_a_usage_error", startup::wrong_flags_are_a_usage_error),
@@ -135,12 +174,12 @@ pub const ALL: &[Scenario] = &[
     functions("overflow_of_buckets", overflow::overflow_of_buckets),
     every("rearmed_by_a_retransmitted_fin", rearmed::by_a_retransmitted_fin),
     every("rearmed_by_promotion", rearmed::by_promotion),
-    every("present_at_start", present::present_at_start),
-    every("daemon_answers_like_a_session_of_its_own", daemon::answers_like_a_session),
-    every("daemon_reloads_and_loses_nothing", daemon::reloads_and_loses_nothing),
-    every("daemon_keeps_its_history_over_a_restart", daemon::keeps_its_history),
-    every("daemon_killed_leaves_nothing_attached", daemon::killed_leaves_nothing),
-    every("daemon_ignores_clients_that_misbehave", daemon::ignores_clients_that_misbehave),
+    iterators("present_at_start", present::present_at_start),
+    iterators("daemon_answers_like_a_session_of_its_own", daemon::answers_like_a_session),
+    iterators("daemon_reloads_and_loses_nothing", daemon::reloads_and_loses_nothing),
+    iterators("daemon_keeps_its_history_over_a_restart", daemon::keeps_its_history),
+    iterators("daemon_killed_leaves_nothing_attached", daemon::killed_leaves_nothing),
+    iterators("daemon_ignores_clients_that_misbehave", daemon::ignores_clients_that_misbehave),
     tracepoints("daemon_counts_peers_beyond_the_cap", daemon::counts_peers_beyond_the_cap),
     tracepoints("daemon_tells_of_a_full_disk", daemon::tells_of_a_full_disk),
     tracepoints("daemon_forgets_namespaces_that_went", daemon::forgets_namespaces),

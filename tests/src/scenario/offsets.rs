@@ -93,7 +93,7 @@ const KNOWN: [Known; 5] = [
 pub fn offsets_are_those_known(_lab: &Lab) -> Result<()> {
     let types = BtfIndex::from_file(Path::new("/sys/kernel/btf/vmlinux"))?;
     let layout = resolve_layout(&types)?;
-    let whole = |offset, size| Field { offset, size, bit: 0, bits: 0 };
+    let whole = Field::whole;
 
     expect::equal("skc_daddr", &whole(0, 4), &layout.skc_daddr)?;
     expect::equal("skc_rcv_saddr", &whole(4, 4), &layout.skc_rcv_saddr)?;
@@ -110,7 +110,7 @@ pub fn offsets_are_those_known(_lab: &Lab) -> Result<()> {
     expect::equal("tw_timer", &160, &layout.tw_timer.offset)?;
     let rx_opt = layout.ts_recent_stamp.offset;
     expect::equal("ts_recent_stamp", &whole(rx_opt, 4), &layout.ts_recent_stamp)?;
-    let tstamp_ok = Field { offset: rx_opt + 16, size: 1, bit: 1, bits: 1 };
+    let tstamp_ok = Field::bits(rx_opt + 16, 1, 1);
     expect::equal("tstamp_ok", &tstamp_ok, &layout.tstamp_ok)?;
 
     // Debian's version is in the banner only.

@@ -28,7 +28,8 @@ pub fn command_mode(lab: &Lab) -> Result<()> {
     let server = Server::start(&netns, "127.0.0.1:8080", Behaviour::AnswersEof)?;
     let own = std::env::current_exe()?.display().to_string();
     let addr = server.addr().to_string();
-    let watch = ["watch", "-o", "json", "--attach", lab.backend.name(), "--netns", netns.name()];
+    let attach = lab.attach();
+    let watch = [&["watch", "-o", "json", "--netns", netns.name()], &attach[..]].concat();
     let command = ["--", "ip", "netns", "exec", netns.name(), &own, "traffic", &addr, "25"];
     let output = twtrace::run(lab, &[&watch[..], &twtrace::SMALL, &command[..]].concat())?;
     expect::that(output.status.success(), || twtrace::shown(&output))?;
@@ -63,7 +64,8 @@ pub fn duration_ends_the_session(lab: &Lab) -> Result<()> {
 fn ends_by_itself(lab: &Lab, args: &[&str]) -> Result<()> {
     let netns = Netns::new("ends")?;
     let server = Server::start(&netns, "127.0.0.1:8080", Behaviour::AnswersEof)?;
-    let watch = ["watch", "-o", "json", "--attach", lab.backend.name(), "--netns", netns.name()];
+    let attach = lab.attach();
+    let watch = [&["watch", "-o", "json", "--netns", netns.name()], &attach[..]].concat();
     let args = [&watch[..], &twtrace::SMALL, args].concat();
     let output = thread::scope(|scope| {
         let run = scope.spawn(|| twtrace::run(lab, &args));

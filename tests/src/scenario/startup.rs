@@ -34,7 +34,7 @@ pub fn without_root(lab: &Lab) -> Result<()> {
     fs::copy(&lab.twtrace, &program).context("copying twtrace")?;
     fs::set_permissions(&program, Permissions::from_mode(0o755))?;
     let mut command = Command::new(&program);
-    command.args(["watch", "--attach", lab.backend.name(), "--for", "1s"]);
+    command.args(["watch", "--for", "1s"]).args(lab.attach());
     let output = twtrace::finished(command.uid(NOBODY).gid(NOBODY).current_dir("/"))?;
     fails(&output, 1, &["root", "CAP_BPF", "CAP_SYS_ADMIN"])?;
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -43,8 +43,9 @@ pub fn without_root(lab: &Lab) -> Result<()> {
 
 /// A BTF file that is not there is named.
 pub fn missing_btf_is_named(lab: &Lab) -> Result<()> {
-    let attach = lab.backend.name();
-    let args = ["watch", "--attach", attach, "--btf", "/nonexistent/vmlinux", "--for", "1s"];
+    let (attach, object) = (lab.backend.name(), lab.object.name());
+    let how = ["--attach", attach, "--object", object, "--btf", "/nonexistent/vmlinux"];
+    let args = [&["watch", "--for", "1s"], &how[..]].concat();
     fails(&twtrace::run(lab, &args)?, 1, &["/nonexistent/vmlinux"])
 }
 

@@ -194,6 +194,8 @@ impl Owner {
         let origin = self.pipeline.core().origin();
         Status {
             backend: origin.backend,
+            object: origin.object,
+            types: origin.types,
             refused_backends: origin.refused.clone(),
             since: self.since,
             programs: self.pipeline.kernel().map(|kernel| kernel.costs()).unwrap_or_default(),
@@ -301,6 +303,7 @@ fn options(config: &Config) -> Result<(Options, Selection), KernelError> {
     let (filter, selection) = Selection::split(only.unwrap_or(Expr::ANY));
     let bytes = config.buffer.as_u64().next_power_of_two();
     let options = Options {
+        object: None,
         attach: config.attach.only(),
         follow_ends: true,
         filter,

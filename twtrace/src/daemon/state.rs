@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use crate::{
         event::Role,
-        kernel::{Backend, Totals},
+        kernel::{Backend, ObjectKind, Totals, Types},
         units::Hz,
     };
     use std::time::Duration;
@@ -186,6 +186,8 @@ mod tests {
             hz: Hz::new(250),
             recycle_exists: false,
             backend: Backend::Fentry,
+            object: ObjectKind::RingBuf,
+            types: Types::Known,
             refused: Vec::new(),
             follow_ends: true,
             selection: Default::default(),

@@ -114,6 +114,7 @@ impl Client {
             peer.history.enter(&Entry {
                 mono_ns: NOW_NS - span_ns + n * span_ns / entries,
                 with_timestamps: self.with_timestamps,
+                timestamps_unknown: false,
                 blocked: self.blocked,
                 autobound: true,
                 local,

@@ -153,6 +153,8 @@ impl Core {
         let moment = self.moment.as_deref().ok_or(NoMoment)?;
         let context = Context {
             backend: self.origin.backend,
+            object: self.origin.object,
+            types: self.origin.types,
             refused_backends: self.origin.refused.clone(),
             elapsed: self.elapsed(),
             totals: moment.totals,

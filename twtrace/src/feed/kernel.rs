@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use rustix::time::{ClockId, clock_gettime};
 use twtrace_common::{ABI, Counter, Entered};
 
 use super::{Core, Input, Moment, Origin, Wishes, open::Counted};
@@ -19,11 +18,13 @@ use crate::{
         facts::{self, HostFacts, NamespaceFacts},
     },
     kernel::{
-        Inventory, KernelError, Namespace, Namespaces, Options, ProgramCost, Source, Totals,
-        Tracer, find_namespace,
+        Inventory, KernelError, Namespace, Namespaces, ObjectKind, Options, ProgramCost, Source,
+        Totals, Tracer, find_namespace,
     },
     units::{Clock, Hz},
 };
+
+pub use crate::kernel::monotonic_ns;
 
 /// Where procfs is mounted.
 const PROC: &str = "/proc";
@@ -63,6 +64,8 @@ impl KernelFeed {
             // Gone since 4.12.
             recycle_exists: Path::new("/proc/sys/net/ipv4/tcp_tw_recycle").exists(),
             backend: tracer.backend(),
+            object: tracer.object(),
+            types: tracer.types(),
             refused: tracer.refused().to_vec(),
             follow_ends: options.follow_ends,
             selection,
@@ -102,6 +105,10 @@ impl KernelFeed {
     /// # Errors
     /// [`KernelError::Inventory`].
     pub fn follow_present(&mut self, take: &mut dyn FnMut(Input)) -> Result<(), KernelError> {
+        if self.tracer.object() == ObjectKind::Perf {
+            // The kernels it is for have no iterator over sockets; the views say so.
+            return Ok(());
+        }
         for namespace in Tracer::namespaces_of(&self.options.filter) {
             let mut inventory = self.tracer.follow_present()?;
             let source = &mut self.source;
@@ -138,7 +145,7 @@ impl KernelFeed {
     ///
     /// # Errors
     /// [`KernelError::Object`].
-    pub fn totals(&self) -> Result<(Totals, u64), KernelError> {
+    pub fn totals(&mut self) -> Result<(Totals, u64), KernelError> {
         Ok((self.source.totals()?, self.tracer.skipped()))
     }
 
@@ -290,11 +297,4 @@ fn host_name() -> String {
 /// This moment by both clocks.
 pub fn now() -> Clock {
     Clock { mono_ns: monotonic_ns(), wall: SystemTime::now() }
-}
-
-/// `CLOCK_MONOTONIC` now, nanoseconds: the clock of the kernel programs.
-pub fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

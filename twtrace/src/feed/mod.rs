@@ -23,7 +23,7 @@ use crate::{
     event::Batch,
     filter::Selection,
     host::facts::HostFacts,
-    kernel::{Backend, Refusal, Totals},
+    kernel::{Backend, ObjectKind, Refusal, Totals, Types},
     peer::{Past, Refused},
     units::{Clock, Hz},
 };
@@ -49,6 +49,12 @@ pub struct Origin {
     pub recycle_exists: bool,
     /// How the programs are attached.
     pub backend: Backend,
+    /// Which programs they are.
+    #[serde(default)]
+    pub object: ObjectKind,
+    /// Whether they know where the kernel keeps its fields.
+    #[serde(default)]
+    pub types: Types,
     /// Better ways that did not work.
     pub refused: Vec<Refusal>,
     /// Whether ends are followed.

@@ -91,11 +91,12 @@ impl From<&Past> for Socket {
 impl Socket {
     fn entered(self, entered: &Entered) -> Self {
         let known = owner_is_known(entered);
+        let path = path::at_entry(entered, self.role);
         Self {
             autobound: Some(entered.header.flags & entered_flags::AUTOBOUND != 0),
             state: Some(state(entered.header.state == TCP_FIN_WAIT2)),
-            timestamps: Some(entered.ts_recent_stamp != 0),
-            blocked: Some(path::at_entry(entered, self.role).blocked),
+            timestamps: path.eligible,
+            blocked: path.allowed.map(|_| path.blocked),
             uid: known.then_some(entered.uid),
             cgroup: known.then_some(entered.cgroup),
             ..self

@@ -1,6 +1,6 @@
 //! Loads and attaches the kernel programs, trying the ways in order of cost.
 
-use std::{fs, path::PathBuf, time::Instant};
+use std::{collections::HashSet, fs, path::PathBuf, time::Instant};
 
 use aya::{
     Btf, Ebpf,
@@ -10,15 +10,20 @@ use serde::{Deserialize, Serialize};
 use twtrace_common::{Config, Filter};
 
 use super::{
-    Backend, BtfIndex, Inventory, KernelError, Namespaces, Source,
+    Backend, BtfIndex, Inventory, KernelError, Namespaces, ObjectKind, Source, Types,
     hooks::{self, Hook},
+    layout,
     object::{self, Symbols},
+    old,
+    outlet::{Outlet, RingBufOutlet},
     preflight, source,
 };
 
 /// How to attach and what to report.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The only object to load; `None` takes the one for ring buffers where the kernel has them.
+    pub object: Option<ObjectKind>,
     /// The only way to try; `None` tries all.
     pub attach: Option<Backend>,
     /// Whether ends are followed.
@@ -54,21 +59,50 @@ pub struct ProgramCost {
 /// Running kernel programs.
 pub struct Tracer {
     ebpf: Ebpf,
-    btf: Btf,
+    /// The kernel's own types; the object for old kernels does without.
+    btf: Option<Btf>,
     backend: Backend,
+    object: ObjectKind,
+    types: Types,
     refused: Vec<Refusal>,
     attached: Vec<&'static str>,
+    outlet: Option<Outlet>,
 }
 
 impl Tracer {
     /// Loads and attaches.
     ///
+    /// The object for old kernels is taken where the kernel has no ring buffer, or no type
+    /// information of its own, which the other needs.
+    ///
     /// # Errors
     /// What is missing, or what each way failed with.
     pub fn start(options: &Options) -> Result<Self, KernelError> {
-        let started = Instant::now();
         preflight::check()?;
         preflight::raise_memlock_limit();
+        let kprobe_only = options.attach.is_none_or(|only| only == Backend::Kprobe);
+        match (options.object, options.attach) {
+            (Some(ObjectKind::Perf), Some(other)) if !kprobe_only => {
+                Err(KernelError::KprobesOnly(other))
+            }
+            (Some(ObjectKind::Perf), _) => Self::start_old(options, Vec::new()),
+            (Some(ObjectKind::RingBuf), _) => Self::start_ringbuf(options),
+            (None, _) => match Self::start_ringbuf(options) {
+                Err(error @ (KernelError::TooOld { .. } | KernelError::NoBtf { .. }))
+                    if kprobe_only && !is_users_file(&error, options) =>
+                {
+                    let reason = error.to_string();
+                    let refusal = Refusal { backend: Backend::Fentry, reason };
+                    Self::start_old(options, vec![refusal])
+                }
+                outcome => outcome,
+            },
+        }
+    }
+
+    /// Starts the object for ring buffers.
+    fn start_ringbuf(options: &Options) -> Result<Self, KernelError> {
+        let started = Instant::now();
         let candidates = match options.attach {
             Some(only) => vec![only],
             None => Backend::PREFERENCE.to_vec(),
@@ -78,8 +112,8 @@ impl Tracer {
             let btf = scope.spawn(Btf::from_sys_fs);
             let symbols = needs_symbols(&candidates).then(|| scope.spawn(object::read_symbols));
             let read = object::read_types(options);
-            let read = read.and_then(|(path, types)| match object::configure(options, &types) {
-                Ok(config) => Ok((types, config)),
+            let read = read.and_then(|(path, types)| match layout::resolve(&types) {
+                Ok(layout) => Ok((types, object::configure(options, layout))),
                 Err(source) => Err(KernelError::BadBtf { path, source }),
             });
             tracing::debug!(elapsed = ?started.elapsed(), "offsets resolved");
@@ -98,12 +132,40 @@ impl Tracer {
         let (found, refused) = choose(&candidates, |backend| loader.attach(backend, &types, &btf));
         tracing::debug!(elapsed = ?started.elapsed(), "attached");
         match (found, loader.loaded, loader.fatal) {
-            (Some((backend, attached)), Some(ebpf), _) => {
-                Ok(Self { ebpf, btf, backend, refused, attached })
+            (Some((backend, attached)), Some(mut ebpf), _) => {
+                let outlet = Some(Outlet::RingBuf(RingBufOutlet::open(&mut ebpf)?));
+                let (object, types) = (ObjectKind::RingBuf, Types::Known);
+                let btf = Some(btf);
+                Ok(Self { ebpf, btf, backend, object, types, refused, attached, outlet })
             }
             (_, _, Some(error)) => Err(error),
             _ => Err(KernelError::NothingAttached(refused)),
         }
+    }
+
+    /// Starts the object for old kernels.
+    fn start_old(options: &Options, refused: Vec<Refusal>) -> Result<Self, KernelError> {
+        let old::Started { ebpf, outlet, types, attached } = old::start(options)?;
+        Ok(Self {
+            ebpf,
+            btf: None,
+            backend: Backend::Kprobe,
+            object: ObjectKind::Perf,
+            types,
+            refused,
+            attached,
+            outlet: Some(Outlet::Perf(outlet)),
+        })
+    }
+
+    /// Which object runs.
+    pub fn object(&self) -> ObjectKind {
+        self.object
+    }
+
+    /// Whether the positions of the kernel's fields are known.
+    pub fn types(&self) -> Types {
+        self.types
     }
 
     /// The way that worked.
@@ -134,7 +196,8 @@ impl Tracer {
     /// # Errors
     /// [`KernelError::Incomplete`] when called twice, [`KernelError::Ring`].
     pub fn source(&mut self) -> Result<Source, KernelError> {
-        Source::new(&mut self.ebpf)
+        let outlet = self.outlet.take().ok_or(KernelError::Incomplete("EVENTS"))?;
+        Source::new(&mut self.ebpf, outlet)
     }
 
     /// The walk that makes the kernel side follow the sockets that are in TIME_WAIT already.
@@ -169,9 +232,8 @@ impl Tracer {
             .try_into()
             .map_err(|error: ProgramError| KernelError::Inventory(error.to_string()))?;
         if program.fd().is_err() {
-            program
-                .load("tcp", &self.btf)
-                .map_err(|error| KernelError::Inventory(brief(&error)))?;
+            let btf = self.btf.as_ref().ok_or(KernelError::Incomplete(name))?;
+            program.load("tcp", btf).map_err(|error| KernelError::Inventory(brief(&error)))?;
         }
         Ok(Inventory::new(program))
     }
@@ -216,6 +278,12 @@ impl Tracer {
         let all = Namespaces::scan();
         all.iter().filter(|ns| filter.netns == 0 || ns.inum == filter.netns).cloned().collect()
     }
+}
+
+/// Whether it is the file that the user named which is missing: then nothing else will do.
+fn is_users_file(error: &KernelError, options: &Options) -> bool {
+    !object::wants_none(options)
+        && matches!(error, KernelError::NoBtf { path } if options.btf.as_ref() == Some(path))
 }
 
 /// Tries the candidates in order until one works; what failed before it comes with it.
@@ -318,7 +386,7 @@ impl ObjectLoader<'_> {
 }
 
 /// Detaches programs, the last attached first.
-fn detach(ebpf: &mut Ebpf, attached: &[&'static str]) {
+pub(super) fn detach(ebpf: &mut Ebpf, attached: &[&'static str]) {
     for name in attached.iter().rev() {
         let Some(program) = ebpf.program_mut(name) else { continue };
         let unloaded = match program {
@@ -332,6 +400,41 @@ fn detach(ebpf: &mut Ebpf, attached: &[&'static str]) {
             tracing::warn!(program = name, %error, "cannot detach");
         }
     }
+}
+
+/// Attaches kprobes to what the kernel has of these hooks, by the list of its functions; answers
+/// the programs.
+pub(super) fn attach_kprobes(
+    ebpf: &mut Ebpf,
+    wanted: &[Hook],
+    functions: &HashSet<String>,
+) -> Result<Vec<&'static str>, String> {
+    let exists = |hook: &Hook| old::has(functions, hook.function);
+    if !hooks::ENTRY.iter().any(exists) {
+        return Err("the kernel has no function inet_twsk_hashdance".to_owned());
+    }
+    let mut attached = Vec::new();
+    let result = wanted.iter().try_for_each(|hook| {
+        for name in programs_for(Backend::Kprobe, hook, exists(hook).then_some(0))? {
+            attach_one_kprobe(ebpf, name, hook.function)?;
+            attached.push(name);
+        }
+        Ok(())
+    });
+    match result {
+        Ok(()) => Ok(attached),
+        Err(reason) => {
+            detach(ebpf, &attached);
+            Err(reason)
+        }
+    }
+}
+
+/// Loads and attaches one kprobe program; the error is one line.
+pub(super) fn attach_one_kprobe(ebpf: &mut Ebpf, name: &str, function: &str) -> Result<(), String> {
+    let program = ebpf.program_mut(name).ok_or("the embedded object lacks a program")?;
+    let attach = |program: &mut Program| attach_kprobe(program.try_into()?, function);
+    attach(program).map_err(|error| format!("{function}: {}", brief(&error)))
 }
 
 fn attach_hook(

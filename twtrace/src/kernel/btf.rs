@@ -159,12 +159,24 @@ impl<'a> BtfIndex<'a> {
     }
 
     /// Resolves a member path such as `rx_opt.ts_recent_stamp` in a structure, through unnamed
-    /// members whatever the name of their type.
+    /// members whatever the name of their type; of several paths with `|` between, the first that
+    /// exists.
     ///
     /// # Errors
     /// [`BtfError::NoStruct`], [`BtfError::NoMember`], or [`BtfError::Unusable`] for a bit-field
     /// that spans bytes.
-    pub fn field(&self, owner: &str, path: &str) -> Result<Field, BtfError> {
+    pub fn field(&self, owner: &str, paths: &str) -> Result<Field, BtfError> {
+        let mut found = Err(BtfError::NoStruct(owner.to_owned()));
+        for path in paths.split('|') {
+            found = self.one_field(owner, path);
+            if !matches!(found, Err(BtfError::NoMember { .. })) {
+                break;
+            }
+        }
+        found
+    }
+
+    fn one_field(&self, owner: &str, path: &str) -> Result<Field, BtfError> {
         let (mut type_id, _) = self
             .by_name(owner, |kind| kind == kind::STRUCT || kind == kind::UNION)
             .ok_or_else(|| BtfError::NoStruct(owner.to_owned()))?;
@@ -187,17 +199,15 @@ impl<'a> BtfIndex<'a> {
             let bit = found.bit_offset % 8;
             return match (bit, found.bits) {
                 // sk_protocol before 5.6 is such a whole byte.
-                (0, 8) => Ok(Field { offset, size: 1, bit: 0, bits: 0 }),
-                (0, 16) => Ok(Field { offset, size: 2, bit: 0, bits: 0 }),
-                (bit, bits) if bit + bits <= 8 => {
-                    Ok(Field { offset, size: 1, bit: bit as u8, bits: bits as u8 })
-                }
+                (0, 8) => Ok(Field::whole(offset, 1)),
+                (0, 16) => Ok(Field::whole(offset, 2)),
+                (bit, bits) if bit + bits <= 8 => Ok(Field::bits(offset, bit as u8, bits as u8)),
                 _ => Err(unusable("it is a bit-field that spans bytes")),
             };
         }
         let size = self.size(type_id).ok_or_else(|| unusable("its size is not known"))?;
         let size = u16::try_from(size).map_err(|_| unusable("it is larger than 64 KiB"))?;
-        Ok(Field { offset, size, bit: 0, bits: 0 })
+        Ok(Field::whole(offset, size))
     }
 
     /// Number of arguments of a kernel function; `None` if the kernel has none of that name.
@@ -428,7 +438,7 @@ mod tests {
         let bytes = sample();
         let btf = BtfIndex::new(Cow::Borrowed(&bytes)).unwrap();
         let ok = btf.field("sock", "opt.ok").unwrap();
-        assert_eq!(ok, Field { offset: 40 + 16, size: 1, bit: 1, bits: 1 });
+        assert_eq!(ok, Field::bits(40 + 16, 1, 1));
         let spans = btf.field("sock", "opt.wide").unwrap_err().to_string();
         assert_eq!(spans, "struct sock member opt.wide: it is a bit-field that spans bytes");
     }

@@ -43,8 +43,8 @@ const NONE: Hook =
 const STATE_PROCESS: &[(usize, &str)] =
     &[(3, "fexit_state_process_3"), (4, "fexit_state_process_4"), (5, "fexit_state_process_5")];
 
-/// The entry alone, which is enough for `--no-ends`: the socket is hashed, on Linux 6.11 and later
-/// or before. Exactly one of the two exists.
+/// The entry alone, which is enough for `--no-ends`: the socket is hashed, on Linux 6.11 and later,
+/// from 4.16 on, or before. Exactly one of them exists.
 pub const ENTRY: &[Hook] = &[
     Hook {
         function: "inet_twsk_hashdance_schedule",
@@ -54,6 +54,12 @@ pub const ENTRY: &[Hook] = &[
     },
     Hook {
         function: "inet_twsk_hashdance",
+        entry: Some(("fentry_hashdance", "kprobe_hashdance")),
+        optional: true,
+        ..NONE
+    },
+    Hook {
+        function: "__inet_twsk_hashdance",
         entry: Some(("fentry_hashdance", "kprobe_hashdance")),
         optional: true,
         ..NONE
@@ -104,6 +110,7 @@ pub const ALL: &[Hook] = &[
     },
     ENTRY[0],
     ENTRY[1],
+    ENTRY[2],
     Hook {
         // A kretprobe would not know the socket. It is not needed either: while a kprobe program
         // runs the kernel skips them all, so that no one of them is missed alone.

@@ -28,3 +28,21 @@ pub fn resolve(btf: &BtfIndex<'_>) -> Result<Layout, BtfError> {
         Err(error) => Err(error),
     })
 }
+
+/// What is known without type information: the front of `struct sock_common`, which has not moved
+/// on 64-bit kernels with IPv6 and network namespaces (include/net/sock.h, read from 4.1 to 7.1; run
+/// on 4.9, 5.10, 6.1, 6.12, 6.18 and 7.2). A connection of our own has to prove it.
+pub fn front() -> Layout {
+    Layout {
+        skc_daddr: Field::whole(0, 4),
+        skc_rcv_saddr: Field::whole(4, 4),
+        skc_dport: Field::whole(12, 2),
+        skc_num: Field::whole(14, 2),
+        skc_family: Field::whole(16, 2),
+        skc_state: Field::whole(18, 1),
+        skc_net: Field::whole(48, 8),
+        skc_v6_daddr: Field::whole(56, 16),
+        skc_v6_rcv_saddr: Field::whole(72, 16),
+        ..Layout::default()
+    }
+}

@@ -8,13 +8,18 @@ mod inventory;
 mod layout;
 mod namespaces;
 mod object;
+mod old;
+mod outlet;
+mod perf;
 mod preflight;
 pub mod rights;
+mod selftest;
 mod source;
 mod symbols;
 
 use std::{fmt, path::PathBuf};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 pub use attach::{Options, ProgramCost, Refusal, Tracer};
@@ -22,6 +27,7 @@ pub use btf::{BtfError, BtfIndex};
 pub use inventory::Inventory;
 pub use layout::resolve as resolve_layout;
 pub use namespaces::{Namespace, Namespaces, find as find_namespace};
+pub use object::ObjectKind;
 pub use preflight::release;
 pub use source::{Source, Totals};
 pub use symbols::SymbolError;
@@ -75,6 +81,61 @@ impl fmt::Display for Backend {
     }
 }
 
+/// Whether it is known where the kernel keeps its fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Types {
+    /// From the kernel's own type information, or from a file that a connection of our own proved
+    /// right.
+    #[default]
+    Known,
+    /// From a file that could not be tried out, for want of a loopback interface.
+    Unchecked,
+    /// Only what is the same in every kernel: the front of a socket.
+    Unknown,
+}
+
+impl Types {
+    /// Name in machine output.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Known => "known",
+            Self::Unchecked => "unchecked",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether timestamps, RTO, owner and settings are read.
+    pub const fn are_known(self) -> bool {
+        !matches!(self, Self::Unknown)
+    }
+
+    /// What that means for the figures, and what to do, if anything.
+    pub const fn advice(self) -> Option<&'static str> {
+        match self {
+            Self::Known => None,
+            Self::Unchecked => Some(
+                "the BTF file could not be tried out, because loopback is down here: a file of \
+                 another kernel would give wrong figures",
+            ),
+            Self::Unknown => Some(
+                "not known without type information: timestamps, RTO, owner, what blocks the fast \
+                 path. Give a BTF file of this kernel with --btf FILE: see docs/OLD-KERNELS.md",
+            ),
+        }
+    }
+}
+
+/// What is not seen with these programs attached so.
+pub fn blind_spots(backend: Backend, object: ObjectKind, types: Types) -> Vec<&'static str> {
+    let mut spots = backend.blind_spots().to_vec();
+    spots.extend(object.blind_spots());
+    if !types.are_known() {
+        spots.push("refused takeovers");
+    }
+    spots
+}
+
 /// Why the kernel programs are not running; each message names what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -115,8 +176,8 @@ pub enum KernelError {
     },
     /// The kernel lacks the ring buffer.
     #[error(
-        "kernel {release} has no BPF ring buffer; twtrace needs Linux 5.8 or a distribution \
-         kernel that carries it back (such as RHEL 8.5)"
+        "kernel {release} has no BPF ring buffer, which needs Linux 5.8 or a distribution kernel \
+         that carries it back (such as RHEL 8.5); --object perf does without"
     )]
     TooOld {
         /// `uname -r`.
@@ -131,6 +192,41 @@ pub enum KernelError {
         /// Name of the map.
         map: String,
     },
+    /// The kernel charges maps to a limit that could not be raised.
+    #[error(
+        "the kernel refused twtrace's map {map}: before Linux 5.11 maps are charged to \
+         RLIMIT_MEMLOCK, which is {limit} and could not be raised: run with CAP_SYS_RESOURCE or \
+         after `ulimit -l unlimited`, or make the map smaller with --max-live"
+    )]
+    MemoryLimit {
+        /// Name of the map.
+        map: String,
+        /// The limit, in words.
+        limit: String,
+    },
+    /// What our own connection looked like does not fit what is known about it.
+    #[error(
+        "{path} is not of this kernel: of a connection that twtrace made to itself, {what}. Give \
+         a BTF file made for exactly this kernel, or none, which shows less but nothing wrong"
+    )]
+    WrongTypes {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        what: String,
+    },
+    /// The front of a socket is not where it is in every kernel known.
+    #[error(
+        "this kernel lays out its sockets as none that is known: of a connection that twtrace \
+         made to itself, {0}. Give a BTF file made for this kernel with --btf FILE"
+    )]
+    UnknownLayout(String),
+    /// The namespace's number cannot be read, so that it cannot be singled out.
+    #[error("--netns needs type information on this kernel: give a BTF file with --btf FILE")]
+    NoNamespaceNumber,
+    /// The object for old kernels has kprobes only.
+    #[error("--object perf attaches with kprobes only, not through {0}")]
+    KprobesOnly(Backend),
     /// A map or the object could not be set up.
     #[error("the kernel refused twtrace's maps: {0}")]
     Object(String),
@@ -164,4 +260,11 @@ fn nothing_attached(tried: &[Refusal]) -> String {
         text.push_str(&format!("\n  {}: {}", refusal.backend, refusal.reason));
     }
     text
+}
+
+/// `CLOCK_MONOTONIC` now, nanoseconds: the clock of the kernel programs.
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

@@ -6,12 +6,51 @@ use std::{
 };
 
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::MapError};
-use twtrace_common::{CallerRange, Config, EndReason, MAX_CALLERS};
+use serde::{Deserialize, Serialize};
+use twtrace_common::{CallerRange, Config, EndReason, Layout, MAX_CALLERS, entered_flags};
 
-use super::{BtfError, BtfIndex, KernelError, Options, layout, preflight, symbols};
+use super::{BtfError, BtfIndex, KernelError, Options, preflight, symbols};
 
-/// The kernel programs, compiled by build.rs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/twtrace-ringbuf"));
+/// The two embedded objects, compiled by build.rs from the same bodies.
+static RINGBUF: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/twtrace-ringbuf"));
+static PERF: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/twtrace-perf"));
+
+/// Which object runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectKind {
+    /// For kernels with ring buffers, 5.8 on.
+    #[default]
+    RingBuf,
+    /// For kernels from 4.4 on: perf buffers and kprobes.
+    Perf,
+}
+
+impl ObjectKind {
+    /// Name in output and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RingBuf => "ringbuf",
+            Self::Perf => "perf",
+        }
+    }
+
+    /// The ELF file.
+    pub fn bytes(self) -> &'static [u8] {
+        match self {
+            Self::RingBuf => RINGBUF,
+            Self::Perf => PERF,
+        }
+    }
+
+    /// What it cannot see, one clause each.
+    pub const fn blind_spots(self) -> &'static [&'static str] {
+        match self {
+            Self::RingBuf => &[],
+            Self::Perf => &["sockets present at the start"],
+        }
+    }
+}
 
 /// Where the kernel publishes its own types.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -19,12 +58,18 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// Setting bytes as aya wants them.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct PodConfig(Config);
+pub struct PodConfig(pub Config);
 // SAFETY: Config is repr(C), integers only, without padding that matters: aya only copies it.
 unsafe impl aya::Pod for PodConfig {}
 
+/// The name of no file: do without types.
+const NONE: &str = "none";
+
 /// Reads the kernel's types, or those of the file the user named.
 pub fn read_types(options: &Options) -> Result<(PathBuf, BtfIndex<'static>), KernelError> {
+    if wants_none(options) {
+        return Err(KernelError::NoBtf { path: PathBuf::from(NONE) });
+    }
     let path = options.btf.clone().unwrap_or_else(|| PathBuf::from(VMLINUX));
     match BtfIndex::from_file(&path) {
         Ok(types) => Ok((path, types)),
@@ -35,15 +80,38 @@ pub fn read_types(options: &Options) -> Result<(PathBuf, BtfIndex<'static>), Ker
     }
 }
 
-/// What the programs need to know, from the kernel's types.
-pub fn configure(options: &Options, types: &BtfIndex<'_>) -> Result<Config, BtfError> {
-    Ok(Config {
-        layout: layout::resolve(types)?,
+/// Whether the user wants no types to be read.
+pub fn wants_none(options: &Options) -> bool {
+    options.btf.as_deref().is_some_and(|path| path == Path::new(NONE))
+}
+
+/// What the programs need to know, with the fields where `layout` says.
+pub fn configure(options: &Options, layout: Layout) -> Config {
+    Config {
+        layout,
         follow_ends: u32::from(options.follow_ends),
         wakeup_bytes: options.ring_bytes / 8,
+        // Up to 4.14 a timer's callback is called with the socket, since then with the timer.
+        timer_argument: match (layout.tw_timer.exists(), layout.timer_data.exists()) {
+            (false, _) => Config::UNKNOWN,
+            (true, true) => 0,
+            (true, false) => layout.tw_timer.offset,
+        },
+        unknown: unknown(&layout),
         filter: options.filter,
         ..Config::default()
-    })
+    }
+}
+
+/// What each entry says of itself that it does not know.
+pub fn unknown(layout: &Layout) -> u16 {
+    let flag = |missing: bool, flag: u16| if missing { flag } else { 0 };
+    flag(!layout.ts_recent_stamp.exists(), entered_flags::TIMESTAMPS_UNKNOWN)
+        | flag(!layout.sk_uid.exists(), entered_flags::OWNER_UNKNOWN)
+        | flag(
+            !layout.tcp_tw_reuse.exists() || !layout.tcp_timestamps.exists(),
+            entered_flags::SETTINGS_UNKNOWN,
+        )
 }
 
 /// Functions that mean something on the stack of an early end, as [`CallerRange`] says.
@@ -116,15 +184,16 @@ pub fn load(options: &Options, config: Config, btf: &Btf) -> Result<Ebpf, Kernel
         .override_global("CONFIG", &config, true)
         .map_max_entries("EVENTS", options.ring_bytes)
         .map_max_entries("LIVE", live)
-        .load(OBJECT)
+        .load(RINGBUF)
         .map_err(object_error)
 }
 
 /// Sorts out why the object itself could not be loaded.
-fn object_error(error: EbpfError) -> KernelError {
+pub fn object_error(error: EbpfError) -> KernelError {
     match &error {
         EbpfError::MapError(MapError::CreateError { name, io_error, .. })
-            if name == "EVENTS" && io_error.raw_os_error() == Some(22) =>
+            if ["EVENTS", "AYA_LOGS"].contains(&name.as_str())
+                && io_error.raw_os_error() == Some(22) =>
         {
             KernelError::TooOld { release: preflight::release() }
         }
@@ -132,6 +201,14 @@ fn object_error(error: EbpfError) -> KernelError {
             if io_error.raw_os_error() == Some(12) =>
         {
             KernelError::NoMemory { map: name.clone() }
+        }
+        EbpfError::MapError(MapError::CreateError { name, io_error })
+            if io_error.raw_os_error() == Some(1) =>
+        {
+            match preflight::memlock_limit() {
+                Some(limit) => KernelError::MemoryLimit { map: name.clone(), limit },
+                None => KernelError::Object(chain(&error)),
+            }
         }
         _ => KernelError::Object(chain(&error)),
     }

@@ -71,6 +71,12 @@ pub fn raise_memlock_limit() {
     }
 }
 
+/// RLIMIT_MEMLOCK in words, if there is one.
+pub fn memlock_limit() -> Option<String> {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Memlock).current.map(|bytes| format!("{} KiB", bytes / 1024))
+}
+
 /// `uname -r`.
 pub fn release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()

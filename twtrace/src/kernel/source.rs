@@ -4,13 +4,13 @@ use std::{collections::HashMap as StdHashMap, os::fd::AsRawFd};
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{HashMap, Map, MapData},
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
 use twtrace_common::{Counter, Live, RefusalKey, Refusals};
 
-use super::KernelError;
+use super::{KernelError, outlet::Outlet};
 use crate::{
     event::{Batch, BatchBuilder},
     peer::Refused,
@@ -18,20 +18,6 @@ use crate::{
 
 /// Most records taken out of the buffer before whoever waits gets a turn.
 const BATCH: usize = 16_384;
-
-/// Key of the refusal map as aya wants it.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct PodKey(RefusalKey);
-// SAFETY: integers only, no padding, which twtrace-common asserts.
-unsafe impl Pod for PodKey {}
-
-/// Value of the refusal map as aya wants it.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct PodRefusals(Refusals);
-// SAFETY: integers only, no padding, which twtrace-common asserts.
-unsafe impl Pod for PodRefusals {}
 
 /// Value of the live map as aya wants it.
 #[derive(Clone, Copy)]
@@ -93,26 +79,27 @@ impl Totals {
     }
 }
 
+impl Totals {
+    /// Adds one CPU's count.
+    pub(super) fn add(&mut self, counter: Counter, count: u64) {
+        self.by_counter[counter as usize] += count;
+    }
+}
+
 /// What the kernel programs have to say.
 pub struct Source {
-    ring: AsyncFd<RingBuf<MapData>>,
-    counters: PerCpuArray<MapData, u64>,
-    refusals: PerCpuHashMap<MapData, PodKey, PodRefusals>,
+    outlet: Outlet,
     live: HashMap<MapData, u64, PodLive>,
     seen_refusals: StdHashMap<RefusalKey, Refusals>,
     batch: BatchBuilder,
 }
 
 impl Source {
-    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        let ring = RingBuf::try_from(take(ebpf, "EVENTS")?);
-        let ring = ring.map_err(|error| KernelError::Object(error.to_string()))?;
-        let object = |error: aya::maps::MapError| KernelError::Object(error.to_string());
+    pub(super) fn new(ebpf: &mut Ebpf, outlet: Outlet) -> Result<Self, KernelError> {
+        let live = HashMap::try_from(take(ebpf, "LIVE")?);
         Ok(Self {
-            ring: watch(ring).map_err(KernelError::Ring)?,
-            counters: PerCpuArray::try_from(take(ebpf, "COUNTERS")?).map_err(object)?,
-            refusals: PerCpuHashMap::try_from(take(ebpf, "REFUSALS")?).map_err(object)?,
-            live: HashMap::try_from(take(ebpf, "LIVE")?).map_err(object)?,
+            outlet,
+            live: live.map_err(|error| KernelError::Object(error.to_string()))?,
             seen_refusals: StdHashMap::new(),
             batch: BatchBuilder::default(),
         })
@@ -124,18 +111,12 @@ impl Source {
     /// # Errors
     /// [`KernelError::Ring`].
     pub async fn readable(&self) -> Result<(), KernelError> {
-        let mut ready = self.ring.readable().await.map_err(KernelError::Ring)?;
-        ready.clear_ready();
-        Ok(())
+        self.outlet.readable().await
     }
 
     /// Takes out what is waiting now, up to a bound; `None` when nothing was.
     pub fn drain(&mut self) -> Option<Batch> {
-        let ring = self.ring.get_mut();
-        while self.batch.len() < BATCH {
-            let Some(record) = ring.next() else { break };
-            self.batch.push(&record);
-        }
+        self.outlet.drain(&mut self.batch, BATCH);
         (!self.batch.is_empty()).then(|| self.batch.take())
     }
 
@@ -143,32 +124,25 @@ impl Source {
     ///
     /// # Errors
     /// [`KernelError::Object`].
-    pub fn totals(&self) -> Result<Totals, KernelError> {
-        let mut totals = Totals::default();
-        for counter in Counter::ALL {
-            let per_cpu = self
-                .counters
-                .get(&(*counter as u32), 0)
-                .map_err(|error| KernelError::Object(error.to_string()))?;
-            totals.by_counter[*counter as usize] = per_cpu.iter().sum();
-        }
-        Ok(totals)
+    pub fn totals(&mut self) -> Result<Totals, KernelError> {
+        self.outlet.totals()
     }
 
     /// Refusals that came since the last call, by peer.
     pub fn new_refusals(&mut self) -> Vec<(RefusalKey, Refused)> {
-        let mut changed = Vec::new();
-        for (key, per_cpu) in self.refusals.iter().filter_map(Result::ok) {
-            let mut now = Refusals::default();
-            for cpu in per_cpu.iter() {
-                for (sum, count) in now.by_reason.iter_mut().zip(cpu.0.by_reason) {
-                    *sum += count;
-                }
+        let mut all: StdHashMap<RefusalKey, Refusals> = StdHashMap::new();
+        self.outlet.refusals(|key, count| {
+            let peer = all.entry(RefusalKey { reason: 0, ..key }).or_default();
+            if let Some(total) = peer.by_reason.get_mut(usize::from(key.reason)) {
+                *total += count;
             }
-            let before = self.seen_refusals.insert(key.0, now).unwrap_or_default();
+        });
+        let mut changed = Vec::new();
+        for (key, now) in all {
+            let before = self.seen_refusals.insert(key, now).unwrap_or_default();
             let refused = Refused::since(&now, &before);
             if refused.total() > 0 {
-                changed.push((key.0, refused));
+                changed.push((key, refused));
             }
         }
         changed
@@ -196,6 +170,6 @@ pub(super) fn watch<T: AsRawFd>(owner: T) -> std::io::Result<AsyncFd<T>> {
     unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) }.map_err(Into::into)
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
     ebpf.take_map(name).ok_or(KernelError::Incomplete(name))
 }

@@ -1,7 +1,10 @@
 //! Kernel functions' addresses, from `/proc/kallsyms`: what the tracepoint backend knows timers
 //! and callers by.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
 
 /// Why symbols could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -42,20 +45,43 @@ pub fn functions(kallsyms: &Path, names: &[&str]) -> Result<HashMap<String, Rang
     Ok(found)
 }
 
+/// Looks variables of the core kernel up, by address; whatever is missing or hidden is missing from
+/// the answer.
+pub fn variables(kallsyms: &Path, names: &[&str]) -> HashMap<String, u64> {
+    let text = std::fs::read_to_string(kallsyms).unwrap_or_default();
+    let found = symbols(&text, |kind| matches!(kind, "b" | "B" | "d" | "D" | "r" | "R"));
+    found
+        .filter(|(address, name)| *address != 0 && names.contains(name))
+        .map(|(address, name)| (name.to_owned(), address))
+        .collect()
+}
+
+/// Names of the core kernel's functions, which are there even where the addresses are hidden;
+/// empty where they cannot be read at all.
+pub fn function_names(kallsyms: &Path) -> HashSet<String> {
+    let text = std::fs::read_to_string(kallsyms).unwrap_or_default();
+    symbols(&text, is_function).map(|(_, name)| name.to_owned()).collect()
+}
+
+fn is_function(kind: &str) -> bool {
+    matches!(kind, "t" | "T" | "w" | "W")
+}
+
+/// Address and name of the core kernel's symbols of one kind.
+fn symbols(text: &str, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = (u64, &str)> {
+    text.lines().filter_map(move |line| {
+        // "ffffffff81c0a5d0 t tw_timer_handler", and "\t[module]" behind a module's symbols.
+        let mut words = line.split_ascii_whitespace();
+        let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
+        let address = u64::from_str_radix(address, 16).ok()?;
+        (words.next().is_none() && wanted(kind)).then_some((address, name))
+    })
+}
+
 fn parse(text: &str, names: &[&str]) -> HashMap<String, Range> {
     let mut addresses = Vec::new();
     let mut found = HashMap::new();
-    for line in text.lines() {
-        // "ffffffff81c0a5d0 t tw_timer_handler", and "\t[module]" behind a module's symbols.
-        let mut words = line.split_ascii_whitespace();
-        let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next())
-        else {
-            continue;
-        };
-        let Ok(address) = u64::from_str_radix(address, 16) else { continue };
-        if words.next().is_some() || !matches!(kind, "t" | "T" | "w" | "W") {
-            continue;
-        }
+    for (address, name) in symbols(text, is_function) {
         addresses.push(address);
         if names.contains(&name) {
             found.entry(name.to_owned()).or_insert(address..address);
@@ -89,6 +115,18 @@ ffffffffc0000000 t tcp_time_wait\t[module]
         assert_eq!(found.len(), 2);
         assert_eq!(found["tcp_time_wait"], 0xffff_ffff_8100_0100..0xffff_ffff_8100_0200);
         assert_eq!(found["tw_timer_handler"], 0xffff_ffff_8100_0300..0xffff_ffff_8100_0380);
+    }
+
+    #[test]
+    fn variables_and_names_are_found_beside_functions() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kallsyms");
+        std::fs::write(&path, TEXT).unwrap();
+        let found = variables(&path, &["some_data", "tcp_time_wait"]);
+        assert_eq!(found, HashMap::from([("some_data".to_owned(), 0xffff_ffff_8100_0320)]));
+        assert!(function_names(&path).contains("tw_timer_handler"));
+        assert!(!function_names(&path).contains("some_data"));
+        assert!(function_names(directory.path()).is_empty(), "unreadable");
     }
 
     #[test]

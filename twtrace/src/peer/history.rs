@@ -20,6 +20,8 @@ pub struct Entry {
     pub mono_ns: u64,
     /// Whether the peer had sent timestamps.
     pub with_timestamps: bool,
+    /// Whether that is not known after all.
+    pub timestamps_unknown: bool,
     /// Whether it holds a port whose fast path is closed, by a reason other than FIN_WAIT2.
     pub blocked: bool,
     /// Whether `connect()` chose the local port.
@@ -30,6 +32,13 @@ pub struct Entry {
     pub local_port: u16,
     /// Port of the other end.
     pub remote_port: u16,
+}
+
+impl Entry {
+    /// Whether the peer is known to have sent none.
+    pub(super) const fn is_without_timestamps(&self) -> bool {
+        !self.with_timestamps && !self.timestamps_unknown
+    }
 }
 
 /// The ports of a row's connections.
@@ -112,7 +121,9 @@ impl History {
     pub fn enter(&mut self, entry: &Entry) {
         self.window.enter(entry);
         self.autobound += u64::from(entry.autobound);
-        self.change(entry);
+        if !entry.timestamps_unknown {
+            self.change(entry);
+        }
         self.seen(entry);
     }
 
@@ -132,8 +143,10 @@ impl History {
     }
 
     fn seen(&mut self, entry: &Entry) {
-        let span = if entry.with_timestamps { &mut self.with } else { &mut self.without };
-        span.note(entry.mono_ns);
+        if !entry.timestamps_unknown {
+            let span = if entry.with_timestamps { &mut self.with } else { &mut self.without };
+            span.note(entry.mono_ns);
+        }
         let pair = Ports::Same(entry.local_port, entry.remote_port);
         self.ports = match self.ports {
             Ports::None => pair,

@@ -122,7 +122,7 @@ impl Window {
         if let Some(slot) = self.slot(entry.mono_ns) {
             slot.entered = slot.entered.saturating_add(1);
             slot.blocked = slot.blocked.saturating_add(u32::from(entry.blocked));
-            slot.without = slot.without.saturating_add(u32::from(!entry.with_timestamps));
+            slot.without = slot.without.saturating_add(u32::from(entry.is_without_timestamps()));
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     feed::{Core, Origin, Pace, StreamEnd, StreamFeed, Wishes},
     filter::{BindError, Expr, Name, Selection, Term},
     host::cgroup,
-    kernel::{Options, find_namespace},
+    kernel::{ObjectKind, Options, find_namespace},
     peer::{GroupBy, Prefixes, minutes::Memory},
     pipeline::Pipeline,
     recording::{ReadError, Recorder, Rotation},
@@ -110,6 +110,7 @@ fn attach(
         find_namespace(name).map(u64::from).map_err(|error| error.to_string())
     })?);
     let options = Options {
+        object: args.object.only(),
         attach: args.attach.only(),
         follow_ends: plan.follow_ends,
         filter,
@@ -218,8 +219,14 @@ fn announce(pipeline: &Pipeline, args: &ObserveArgs) {
         ),
         None => format!("twtrace: watching through {}", origin.backend),
     };
+    if origin.object == ObjectKind::Perf {
+        line.push_str(" with the object for old kernels");
+    }
     for refusal in &origin.refused {
         line.push_str(&format!("; {} did not work: {}", refusal.backend, refusal.reason));
+    }
+    if let Some(advice) = origin.types.advice() {
+        line.push_str(&format!("\n  {advice}"));
     }
     // A reader that went away is found out when the output is written.
     let _ = writeln!(std::io::stderr(), "{line}");

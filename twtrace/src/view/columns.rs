@@ -150,6 +150,11 @@ fn number(number: impl TryInto<i64>) -> Field {
     Field::Number(number.try_into().unwrap_or(i64::MAX))
 }
 
+/// A field, or null where the socket says of itself that it does not know.
+fn known(entered: &Entered, unknown: u16, field: Field) -> Field {
+    if entered.header.flags & unknown == 0 { field } else { Field::Null }
+}
+
 fn text(text: &str) -> Option<Field> {
     Some(Field::Text(text.to_owned()))
 }
@@ -214,13 +219,24 @@ static EVENT: [Column; 36] = [
         Event::Present(_) => None,
         Event::Ended(ended) => Some(seen.millis(ended.rto)),
     }),
-    csv("ts_recent_stamp", Type::Number, |seen| Some(number(seen.socket()?.ts_recent_stamp))),
-    csv("tstamp_ok", Type::Flag, |seen| seen.entry_flag(entered_flags::TSTAMP_OK)),
-    column("eligible", Type::Flag, |seen| Some(Field::Flag(seen.entry_path()?.eligible))),
+    csv("ts_recent_stamp", Type::Number, |seen| {
+        let socket = seen.socket()?;
+        Some(known(socket, entered_flags::TIMESTAMPS_UNKNOWN, number(socket.ts_recent_stamp)))
+    }),
+    csv("tstamp_ok", Type::Flag, |seen| {
+        let negotiated = seen.entry_flag(entered_flags::TSTAMP_OK)?;
+        Some(known(seen.entry()?, entered_flags::TIMESTAMPS_UNKNOWN, negotiated))
+    }),
+    column("eligible", Type::Flag, |seen| {
+        Some(seen.entry_path()?.eligible.map_or(Field::Null, Field::Flag))
+    }),
     csv("blocked", Type::Text, |seen| {
         Some(seen.entry_path()?.blocked.map_or(Field::Null, |block| Field::Word(block.key())))
     }),
-    csv("uid", Type::Number, |seen| Some(number(seen.entry()?.uid))),
+    csv("uid", Type::Number, |seen| {
+        let entered = seen.entry()?;
+        Some(known(entered, entered_flags::OWNER_UNKNOWN, number(entered.uid)))
+    }),
     csv("cgroup", Type::Number, |seen| match seen.entry()?.cgroup {
         0 => Some(Field::Null),
         cgroup => Some(number(cgroup)),
@@ -229,8 +245,14 @@ static EVENT: [Column; 36] = [
     column("autobound", Type::Flag, |seen| seen.entry_flag(entered_flags::AUTOBOUND)),
     column("family", Type::Number, |seen| Some(number(seen.entry()?.family))),
     column("timeo_jiffies", Type::Number, |seen| Some(number(seen.entry()?.timeo))),
-    column("tw_reuse", Type::Number, |seen| Some(number(seen.entry()?.tcp_tw_reuse))),
-    column("tcp_timestamps", Type::Number, |seen| Some(number(seen.entry()?.tcp_timestamps))),
+    column("tw_reuse", Type::Number, |seen| {
+        let entered = seen.entry()?;
+        Some(known(entered, entered_flags::SETTINGS_UNKNOWN, number(entered.tcp_tw_reuse)))
+    }),
+    column("tcp_timestamps", Type::Number, |seen| {
+        let entered = seen.entry()?;
+        Some(known(entered, entered_flags::SETTINGS_UNKNOWN, number(entered.tcp_timestamps)))
+    }),
     column("port_range", Type::Text, |seen| {
         let flow = seen.entry()?.flow;
         Some(Field::Ports(flow.port_low, flow.port_high))

@@ -42,13 +42,9 @@ pub fn write(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
 fn write_row(out: &mut impl Write, summary: &Summary, row: &Row) -> io::Result<()> {
     let counts = &row.counts;
     let ends = |value: u64| if summary.follow_ends { value.to_string() } else { String::new() };
-    let refusals = |value: u64| {
-        if summary.follow_ends && summary.backend.sees_refusals() {
-            value.to_string()
-        } else {
-            String::new()
-        }
-    };
+    let known = |known: bool, value: u64| if known { value.to_string() } else { String::new() };
+    let refusals = |value: u64| known(summary.sees_refusals(), value);
+    let sockets = |value: u64| known(summary.types.are_known(), value);
     write!(
         out,
         "{},{},{},{},{},{},{},{},{},{}",
@@ -58,13 +54,13 @@ fn write_row(out: &mut impl Write, summary: &Summary, row: &Row) -> io::Result<(
         counts.entered,
         counts.fin_wait2,
         ends(counts.present),
-        counts.with_timestamps,
-        counts.without_timestamps,
-        counts.eligible,
-        counts.allowed,
+        sockets(counts.with_timestamps),
+        sockets(counts.without_timestamps),
+        sockets(counts.eligible),
+        sockets(counts.allowed),
     )?;
     for count in counts.blocked {
-        write!(out, ",{count}")?;
+        write!(out, ",{}", sockets(count))?;
     }
     for count in counts.refused.by_reason {
         write!(out, ",{}", refusals(count))?;
@@ -78,7 +74,7 @@ fn write_row(out: &mut impl Write, summary: &Summary, row: &Row) -> io::Result<(
     writeln!(
         out,
         ",{},{},{},{},{}",
-        refusals(counts.overflow),
+        known(summary.sees_overflow(), counts.overflow),
         ends(lifetimes.count),
         millis(lifetimes.p50),
         millis(lifetimes.p99),

@@ -162,7 +162,7 @@ pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::R
         summary.elapsed.as_secs_f64(),
         examined.facts.kernel
     )?;
-    let blind = summary.backend.blind_spots();
+    let blind = summary.blind_spots();
     if !blind.is_empty() {
         wrapped(out, "  not seen this way: ", &blind.join(", "))?;
     }

@@ -128,9 +128,15 @@ impl EventWriter {
         match event {
             Event::Entered(entered) => {
                 let path = path::at_entry(entered, event.role());
-                let timestamps = if path.eligible { "with" } else { "without" };
-                words.push(format!("{timestamps} timestamps"));
-                words.push(format!("rto {} ms", self.hz.millis(entered.rto)));
+                let timestamps = match path.eligible {
+                    Some(true) => "with timestamps",
+                    Some(false) => "without timestamps",
+                    None => "timestamps unknown",
+                };
+                words.push(timestamps.to_owned());
+                if entered.rto != 0 {
+                    words.push(format!("rto {} ms", self.hz.millis(entered.rto)));
+                }
                 if entered.armed != 0 {
                     words.push(format!("timer {} ms", self.hz.millis(entered.armed)));
                 }

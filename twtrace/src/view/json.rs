@@ -36,12 +36,19 @@ pub fn write_pretty(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
 /// What is not known is null, never 0.
 struct Known {
     ends: bool,
+    overflow: bool,
     refusals: bool,
+    /// What only the full socket knows.
+    sockets: bool,
 }
 
 impl Known {
     fn ends<T: Serialize>(&self, value: T) -> Value {
         if self.ends { json!(value) } else { Value::Null }
+    }
+
+    fn sockets<T: Serialize>(&self, value: T) -> Value {
+        if self.sockets { json!(value) } else { Value::Null }
     }
 
     fn refusals(&self, refused: &Refused) -> Value {
@@ -57,7 +64,9 @@ impl Known {
     fn of(summary: &Summary) -> Self {
         Self {
             ends: summary.follow_ends,
-            refusals: summary.follow_ends && summary.backend.sees_refusals(),
+            overflow: summary.sees_overflow(),
+            refusals: summary.sees_refusals(),
+            sockets: summary.types.are_known(),
         }
     }
 }
@@ -87,11 +96,13 @@ pub fn document(summary: &Summary) -> Value {
     json!({
         "schema": SCHEMA,
         "backend": summary.backend.as_str(),
+        "object": summary.object.as_str(),
+        "types": summary.types.as_str(),
         "backends_refused": summary.refused_backends.iter().map(|refusal| json!({
             "backend": refusal.backend.as_str(),
             "reason": refusal.reason,
         })).collect::<Vec<_>>(),
-        "blind_spots": summary.backend.blind_spots(),
+        "blind_spots": summary.blind_spots(),
         "elapsed_s": (summary.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
         "by": summary.group_by.as_str(),
         "filter": (!summary.selection.is_any()).then(|| summary.selection.to_string()),
@@ -143,14 +154,14 @@ fn counts(row: &Row, known: &Known) -> Map<String, Value> {
         "entered": counts.entered,
         "fin_wait2": counts.fin_wait2,
         "present_at_start": known.ends(counts.present),
-        "timestamps": {
+        "timestamps": known.sockets(json!({
             "with": counts.with_timestamps,
             "without": counts.without_timestamps,
             "negotiated": counts.negotiated,
-        },
-        "eligible": counts.eligible,
-        "allowed": counts.allowed,
-        "blocked": blocked,
+        })),
+        "eligible": known.sockets(counts.eligible),
+        "allowed": known.sockets(counts.allowed),
+        "blocked": known.sockets(blocked),
         "refused": known.refusals(&counts.refused),
         "live": known.ends(counts.live()),
         "fast": known.ends(json!({
@@ -164,7 +175,7 @@ fn counts(row: &Row, known: &Known) -> Map<String, Value> {
         "purged": ended(Outcome::Purged),
         "fin_wait2_timeout": ended(Outcome::FinWait2Timeout),
         "unknown": ended(Outcome::Unknown),
-        "overflow": if known.refusals { json!(counts.overflow) } else { Value::Null },
+        "overflow": if known.overflow { json!(counts.overflow) } else { Value::Null },
         "rearmed": known.ends(counts.rearms),
         "lifetime_ms": known.ends(lifetime(&row.lifetimes)),
         "scheduled_ms": known.ends(json!({
@@ -173,7 +184,7 @@ fn counts(row: &Row, known: &Known) -> Map<String, Value> {
         })),
         "rto_ms": { "last": seen(row.rto_ms), "max": seen(row.rto_max_ms) },
         "recycle_ms": seen(row.recycle_ms()),
-        "recycle_over_2msl": row.recycle_over_two_msl(),
+        "recycle_over_2msl": known.sockets(row.recycle_over_two_msl()),
     });
     match value {
         Value::Object(map) => map,

@@ -64,11 +64,15 @@ fn write_row(
         counts.present,
         counts.live()
     )?;
-    writeln!(
-        out,
-        "  timestamps: with {}, without {}; the fast path could take {}, and may take {}",
-        counts.with_timestamps, counts.without_timestamps, counts.eligible, counts.allowed
-    )?;
+    if summary.types.are_known() {
+        writeln!(
+            out,
+            "  timestamps: with {}, without {}; the fast path could take {}, and may take {}",
+            counts.with_timestamps, counts.without_timestamps, counts.eligible, counts.allowed
+        )?;
+    } else {
+        writeln!(out, "  timestamps: unknown")?;
+    }
     if row.rto_ms != 0 {
         write!(
             out,
@@ -93,11 +97,11 @@ fn write_row(
     }
     write_list(out, "ends", ended(counts))?;
     write_list(out, "why the fast path is closed", why_blocked(counts))?;
-    if summary.backend.sees_refusals() {
+    if summary.sees_refusals() {
         write_list(out, "takeovers refused to connect()", refused(counts))?;
-        if counts.overflow > 0 {
-            writeln!(out, "  overflow: {} closed without a TIME_WAIT socket", counts.overflow)?;
-        }
+    }
+    if summary.sees_overflow() && counts.overflow > 0 {
+        writeln!(out, "  overflow: {} closed without a TIME_WAIT socket", counts.overflow)?;
     }
     write_histogram(out, row)
 }

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::agent::Agent;
+use crate::{agent::Agent, kernel::blind_spots};
 
 /// Name and version of the document.
 pub const SCHEMA: &str = "twtrace.status/1";
@@ -23,7 +23,9 @@ pub fn document(agent: &Agent) -> Value {
             "backend": refusal.backend.as_str(),
             "reason": refusal.reason,
         })).collect::<Vec<_>>(),
-        "blind_spots": status.backend.blind_spots(),
+        "object": status.object.as_str(),
+        "types": status.types.as_str(),
+        "blind_spots": blind_spots(status.backend, status.object, status.types),
         "limits": status.limits,
         "restart_needed": status.restart_needed,
         "state": {

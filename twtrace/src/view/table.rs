@@ -5,9 +5,10 @@ use std::{
     io::{self, Write},
 };
 
-use super::style::Palette;
+use super::{style::Palette, text::wrapped};
 use crate::{
     diagnose::Severity,
+    kernel::ObjectKind,
     path::{Block, Outcome},
     peer::{Counts, Refused},
     summary::{Row, Summary},
@@ -59,9 +60,13 @@ fn write_backend(out: &mut impl Write, summary: &Summary, palette: Palette) -> i
     let scope = if summary.follow_ends { "entries and ends" } else { "entries only" };
     writeln!(
         out,
-        "twtrace: {} through {}, {:.1} s",
+        "twtrace: {} through {}{}, {:.1} s",
         scope,
         summary.backend,
+        match summary.object {
+            ObjectKind::RingBuf => "",
+            ObjectKind::Perf => " with the object for old kernels",
+        },
         summary.elapsed.as_secs_f64()
     )?;
     if !summary.selection.is_any() {
@@ -70,9 +75,16 @@ fn write_backend(out: &mut impl Write, summary: &Summary, palette: Palette) -> i
     for refusal in &summary.refused_backends {
         writeln!(out, "  {} did not work: {}", refusal.backend, refusal.reason)?;
     }
-    let blind = summary.backend.blind_spots();
+    let blind = summary.blind_spots();
     if !blind.is_empty() && summary.follow_ends {
         writeln!(out, "{}", palette.warning(format!("  not seen this way: {}", blind.join(", "))))?;
+    }
+    if let Some(advice) = summary.types.advice() {
+        let mut text = Vec::new();
+        wrapped(&mut text, "  ", advice)?;
+        for line in String::from_utf8_lossy(&text).lines() {
+            writeln!(out, "{}", palette.warning(line.to_owned()))?;
+        }
     }
     Ok(())
 }
@@ -157,11 +169,13 @@ pub fn why(counts: &Counts) -> String {
 /// The sums, and the paths taken in full.
 fn write_totals(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     let counts = &summary.totals.counts;
-    write!(
-        out,
-        "total: {} entered ({} as FIN_WAIT2), {} with and {} without timestamps",
-        counts.entered, counts.fin_wait2, counts.with_timestamps, counts.without_timestamps
-    )?;
+    write!(out, "total: {} entered ({} as FIN_WAIT2), ", counts.entered, counts.fin_wait2)?;
+    if summary.types.are_known() {
+        let (with, without) = (counts.with_timestamps, counts.without_timestamps);
+        write!(out, "{with} with and {without} without timestamps")?;
+    } else {
+        write!(out, "timestamps unknown")?;
+    }
     if !summary.follow_ends {
         return writeln!(out);
     }

@@ -19,7 +19,7 @@ use twtrace::{
     feed::{Core, Input, Moment, Origin, boot_id, monotonic_ns},
     filter::Selection,
     host::facts,
-    kernel::{Backend, ProgramCost, Refusal, Totals},
+    kernel::{Backend, ObjectKind, ProgramCost, Refusal, Totals, Types},
     peer::{GroupBy, Prefixes, minutes::Memory},
     units::{Clock, Hz},
     view::{Format, events::EventWriter},
@@ -62,6 +62,8 @@ impl Owner {
             hz: Hz::new(250),
             recycle_exists: false,
             backend: Backend::Kprobe,
+            object: ObjectKind::RingBuf,
+            types: Types::Known,
             refused: vec![Refusal { backend: Backend::Fentry, reason: "not here".into() }],
             follow_ends: true,
             selection: Selection::default(),
@@ -183,6 +185,8 @@ impl Owner {
     fn status(&self) -> Status {
         Status {
             backend: Backend::Kprobe,
+            object: ObjectKind::RingBuf,
+            types: Types::Known,
             refused_backends: self.core.origin().refused.clone(),
             since: self.since,
             programs: vec![

@@ -14,6 +14,7 @@ pub use shown::{Line, Shown};
 use self::exposition::{Exposition, Kind, Labels};
 use crate::{
     agent::Agent,
+    kernel::Types,
     path::{Block, Outcome},
     peer::Refused,
     summary::{LIFETIME_BOUNDS_MS, Summary},
@@ -23,7 +24,7 @@ use crate::{
 pub fn text(summary: &Summary, lines: &[Line], agent: &Agent, dialect: Dialect) -> Vec<u8> {
     let mut out = Exposition::new(dialect);
     build(&mut out, summary);
-    by_peer(&mut out, lines);
+    by_peer(&mut out, lines, summary.types);
     whole(&mut out, summary, agent.status.since);
     namespaces(&mut out, summary);
     findings(&mut out, summary);
@@ -60,7 +61,7 @@ fn and<'a>(labels: Labels<'a>, more: Labels<'a>) -> Vec<(&'a str, &'a dyn std::f
     labels.iter().chain(more).copied().collect()
 }
 
-fn by_peer(out: &mut Exposition, lines: &[Line]) {
+fn by_peer(out: &mut Exposition, lines: &[Line], types: Types) {
     let help = "Sockets that entered TIME_WAIT, or FIN_WAIT2 as a mini-socket. The peer other is \
                 all peers while they are not shown by themselves.";
     let mut entered = out.family(Kind::Counter, "twtrace_entered", "", help);
@@ -79,7 +80,9 @@ fn by_peer(out: &mut Exposition, lines: &[Line]) {
     });
     let help = "Entries whose fast path was closed, by the first reason that holds.";
     let mut blocked = out.family(Kind::Counter, "twtrace_blocked", "", help);
-    each(lines, |line, labels| {
+    // Where it is not known, there is nothing to tell.
+    let lines_known = if types.are_known() { lines } else { &[] };
+    each(lines_known, |line, labels| {
         for block in Block::ALL {
             let more: Labels<'_> = &[("reason", &block.key())];
             blocked.counter(&and(labels, more), line.counts.blocked(block), line.created);
@@ -121,12 +124,14 @@ fn whole(out: &mut Exposition, summary: &Summary, since: SystemTime) {
         since,
     );
     // What the backend cannot see is left out: it is not 0.
-    if summary.backend.sees_refusals() {
+    if summary.sees_refusals() {
         let help = "Takeovers by connect() that were refused, by reason.";
         let mut refused = out.family(Kind::Counter, "twtrace_refused", "", help);
         for (reason, count) in Refused::KEYS.iter().zip(totals.counts.refused.by_reason) {
             refused.counter(&[("reason", reason)], count, since);
         }
+    }
+    if summary.sees_overflow() {
         let help = "Connections that closed without a TIME_WAIT socket, tcp_max_tw_buckets being \
                     reached.";
         out.family(Kind::Counter, "twtrace_overflow", "", help).counter(

@@ -19,7 +19,7 @@ pub fn lines(summary: &Summary, theme: Theme) -> Vec<Line<'static>> {
     lines.extend(KEYS.lines().map(|line| Line::raw(line.to_owned())));
     lines.push(Line::styled("FILTER", theme.heading()));
     lines.extend(GRAMMAR.lines().map(|line| Line::raw(line.to_owned())));
-    let blind = summary.backend.blind_spots();
+    let blind = summary.blind_spots();
     if !blind.is_empty() {
         let heading = format!("NOT SEEN THROUGH {}", summary.backend.as_str().to_uppercase());
         lines.push(Line::styled(heading, theme.heading()));

@@ -87,7 +87,7 @@ fn head_line(state: &State, moment: &Moment, theme: Theme) -> Line<'static> {
             _ => Span::raw(""),
         },
         Span::raw(format!("  {}", summary.backend)),
-        match summary.backend.blind_spots().len() {
+        match summary.blind_spots().len() {
             0 => Span::raw(""),
             blind => Span::styled(format!(" ({blind} blind)"), theme.warning()),
         },

@@ -100,7 +100,7 @@ fn reasons(state: &State, moment: &Moment, row: &Row, theme: Theme) -> Vec<Line<
     if moment.summary.follow_ends {
         lists.push(("ENDS", ended(&counts)));
     }
-    if moment.summary.backend.sees_refusals() {
+    if moment.summary.sees_refusals() {
         lists.push(("TAKEOVERS REFUSED", refused(&counts)));
     }
     lists.retain(|(_, list)| !list.is_empty());

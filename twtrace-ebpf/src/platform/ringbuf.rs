@@ -1,0 +1,254 @@
+//! What kernels with ring buffers offer: settings as constants, per-CPU maps, records put together
+//! in scratch space, and a buffer with wake-ups under control.
+
+use aya_ebpf::{
+    EbpfContext, Global,
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{bpf_jiffies64, bpf_probe_read_kernel_buf, generated::bpf_probe_read_kernel},
+    macros::map,
+    maps::{LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+};
+use aya_log_ebpf::warn;
+use twtrace_common::{
+    AF_INET6, Config, Counter, Decode, Ended, Entered, Field, Flow, Handover, RefusalKey,
+};
+
+use crate::{maps::Entering, read};
+
+/// Whether there are fexit programs, which tell the timewait socket while it is being made.
+pub const HAS_FEXIT: bool = true;
+
+/// Settings, written by userspace before the programs load.
+#[unsafe(no_mangle)]
+pub static CONFIG: Global<Config> = Global::new(EMPTY_CONFIG);
+
+// SAFETY: Config is integers and arrays of them; all zero is a valid value.
+const EMPTY_CONFIG: Config = unsafe { core::mem::zeroed() };
+
+/// Records on their way to userspace. Its size is set by the loader.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// Exact totals, by [`Counter`].
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
+
+/// Sockets inside `tcp_time_wait()`, by address.
+#[map]
+pub static ENTERING: LruHashMap<u64, Entering> = LruHashMap::with_max_entries(4096, 0);
+
+/// Refused takeovers by peer. Its size is set by the loader.
+#[map]
+static REFUSALS: PerCpuHashMap<RefusalKey, u64> = PerCpuHashMap::with_max_entries(4096, 0);
+
+#[map]
+static HANDOVER: PerCpuArray<Handover> = PerCpuArray::with_max_entries(1, 0);
+
+/// Scratch space by [`Slot`].
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(4, 0);
+
+/// Scratch space of one CPU.
+#[repr(C)]
+pub struct Scratch {
+    /// Entry being put together.
+    pub entered: Entered,
+    /// Connection being looked up (tracepoints only).
+    pub key: FlowKey,
+    /// End being put together.
+    pub ended: Ended,
+    /// Front of the socket being read.
+    pub front: Front,
+    /// Return addresses of a stack (tracepoints only).
+    pub stack: [u64; STACK_DEPTH],
+}
+
+/// A connection within its network namespace.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Addresses and ports; the port range is 0.
+    pub flow: Flow,
+    /// Address of the namespace.
+    pub net: u64,
+}
+
+/// Return addresses looked at to tell who ended a socket.
+pub const STACK_DEPTH: usize = 24;
+
+/// Who uses scratch space: programs of different slots may interrupt one another.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub enum Slot {
+    /// Programs that run with softirqs off and so do not nest.
+    Softirq = 0,
+    /// The iterator, which runs with softirqs on.
+    Iterator = 1,
+    /// Reporting what is still waiting when the full socket closes.
+    Closing = 2,
+    /// Reporting an entry, from Linux 6.11 on with softirqs on.
+    Entering = 3,
+}
+
+/// Access to settings, totals and scratch space.
+#[derive(Clone, Copy)]
+pub struct Env(());
+
+impl Env {
+    /// The environment of a program that has just begun.
+    #[inline(always)]
+    pub fn get() -> Option<Self> {
+        Some(Self(()))
+    }
+
+    /// The settings.
+    #[inline(always)]
+    pub fn config(self) -> *const Config {
+        (&raw const CONFIG).cast()
+    }
+
+    /// Adds one to an exact total.
+    #[inline(always)]
+    pub fn count(self, counter: Counter) {
+        if let Some(total) = COUNTERS.get_ptr_mut(counter as u32) {
+            // SAFETY: the slot belongs to this CPU and the pointer was null-checked above.
+            unsafe { *total += 1 };
+        }
+    }
+
+    /// What passes between programs on this CPU.
+    #[inline(always)]
+    pub fn handover(self) -> Option<&'static mut Handover> {
+        // SAFETY: the slot belongs to this CPU, programs do not migrate, and only programs that
+        // run with softirqs off use it.
+        HANDOVER.get_ptr_mut(0).map(|slot| unsafe { &mut *slot })
+    }
+
+    /// This CPU's scratch space.
+    #[inline(always)]
+    pub fn scratch(self, slot: Slot) -> Option<&'static mut Scratch> {
+        // SAFETY: the slot belongs to this CPU, programs do not migrate, and the kernel does not
+        // run a program again on a CPU while it runs there. Each slot serves programs that do not
+        // interrupt one another.
+        SCRATCH.get_ptr_mut(slot as u32).map(|scratch| unsafe { &mut *scratch })
+    }
+
+    /// Sends `record`, or adds one to `lost` when the buffer is full. Never waits.
+    ///
+    /// The reader is woken once enough bytes wait; until then it looks by itself on a timer,
+    /// because a wake-up an event would cost more than the event.
+    #[inline(always)]
+    pub fn send<C: EbpfContext, T: Decode + 'static>(self, _ctx: &C, record: &T, lost: Counter) {
+        let Some(mut slot) = EVENTS.reserve::<T>(0) else {
+            self.count(lost);
+            return;
+        };
+        slot.write(*record);
+        let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+        let wake_up = waiting >= u64::from(read::config!(self, wakeup_bytes));
+        slot.submit(u64::from(if wake_up { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+    }
+
+    /// Adds one refusal to a peer's count on this CPU.
+    #[inline(always)]
+    pub fn count_refusal(self, key: &RefusalKey) {
+        let mut slot = REFUSALS.get_ptr_mut(key);
+        if slot.is_none() {
+            let _ = REFUSALS.insert(key, 0, 0);
+            slot = REFUSALS.get_ptr_mut(key);
+        }
+        match slot {
+            // SAFETY: the slot belongs to this CPU and was null-checked.
+            Some(slot) => unsafe { *slot += 1 },
+            None => self.count(Counter::RefusalsDropped),
+        }
+    }
+
+    /// Says in the log that the live map is full.
+    #[inline(always)]
+    pub fn warn_live_is_full<C: EbpfContext>(self, ctx: &C) {
+        warn!(ctx, "the live map is full: lifetimes are sampled from here on");
+    }
+}
+
+/// Binds a record to put together, and the front of the socket it is about, or returns.
+macro_rules! scratch {
+    ($env:expr, $slot:ident, $record:ident, $front:ident) => {
+        let Some(scratch) = $env.scratch($crate::platform::Slot::$slot) else { return };
+        let ($record, $front) = (&mut scratch.$record, &mut scratch.front);
+    };
+}
+pub(crate) use scratch;
+
+/// Binds the front of a socket when there is nothing to send, or returns.
+macro_rules! front {
+    ($env:expr, $front:ident) => {
+        let Some(scratch) = $env.scratch($crate::platform::Slot::Softirq) else { return };
+        let $front = &mut scratch.front;
+    };
+}
+pub(crate) use front;
+
+/// Reads kernel memory; answers whether that went well.
+///
+/// # Safety
+/// `to` must be valid for writes of `bytes` bytes.
+#[inline(always)]
+pub unsafe fn probe_read(to: *mut u8, bytes: u32, from: u64) -> bool {
+    // SAFETY: promised by the caller; the helper checks the address it reads from.
+    unsafe { bpf_probe_read_kernel(to.cast(), bytes, from as *const _) >= 0 }
+}
+
+/// Jiffies until a timer is due.
+#[inline(always)]
+pub fn jiffies_left(env: Env, timer: u64) -> u32 {
+    let expires: u64 = read::field(env, timer, read::config!(env, layout.timer_expires));
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_jiffies64() };
+    // Jiffies are as wide as a pointer; the low half is enough for any timeout.
+    (expires as u32).wrapping_sub(now as u32)
+}
+
+/// Bytes of `struct sock_common` read at once; the addresses end at 88 on every 64-bit kernel
+/// read (3.10 to 7.2), and userspace checks each offset against it.
+const FRONT_LEN: usize = 128;
+
+/// Copy of a socket's front: all of `sock_common` that is needed, in one read.
+#[repr(C)]
+pub struct Front([u8; FRONT_LEN]);
+
+impl Front {
+    /// Addresses and ports of a socket of whatever kind go to `flow`; answers its family and its
+    /// namespace. A v4 address comes out as `::ffff:a.b.c.d`; the port range becomes 0.
+    #[inline(always)]
+    pub fn read(&mut self, env: Env, sk: u64, flow: &mut Flow) -> (u16, u64) {
+        // SAFETY: the helper checks the address and fails cleanly on a bad one.
+        if unsafe { bpf_probe_read_kernel_buf(sk as *const u8, &mut self.0) }.is_err() {
+            env.count(Counter::ReadFailed);
+        }
+        let family: u16 = self.part(read::config!(env, layout.skc_family));
+        if family == AF_INET6 {
+            flow.local = self.part(read::config!(env, layout.skc_v6_rcv_saddr));
+            flow.remote = self.part(read::config!(env, layout.skc_v6_daddr));
+        } else {
+            flow.local = read::mapped(self.part(read::config!(env, layout.skc_rcv_saddr)));
+            flow.remote = read::mapped(self.part(read::config!(env, layout.skc_daddr)));
+        }
+        flow.local_port = self.part(read::config!(env, layout.skc_num));
+        flow.remote_port = u16::from_be(self.part(read::config!(env, layout.skc_dport)));
+        (flow.port_low, flow.port_high) = (0, 0);
+        (family, self.part(read::config!(env, layout.skc_net)))
+    }
+
+    /// Takes `T` out of the copy.
+    #[inline(always)]
+    fn part<T: Copy + Default>(&self, field: Field) -> T {
+        let offset = field.offset as usize;
+        if offset > FRONT_LEN - size_of::<[u8; 16]>() {
+            // Userspace refuses such a kernel; this is for the verifier.
+            return T::default();
+        }
+        // SAFETY: sixteen bytes follow `offset` in the copy, and no T is longer.
+        unsafe { self.0.as_ptr().add(offset).cast::<T>().read_unaligned() }
+    }
+}

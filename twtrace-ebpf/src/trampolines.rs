@@ -1,0 +1,79 @@
+//! fentry, fexit and tracepoint programs, for kernels with type information.
+
+use aya_ebpf::{
+    macros::{fentry, fexit, raw_tracepoint},
+    programs::{FEntryContext, FExitContext, RawTracePointContext},
+};
+
+use crate::{
+    end, enter,
+    hooks::entry_hooks,
+    platform::{ENTERING, Env},
+    refuse, timers,
+};
+
+/// Makes the fentry programs of the table.
+macro_rules! fentries {
+    ($($fentry:ident, $kprobe:ident => |$ctx:ident, $env:ident, $($arg:ident),+| $body:expr;)*) => {$(
+        #[fentry]
+        pub fn $fentry($ctx: FEntryContext) -> i32 {
+            let Some($env) = Env::get() else { return 0 };
+            let _ = $env;
+            let mut index = 0;
+            $(let $arg: u64 = $ctx.arg(index); index += 1;)+
+            let _ = index;
+            $body;
+            0
+        }
+    )*};
+}
+entry_hooks!(fentries);
+
+/// Makes the other programs: each gets its context and the environment.
+macro_rules! programs {
+    ($(#[$kind:meta] $name:ident: $context:ty => |$ctx:ident, $env:ident| $body:expr;)*) => {$(
+        #[$kind]
+        pub fn $name($ctx: $context) -> i32 {
+            let Some($env) = Env::get() else { return 0 };
+            let _ = ($env, &$ctx);
+            $body;
+            0
+        }
+    )*};
+}
+
+programs! {
+    #[fexit] fexit_twsk_alloc: FExitContext =>
+        |ctx, env| on_alloc(ctx.arg(0), ctx.arg(3));
+    // The returned value follows the arguments, whose number differs between kernels: a program
+    // for each, because the verifier wants to see one fixed place.
+    #[fexit] fexit_state_process_3: FExitContext =>
+        |ctx, env| end::on_state_processed(env, ctx.arg::<u64>(3) as u32);
+    #[fexit] fexit_state_process_4: FExitContext =>
+        |ctx, env| end::on_state_processed(env, ctx.arg::<u64>(4) as u32);
+    #[fexit] fexit_state_process_5: FExitContext =>
+        |ctx, env| end::on_state_processed(env, ctx.arg::<u64>(5) as u32);
+    #[fexit] fexit_twsk_unique: FExitContext => |ctx, env| {
+        refuse::on_unique(env, ctx.arg(1), ctx.arg::<u64>(2) == 0, ctx.arg::<u64>(3) as u32)
+    };
+    #[fexit] fexit_twsk_purge: FExitContext => |ctx, env| end::on_purge(false);
+    #[raw_tracepoint(tracepoint = "timer_start")] tracepoint_timer_start: RawTracePointContext =>
+        |ctx, env| timers::on_start(&ctx, env, ctx.arg(0));
+    #[raw_tracepoint(tracepoint = "timer_cancel")] tracepoint_timer_cancel: RawTracePointContext =>
+        |ctx, env| timers::on_cancel(&ctx, env, ctx.arg(0));
+    #[raw_tracepoint(tracepoint = "timer_expire_entry")]
+    tracepoint_timer_expire: RawTracePointContext =>
+        |ctx, env| timers::on_expire(&ctx, env, ctx.arg(0));
+    #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+    tracepoint_set_state: RawTracePointContext =>
+        |ctx, env| timers::on_set_state(&ctx, env, ctx.arg(0), ctx.arg(2));
+}
+
+/// `inet_twsk_alloc(sk, …)` returned the timewait socket, or nothing.
+#[inline(always)]
+fn on_alloc(sk: u64, tw: u64) {
+    if let Some(entering) = ENTERING.get_ptr_mut(sk) {
+        // SAFETY: null-checked; only this call of `tcp_time_wait()` is about this socket.
+        unsafe { (*entering).tw = tw };
+    }
+}

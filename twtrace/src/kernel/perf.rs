@@ -1,0 +1,205 @@
+//! Events, totals and refusals of the object for old kernels.
+//!
+//! There is a buffer for each CPU, and between CPUs records come in no order. They are put into the
+//! order of their times here, and what is younger than the moment the reading began waits for the
+//! next one, so that no end comes out before its entry.
+
+use std::collections::VecDeque;
+
+use aya::{
+    Ebpf, Pod,
+    maps::{
+        Array, HashMap, MapData, PerfEventArray,
+        perf::{PerfEvent, PerfEventArrayBuffer},
+    },
+    util::online_cpus,
+};
+use twtrace_common::{Counter, Cpu, Decode, Ended, Entered, Kind, PerCpuRefusal, RefusalKey};
+
+use super::{KernelError, Totals, monotonic_ns, source::take};
+use crate::event::BatchBuilder;
+
+/// Least size of one CPU's buffer, bytes: two thousand events.
+const LEAST_BYTES: usize = 256 << 10;
+
+/// Key of the refusal map as aya wants it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodKey(PerCpuRefusal);
+// SAFETY: integers only, no padding, which twtrace-common asserts.
+unsafe impl Pod for PodKey {}
+
+/// Element of the map of CPUs as aya wants it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodCpu(Cpu);
+// SAFETY: repr(C), words only.
+unsafe impl Pod for PodCpu {}
+
+/// One record, and the time in it.
+#[derive(Clone, Copy)]
+struct Record {
+    mono_ns: u64,
+    len: usize,
+    bytes: [u8; size_of::<Entered>()],
+}
+
+/// Perf buffers and arrays.
+pub struct PerfOutlet {
+    buffers: Vec<PerfEventArrayBuffer<MapData>>,
+    cpus: Array<MapData, PodCpu>,
+    refusals: HashMap<MapData, PodKey, u64>,
+    /// Read and not yet given out, by time.
+    waiting: VecDeque<Record>,
+    /// Records read, by kind: entries and ends.
+    received: [u64; 2],
+    /// Totals of what came before the session.
+    before: Totals,
+}
+
+impl PerfOutlet {
+    /// Takes the maps of a loaded object and opens a buffer for each CPU, `bytes` in all.
+    pub fn open(ebpf: &mut Ebpf, bytes: u32) -> Result<Self, KernelError> {
+        let object = |error: aya::maps::MapError| KernelError::Object(error.to_string());
+        let cpus = online_cpus()
+            .map_err(|(path, error)| KernelError::Object(format!("{path}: {error}")))?;
+        let each = (bytes as usize / cpus.len().max(1)).max(LEAST_BYTES);
+        let pages = (each / rustix::param::page_size()).next_power_of_two();
+        let mut events = PerfEventArray::try_from(take(ebpf, "EVENTS")?).map_err(object)?;
+        let open = |cpu| {
+            events
+                .open(cpu, Some(pages))
+                .map_err(|error| KernelError::Object(format!("perf buffer of CPU {cpu}: {error}")))
+        };
+        Ok(Self {
+            buffers: cpus.into_iter().map(open).collect::<Result<_, _>>()?,
+            cpus: Array::try_from(take(ebpf, "CPUS")?).map_err(object)?,
+            refusals: HashMap::try_from(take(ebpf, "REFUSALS")?).map_err(object)?,
+            waiting: VecDeque::new(),
+            received: [0; 2],
+            before: Totals::default(),
+        })
+    }
+
+    /// Forgets all that came so far: it is of before the session.
+    pub fn begin(&mut self) -> Result<(), KernelError> {
+        self.before = self.counted()?;
+        self.read();
+        self.waiting.clear();
+        self.received = [0; 2];
+        Ok(())
+    }
+
+    /// Takes out what waits in every buffer, as it is.
+    pub fn read_raw(&mut self, mut take: impl FnMut(&[u8])) {
+        let mut joined = Vec::new();
+        for buffer in &mut self.buffers {
+            buffer.for_each(|event| match event {
+                PerfEvent::Sample { head, tail: [] } => take(head),
+                PerfEvent::Sample { head, tail } => {
+                    joined.clear();
+                    joined.extend_from_slice(head);
+                    joined.extend_from_slice(tail);
+                    take(&joined);
+                }
+                // Found out from the totals, which know the kind.
+                PerfEvent::Lost { .. } => {}
+            });
+        }
+    }
+
+    /// Takes the records out of every buffer and puts them in order.
+    fn read(&mut self) {
+        let mut fresh = Vec::new();
+        self.read_raw(|bytes| fresh.extend(Record::from_bytes(bytes)));
+        for record in &fresh {
+            self.received[usize::from(record.bytes[0] == Kind::Ended as u8)] += 1;
+        }
+        if !fresh.is_empty() {
+            self.waiting.extend(fresh);
+            self.waiting.make_contiguous().sort_by_key(|record| record.mono_ns);
+        }
+    }
+
+    /// Gives out what is older than this call, up to `most` records; all that waits, if nothing is.
+    pub fn drain(&mut self, batch: &mut BatchBuilder, most: usize) {
+        let mut until = monotonic_ns();
+        self.read();
+        if self.waiting.front().is_some_and(|first| first.mono_ns > until) {
+            until = u64::MAX;
+        }
+        while batch.len() < most
+            && let Some(record) = self.waiting.pop_front_if(|record| record.mono_ns <= until)
+        {
+            batch.push(&record.bytes[..record.len]);
+        }
+    }
+
+    /// The exact totals, and what was lost.
+    ///
+    /// The kernel side cannot tell before 5.0. But it counts what it sends: whatever had been
+    /// counted when the reading began and did not arrive is lost.
+    pub fn totals(&mut self) -> Result<Totals, KernelError> {
+        let totals = self.counted()?.since(&self.before);
+        self.read();
+        let ends = totals.of(Counter::Ended) + totals.of(Counter::EndedUntracked);
+        let [entries_received, ends_received] = self.received;
+        let lost_entries = totals.of(Counter::Entered).saturating_sub(entries_received);
+        Ok(totals
+            .with(Counter::LostEntered, lost_entries)
+            .with(Counter::LostEnded, ends.saturating_sub(ends_received)))
+    }
+
+    /// What the kernel side has counted since it was loaded.
+    fn counted(&self) -> Result<Totals, KernelError> {
+        let mut totals = Totals::default();
+        for cpu in self.cpus.iter() {
+            let cpu = cpu.map_err(|error| KernelError::Object(error.to_string()))?;
+            for (counter, count) in Counter::ALL.iter().zip(cpu.0.totals) {
+                totals.add(*counter, count);
+            }
+        }
+        Ok(totals)
+    }
+
+    /// Shows each refusal count to `add`, CPU by CPU.
+    pub fn refusals(&self, mut add: impl FnMut(RefusalKey, u64)) {
+        for (key, count) in self.refusals.iter().filter_map(Result::ok) {
+            add(key.0.key, count);
+        }
+    }
+}
+
+impl Record {
+    /// A record without the padding that the kernel puts behind it.
+    fn from_bytes(sample: &[u8]) -> Option<Self> {
+        let ends = *sample.first()? == Kind::Ended as u8;
+        let len = if ends { size_of::<Ended>() } else { size_of::<Entered>() };
+        let mut bytes = [0; size_of::<Entered>()];
+        bytes[..len].copy_from_slice(sample.get(..len)?);
+        let mono_ns = if ends {
+            Ended::from_bytes(&bytes)?.mono_ns
+        } else {
+            Entered::from_bytes(&bytes)?.mono_ns
+        };
+        Some(Self { mono_ns, len, bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twtrace_common::Header;
+
+    #[test]
+    fn a_record_is_freed_of_the_kernels_padding() {
+        let header = Header { kind: Kind::Ended as u8, ..Header::default() };
+        let ended = Ended { header, mono_ns: 77, ..Ended::default() };
+        let padded = [ended.as_bytes(), &[0xee; 4]].concat();
+        let record = Record::from_bytes(&padded).unwrap();
+        assert_eq!((record.mono_ns, record.len), (77, size_of::<Ended>()));
+        assert_eq!(&record.bytes[..record.len], ended.as_bytes());
+        assert!(Record::from_bytes(&padded[..40]).is_none(), "cut short");
+        assert!(Record::from_bytes(&[]).is_none());
+    }
+}
