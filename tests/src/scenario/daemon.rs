@@ -258,8 +258,15 @@ fn client_address(number: u32) -> SocketAddr {
     SocketAddr::from(([127, b, c, d], 0))
 }
 
+/// Namespaces that come and go, then a flood of peers; one after the other, since memory is measured
+/// and a daemon sees the whole host.
+pub fn in_a_crowd(lab: &Lab) -> Result<()> {
+    forgets_namespaces(lab)?;
+    counts_peers_beyond_the_cap(lab)
+}
+
 /// 200,000 distinct peers: memory stays under its bound, and what is in no row is in `other`.
-pub fn counts_peers_beyond_the_cap(lab: &Lab) -> Result<()> {
+fn counts_peers_beyond_the_cap(lab: &Lab) -> Result<()> {
     const PEERS: u32 = 200_000;
     const THREADS: u32 = 4;
     let netns = Netns::new("flood")?;
@@ -343,7 +350,9 @@ pub fn tells_of_a_full_disk(lab: &Lab) -> Result<()> {
     let path = state.to_str().context("a path that is text")?;
     let net = topology::pair()?;
     let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
-    let mut daemon = Daemon::start(lab, &["--state-file", path, "--save-every", "10s"])?;
+    // Of one namespace alone, so that others of this host do not fill the disk before.
+    let only = ["--netns", net.client.name(), "--state-file", path, "--save-every", "10s"];
+    let mut daemon = Daemon::start(lab, &only)?;
     Client::new(&net.client).short_connections(server.addr(), 10)?;
     wait::until("the state to be written", wait::SOON, || Ok(state.exists().then_some(())))
         .map_err(|error| daemon.told(error))?;
@@ -367,7 +376,7 @@ pub fn tells_of_a_full_disk(lab: &Lab) -> Result<()> {
 }
 
 /// 500 namespaces come and go, each with a connection: nothing of them stays.
-pub fn forgets_namespaces(lab: &Lab) -> Result<()> {
+fn forgets_namespaces(lab: &Lab) -> Result<()> {
     const NAMESPACES: usize = 500;
     let daemon = Daemon::start(lab, &[])?;
     let churn = |count: usize| -> Result<()> {

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// What one is told for whom there is no place.
 const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
-    Content-Length: 63\r\nConnection: close\r\n\r\n\
+    Content-Length: 68\r\nConnection: close\r\n\r\n\
     {\"error\":\"all connections are taken; see max_connections, or wait\"}\n";
 
 /// Serves connections until it is told to stop.

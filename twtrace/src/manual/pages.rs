@@ -136,6 +136,17 @@ pub const PAGES: &[Page] = &[
         exit: EXIT,
     },
     Page {
+        command: "export",
+        examples: &[
+            ("twtrace export a.twt --format parquet -o a.parquet", "for DuckDB, ClickHouse, Spark"),
+            ("twtrace export a.twt --format csv dport = :443", "some of it, for a spreadsheet"),
+        ],
+        overhead: "",
+        fields: &[],
+        has_filter: true,
+        exit: EXIT,
+    },
+    Page {
         command: "replay",
         examples: &[
             ("twtrace replay a.twt", "as it happened, on the full screen"),
