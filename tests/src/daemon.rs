@@ -84,7 +84,12 @@ impl Daemon {
         if !args.contains(&"--state-file") {
             command.args(["--state-file", &text(&at.join("state"))?]);
         }
-        let child = spawn(&mut command).context("starting the daemon")?;
+        // While another scenario forks, its child has the copy open for a moment.
+        let child = wait::until("the daemon to start", wait::SOON, || match spawn(&mut command) {
+            Err(error) if is_busy(&error) => Ok(None),
+            spawned => spawned.map(Some),
+        })
+        .context("starting the daemon")?;
         let mut daemon = Self { child, directory };
         wait::until("the daemon to answer", START, || daemon.is_ready())
             .map_err(|error| daemon.told(error))?;
@@ -155,6 +160,12 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether a program cannot be run because somebody may still write to it.
+fn is_busy(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::ExecutableFileBusy)
 }
 
 /// A directory of root's that everybody may look into.

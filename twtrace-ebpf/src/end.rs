@@ -14,7 +14,7 @@ use twtrace_common::{
 use crate::{
     enter,
     maps::{LIVE, PURGING},
-    platform::{Env, Front, scratch},
+    platform::{Env, Front, KNOWS_TYPES, scratch},
     read::{self, config},
 };
 
@@ -138,7 +138,7 @@ pub fn on_destroy<C: EbpfContext>(ctx: &C, env: Env, tw: u64) {
         // Up to 4.4 the RST for unexpected data is reported only after the end.
         handover.processing = 0;
         EndReason::Killed as u8
-    } else if handover.expiring.wrapping_sub(tw) < WITHIN_SOCKET {
+    } else if !KNOWS_TYPES && handover.expiring.wrapping_sub(tw) < WITHIN_SOCKET {
         handover.expiring = 0;
         EndReason::Expired as u8
     } else {

@@ -28,6 +28,9 @@ use crate::{maps::Entering, read};
 /// There are none: an entry that the hash dance was not seen of stays unseen.
 pub const HAS_FEXIT: bool = false;
 
+/// Whether positions of fields are always known.
+pub const KNOWS_TYPES: bool = false;
+
 /// Settings, written by userspace before the programs are attached.
 #[map]
 static CONFIG: Array<Config> = Array::with_max_entries(1, 0);

@@ -18,6 +18,10 @@ use crate::{maps::Entering, read};
 /// Whether there are fexit programs, which tell the timewait socket while it is being made.
 pub const HAS_FEXIT: bool = true;
 
+/// Whether positions of fields are always known. Programs that are given typed pointers may not
+/// compute with them otherwise.
+pub const KNOWS_TYPES: bool = true;
+
 /// Settings, written by userspace before the programs load.
 #[unsafe(no_mangle)]
 pub static CONFIG: Global<Config> = Global::new(EMPTY_CONFIG);
