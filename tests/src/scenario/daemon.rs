@@ -26,7 +26,7 @@ use crate::twtrace::{Running, Tracer};
 use crate::{expect, http, wait};
 
 /// Resident memory the daemon may take with its default sizes, bytes.
-const MEMORY: u64 = 64 << 20;
+const MEMORY: u64 = 160 << 20;
 
 /// A document without what two sessions of the same time need not have in common: their length to
 /// the millisecond, and lifetimes of sockets whose entry only the daemon saw.

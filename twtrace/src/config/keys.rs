@@ -111,7 +111,7 @@ settings! {
         history: Duration = "6h" in Duration::from_secs(60)..=Duration::from_secs(172_800), Reload;
         /// Memory the whole may take; what does not fit into it is refused at the start, and what
         /// is left over is for the history.
-        memory: ByteSize = "64MiB" in ByteSize::mib(16)..=ByteSize::gib(64), Restart;
+        memory: ByteSize = "160MiB" in ByteSize::mib(16)..=ByteSize::gib(64), Restart;
         /// File that keeps the history over a restart.
         state_file: Option<PathBuf> = "/var/lib/twtrace/state", Restart;
         /// Time between two writes of that file; it is written at the end as well.
@@ -147,12 +147,13 @@ settings! {
 
 /// Bytes of a process that follows nothing: the binary and its libraries, the runtime, the
 /// kernel's types while they are read.
-const BASE_BYTES: u64 = 12 << 20;
-/// Bytes a peer takes beside its minutes: a row, its index, its histogram. Measured over 65,536
-/// peers with 20 lifetimes each.
-const PEER_BYTES: u64 = 560;
+const BASE_BYTES: u64 = 42 << 20;
+/// Bytes a peer takes beside its minutes: a row, its index, its histogram, and its share of a
+/// summary. With the base and the sockets this is what a daemon was seen to take with 65,536 peers
+/// and 200,000 live sockets, all of one connection each.
+const PEER_BYTES: u64 = 1200;
 /// Bytes a socket takes while it is followed.
-const SOCKET_BYTES: u64 = 40;
+const SOCKET_BYTES: u64 = 66;
 
 impl Config {
     /// What these settings need in the worst case, bytes, without any history.

@@ -22,7 +22,7 @@ use crate::{
     event::Event,
     feed::{Origin, Wishes},
     filter::{Expr, Name, Selection, Term},
-    kernel::{KernelError, Options, find_namespace, rights},
+    kernel::{KernelError, Options, find_namespace, give_back_memory, rights},
     peer::{
         GroupBy, Prefixes,
         minutes::{Memory, Minute},
@@ -90,6 +90,7 @@ impl Owner {
             kept_up: Instant::now(),
         };
         owner.restore();
+        give_back_memory();
         Ok(owner)
     }
 

@@ -28,7 +28,7 @@ pub use inventory::Inventory;
 pub use layout::resolve as resolve_layout;
 pub use namespaces::{Namespace, Namespaces, find as find_namespace};
 pub use object::ObjectKind;
-pub use preflight::release;
+pub use preflight::{give_back_memory, release};
 pub use source::{Source, Totals};
 pub use symbols::SymbolError;
 

@@ -51,6 +51,7 @@ pub async fn gather<T>(
     let mut pipeline = observe::open(args, plan, &mut |_| {}).await?;
     let usual = question.usual.filter(|_| args.replay.is_none());
     observe_for(&mut pipeline, &mut stop, args, args.duration.or(usual)).await?;
+    observe::catch_up(&mut pipeline, args, &mut |_| {}).await?;
     observe::tell_end(&pipeline, args);
     let summary = pipeline.summary(question.choice, &mut |_| {})?;
     let mut out = BufWriter::new(io::stdout().lock());

@@ -1,6 +1,6 @@
 //! Begins a session: what a user typed, as a pipeline that has read what is there.
 
-use std::{fs::File, io::Write, path::PathBuf};
+use std::{fs::File, io::Write, path::PathBuf, time::Duration};
 
 use super::{SessionError, remote};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     host::cgroup,
     kernel::{ObjectKind, Options, find_namespace},
     peer::{GroupBy, Prefixes, minutes::Memory},
-    pipeline::Pipeline,
+    pipeline::{Drained, Pipeline, PipelineError},
     recording::{ReadError, Recorder, Rotation},
 };
 
@@ -230,6 +230,40 @@ fn announce(pipeline: &Pipeline, args: &ObserveArgs) {
     }
     // A reader that went away is found out when the output is written.
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// How long a daemon may take to tell the next moment; it does every second.
+const NEXT_MOMENT: Duration = Duration::from_secs(5);
+
+/// Takes in what a daemon has to say of the time up to now, as a session of its own would by
+/// looking: a daemon tells things a second late at most.
+///
+/// # Errors
+/// [`PipelineError`].
+pub async fn catch_up(
+    pipeline: &mut Pipeline,
+    args: &ObserveArgs,
+    observe: &mut dyn FnMut(&Event),
+) -> Result<(), PipelineError> {
+    if !pipeline.is_stream() || args.replay.is_some() {
+        return Ok(());
+    }
+    let asked = crate::feed::monotonic_ns();
+    let caught_up = async {
+        loop {
+            pipeline.readable().await?;
+            let told = |pipeline: &Pipeline| {
+                pipeline.core().moment().is_some_and(|moment| moment.clock.mono_ns >= asked)
+            };
+            match pipeline.drain(observe)? {
+                Drained::End => return Ok(()),
+                Drained::Moment if told(pipeline) => return Ok(()),
+                _ => {}
+            }
+        }
+    };
+    // A daemon that says nothing is busy: the answer is that of what it said last.
+    tokio::time::timeout(NEXT_MOMENT, caught_up).await.unwrap_or(Ok(()))
 }
 
 /// Says on stderr how a stream ended, unless it did as it should.

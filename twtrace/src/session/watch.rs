@@ -116,6 +116,9 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
         }
     };
     drop(progress);
+    if !screen.is_full() {
+        observe::catch_up(&mut pipeline, &args.observe, &mut |event| screen.take(event)).await?;
+    }
     screen.close();
     observe::tell_end(&pipeline, &args.observe);
     let summary = pipeline.summary(screen.choice, &mut |event| screen.take(event))?;
