@@ -4,7 +4,7 @@ use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
 
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -18,6 +18,8 @@ use super::{
 const MAX_HEADERS: usize = 64;
 /// Pause after the kernel had no connection to give, for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Time for one to take the answer for whom there is no place.
+const TURNING_AWAY: Duration = Duration::from_millis(250);
 /// Time for connections to end by themselves when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// What one is told for whom there is no place.
@@ -144,14 +146,18 @@ where
 }
 
 /// Says that there is no place.
-async fn turn_away(stream: impl AsyncWrite, patience: Duration) {
+async fn turn_away(stream: impl AsyncRead + AsyncWrite, patience: Duration) {
     tokio::pin!(stream);
     let told = async {
         stream.write_all(NO_PLACE).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        // To close with something unread would reset the connection, and take the answer back.
+        let mut unread = [0; 1024];
+        while stream.read(&mut unread).await? > 0 {}
+        io::Result::Ok(())
     };
     // Whoever does not listen is not told.
-    let _ = tokio::time::timeout(patience, told).await;
+    let _ = tokio::time::timeout(patience.min(TURNING_AWAY), told).await;
 }
 
 #[cfg(test)]
