@@ -76,8 +76,3 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     say!("written to {}, after {:.0} s", docs.display(), started.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
 }
-
-/// The smoke run that `cargo xtask test` makes: every benchmark works.
-pub fn smoke() -> Result<()> {
-    main(&Args { quick: true, kernel: NO_MACHINE.to_owned(), areas: Vec::new() }).map(drop)
-}
