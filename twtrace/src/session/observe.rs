@@ -233,7 +233,7 @@ fn announce(pipeline: &Pipeline, args: &ObserveArgs) {
 }
 
 /// How long a daemon may take to tell the next moment; it does every second.
-const NEXT_MOMENT: Duration = Duration::from_secs(5);
+const NEXT_MOMENT: Duration = Duration::from_secs(10);
 
 /// Takes in what a daemon has to say of the time up to now, as a session of its own would by
 /// looking: a daemon tells things a second late at most.
