@@ -59,6 +59,9 @@ pub enum On {
     Functions,
     /// Those that come with iterators over the sockets present: not the object for old kernels.
     Iterators,
+    /// The same, but not through kprobes: what is asked is of the process, and fentry in the
+    /// machines and the tracepoints of the host are enough.
+    Agent,
     /// The object for old kernels.
     Old,
     /// The tracepoints, hence this host: a rule sees the same counts whatever the backend, so once
@@ -90,6 +93,7 @@ impl Scenario {
         let backend_fits = match self.on {
             On::Every => true,
             On::Iterators => object == Object::RingBuf,
+            On::Agent => object == Object::RingBuf && backend != Backend::Kprobe,
             On::Old => object == Object::Perf,
             On::Functions => backend.sees_functions(),
             On::Tracepoints => !backend.sees_functions(),
@@ -114,6 +118,10 @@ const fn functions(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario 
 
 const fn iterators(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
     Scenario { name, on: On::Iterators, run }
+}
+
+const fn agent(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
+    Scenario { name, on: On::Agent, run }
 }
 
 const fn old(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
@@ -175,15 +183,15 @@ pub const ALL: &[Scenario] = &[
     every("rearmed_by_a_retransmitted_fin", rearmed::by_a_retransmitted_fin),
     every("rearmed_by_promotion", rearmed::by_promotion),
     iterators("present_at_start", present::present_at_start),
-    iterators("daemon_answers_like_a_session_of_its_own", daemon::answers_like_a_session),
-    iterators("daemon_reloads_and_loses_nothing", daemon::reloads_and_loses_nothing),
-    iterators("daemon_keeps_its_history_over_a_restart", daemon::keeps_its_history),
-    iterators("daemon_killed_leaves_nothing_attached", daemon::killed_leaves_nothing),
-    iterators("daemon_ignores_clients_that_misbehave", daemon::ignores_clients_that_misbehave),
+    agent("daemon_answers_like_a_session_of_its_own", daemon::answers_like_a_session),
+    agent("daemon_reloads_and_loses_nothing", daemon::reloads_and_loses_nothing),
+    agent("daemon_keeps_its_history_over_a_restart", daemon::keeps_its_history),
+    agent("daemon_killed_leaves_nothing_attached", daemon::killed_leaves_nothing),
+    agent("daemon_ignores_clients_that_misbehave", daemon::ignores_clients_that_misbehave),
     tracepoints("daemon_in_a_crowd", daemon::in_a_crowd),
     tracepoints("daemon_tells_of_a_full_disk", daemon::tells_of_a_full_disk),
-    every("capabilities_of_the_unit_are_enough", capabilities::of_the_unit_are_enough),
-    every("capabilities_that_are_missing_are_named", capabilities::that_are_missing_are_named),
+    agent("capabilities_of_the_unit_are_enough", capabilities::of_the_unit_are_enough),
+    agent("capabilities_that_are_missing_are_named", capabilities::that_are_missing_are_named),
     tracepoints("prometheus_scrapes_the_counts", prometheus::prometheus_scrapes_the_counts),
     tracepoints("full_screen", full_screen::full_screen),
     tracepoints("diagnosis_of_a_healthy_host", diagnosis::of_a_healthy_host),
