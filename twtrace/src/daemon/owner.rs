@@ -20,7 +20,7 @@ use crate::{
     aggregate::Settings,
     config::{Changes, Config},
     event::Event,
-    feed::{Origin, Wishes},
+    feed::{Origin, Wishes, now},
     filter::{Expr, Name, Selection, Term},
     kernel::{KernelError, Options, find_namespace, give_back_memory, rights},
     peer::{
@@ -256,7 +256,7 @@ impl Owner {
 
     fn restore(&mut self) {
         let Some(path) = self.config.state_file.clone() else { return };
-        match state::load(&path, state::now()) {
+        match state::load(&path, now()) {
             Ok(restored) => {
                 let (peers, forgotten) = (restored.peers.len(), restored.forgotten);
                 if restored.written.is_some() {
@@ -273,7 +273,7 @@ impl Owner {
         let Some(path) = self.config.state_file.clone() else { return };
         let core = self.pipeline.core();
         let past = core.aggregate().table().past();
-        let now = state::now();
+        let now = now();
         match state::save(&path, core.origin(), &past, now) {
             Ok(()) => {
                 self.state_saved = Some(now.wall);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    feed::{Input, Moment, Origin, boot_id, monotonic_ns},
+    feed::{Input, Moment, Origin, boot_id},
     kernel::find_namespace,
     peer::{Past, history::Span, minutes::Minute},
     recording::{ReadError, Reader, Recorder, WriteError},
@@ -158,11 +158,6 @@ fn write(path: &Path, origin: &Origin, past: &[Past], now: Clock) -> Result<(), 
     }
     recorder.write(&Input::Moment(Box::new(Moment::bare(now))))?;
     recorder.finish()
-}
-
-/// This moment by both clocks.
-pub fn now() -> Clock {
-    Clock { mono_ns: monotonic_ns(), wall: SystemTime::now() }
 }
 
 #[cfg(test)]

@@ -30,19 +30,8 @@ pub struct Socket {
 impl From<&Event> for Socket {
     fn from(event: &Event) -> Self {
         let (flow, header) = (event.flow(), event.header());
-        let common = Self {
-            remote: ip(flow.remote),
-            remote_port: flow.remote_port,
-            local: Some((ip(flow.local), flow.local_port)),
-            netns: header.netns,
-            role: event.role(),
-            autobound: None,
-            state: None,
-            timestamps: None,
-            blocked: None,
-            uid: None,
-            cgroup: None,
-        };
+        let peer = Self::of_peer(ip(flow.remote), flow.remote_port, header.netns, event.role());
+        let common = Self { local: Some((ip(flow.local), flow.local_port)), ..peer };
         match event {
             Event::Entered(entered) | Event::Present(entered) => common.entered(entered),
             Event::Ended(ended) => common.ended(ended),
@@ -53,31 +42,26 @@ impl From<&Event> for Socket {
 impl From<&RefusalKey> for Socket {
     /// Of the sockets that were refused to `connect()`, no more than the peer is known.
     fn from(key: &RefusalKey) -> Self {
-        Self {
-            remote: ip(key.remote),
-            remote_port: key.remote_port,
-            local: None,
-            netns: key.netns,
-            role: Role::Client,
-            autobound: None,
-            state: None,
-            timestamps: None,
-            blocked: None,
-            uid: None,
-            cgroup: None,
-        }
+        Self::of_peer(ip(key.remote), key.remote_port, key.netns, Role::Client)
     }
 }
 
 impl From<&Past> for Socket {
     /// Of a peer's sockets before this session, no more than the peer is known.
     fn from(past: &Past) -> Self {
+        Self::of_peer(past.address, past.port, past.netns, past.role)
+    }
+}
+
+impl Socket {
+    /// A socket of which no more than the peer is known.
+    fn of_peer(remote: IpAddr, remote_port: u16, netns: u32, role: Role) -> Self {
         Self {
-            remote: past.address,
-            remote_port: past.port,
+            remote,
+            remote_port,
             local: None,
-            netns: past.netns,
-            role: past.role,
+            netns,
+            role,
             autobound: None,
             state: None,
             timestamps: None,
@@ -86,9 +70,7 @@ impl From<&Past> for Socket {
             cgroup: None,
         }
     }
-}
 
-impl Socket {
     fn entered(self, entered: &Entered) -> Self {
         let known = owner_is_known(entered);
         let path = path::at_entry(entered, self.role);
