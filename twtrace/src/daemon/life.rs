@@ -92,9 +92,8 @@ pub async fn run(settings: Settings, config: Config, volume: Volume) -> Result<(
 
     let dropped = Arc::default();
     let (hub, asks) = Hub::new();
-    let mut owner = Owner::start(config.clone(), asks, &dropped)?;
+    let owner = Owner::start(config.clone(), asks, &dropped)?;
     let status = format!("watching through {}", owner.origin().backend);
-    owner.load_walks();
     rights::give_up()?;
     for missing in rights::missing() {
         tracing::warn!("{missing}");

@@ -99,15 +99,6 @@ impl Owner {
         self.pipeline.core().origin()
     }
 
-    /// Loads what it may need later, while the right to load programs is there.
-    pub fn load_walks(&mut self) {
-        if let Some(kernel) = self.pipeline.kernel()
-            && let Err(error) = kernel.tracer().load_walks()
-        {
-            tracing::warn!(%error, "sockets whose end is missed will not be found");
-        }
-    }
-
     /// Works until it is asked to stop, or nobody can ask any more; then writes the state.
     ///
     /// # Errors

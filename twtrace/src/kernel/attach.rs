@@ -59,8 +59,6 @@ pub struct ProgramCost {
 /// Running kernel programs.
 pub struct Tracer {
     ebpf: Ebpf,
-    /// The kernel's own types; the object for old kernels does without.
-    btf: Option<Btf>,
     backend: Backend,
     object: ObjectKind,
     types: Types,
@@ -135,8 +133,10 @@ impl Tracer {
             (Some((backend, attached)), Some(mut ebpf), _) => {
                 let outlet = Some(Outlet::RingBuf(RingBufOutlet::open(&mut ebpf)?));
                 let (object, types) = (ObjectKind::RingBuf, Types::Known);
-                let btf = Some(btf);
-                Ok(Self { ebpf, btf, backend, object, types, refused, attached, outlet })
+                if options.follow_ends {
+                    load_walks(&mut ebpf, &btf)?;
+                }
+                Ok(Self { ebpf, backend, object, types, refused, attached, outlet })
             }
             (_, _, Some(error)) => Err(error),
             _ => Err(KernelError::NothingAttached(refused)),
@@ -148,7 +148,6 @@ impl Tracer {
         let old::Started { ebpf, outlet, types, attached } = old::start(options)?;
         Ok(Self {
             ebpf,
-            btf: None,
             backend: Backend::Kprobe,
             object: ObjectKind::Perf,
             types,
@@ -203,9 +202,9 @@ impl Tracer {
     /// The walk that makes the kernel side follow the sockets that are in TIME_WAIT already.
     ///
     /// # Errors
-    /// [`KernelError::Inventory`] if the kernel has no iterator over TCP sockets (before 5.9).
+    /// [`KernelError::Incomplete`] if ends are not followed, or with the object for old kernels.
     pub fn follow_present(&mut self) -> Result<Inventory<'_>, KernelError> {
-        self.inventory("iter_tcp_follow")
+        self.inventory(FOLLOW)
     }
 
     /// The walk that lists the sockets in TIME_WAIT.
@@ -213,27 +212,13 @@ impl Tracer {
     /// # Errors
     /// As for [`Tracer::follow_present`].
     pub fn list_live(&mut self) -> Result<Inventory<'_>, KernelError> {
-        self.inventory("iter_tcp_list")
-    }
-
-    /// Loads the walks that were not needed yet, while the right to load programs is there.
-    ///
-    /// # Errors
-    /// As for [`Tracer::follow_present`].
-    pub fn load_walks(&mut self) -> Result<(), KernelError> {
-        self.follow_present()?;
-        self.list_live()?;
-        Ok(())
+        self.inventory(LIST)
     }
 
     fn inventory(&mut self, name: &'static str) -> Result<Inventory<'_>, KernelError> {
-        let program = self.ebpf.program_mut(name).ok_or(KernelError::Incomplete(name))?;
-        let program: &mut Iter = program
-            .try_into()
-            .map_err(|error: ProgramError| KernelError::Inventory(error.to_string()))?;
+        let program = walk(&mut self.ebpf, name)?;
         if program.fd().is_err() {
-            let btf = self.btf.as_ref().ok_or(KernelError::Incomplete(name))?;
-            program.load("tcp", btf).map_err(|error| KernelError::Inventory(brief(&error)))?;
+            return Err(KernelError::Incomplete(name));
         }
         Ok(Inventory::new(program))
     }
@@ -278,6 +263,29 @@ impl Tracer {
         let all = Namespaces::scan();
         all.iter().filter(|ns| filter.netns == 0 || ns.inum == filter.netns).cloned().collect()
     }
+}
+
+/// The program that makes the kernel side follow the sockets present.
+const FOLLOW: &str = "iter_tcp_follow";
+/// The one that lists them.
+const LIST: &str = "iter_tcp_list";
+
+/// Loads the walks over sockets. At the start, though one may never be needed: later the right to
+/// may be gone, and the kernel's types, which loading takes, are 13 MB to keep.
+///
+/// # Errors
+/// [`KernelError::Inventory`] if the kernel has no iterator over TCP sockets (before 5.9).
+fn load_walks(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), KernelError> {
+    for name in [FOLLOW, LIST] {
+        let loaded = walk(ebpf, name)?.load("tcp", btf);
+        loaded.map_err(|error| KernelError::Inventory(brief(&error)))?;
+    }
+    Ok(())
+}
+
+fn walk<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Iter, KernelError> {
+    let program = ebpf.program_mut(name).ok_or(KernelError::Incomplete(name))?;
+    program.try_into().map_err(|error: ProgramError| KernelError::Inventory(error.to_string()))
 }
 
 /// Whether it is the file that the user named which is missing: then nothing else will do.
