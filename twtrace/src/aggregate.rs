@@ -89,7 +89,7 @@ impl Conservation {
 }
 
 /// Index, among the rows, of the one with the sockets left out.
-const LEFT_OUT: u32 = u32::MAX;
+const LEFT_OUT: u32 = Tracked::MAX_ROW;
 
 /// Events folded into rows.
 #[derive(Debug)]
@@ -194,8 +194,7 @@ impl Aggregate {
                     // belongs in the row where the end is.
                     self.offer(row);
                     row = self.row_with_entry_lost(&group);
-                    let counts = &mut self.row(row).counts;
-                    counts.entry_lost = counts.entry_lost.saturating_sub(1);
+                    self.row(row).tally.found_entry();
                     lives = false;
                 }
                 EnterResult::Duplicate => {
@@ -216,7 +215,7 @@ impl Aggregate {
         // Where no bucket was left there is no socket that could hold the port.
         let entry = history_entry(entered, &path, overflow);
         if present {
-            peer.counts.present += 1;
+            peer.tally.count().present += 1;
             let left_ns = hz.millis(entered.armed) * 1_000_000;
             let lived_ns = (TCP_TIMEWAIT_LEN_MS * 1_000_000).saturating_sub(left_ns);
             let mono_ns = if entry_known {
@@ -228,24 +227,24 @@ impl Aggregate {
             return Some(row);
         }
         peer.history.enter(&entry);
-        let counts = &mut peer.counts;
+        let counts = peer.tally.count();
         counts.entered += 1;
-        counts.fin_wait2 += u64::from(entered.header.state == TCP_FIN_WAIT2);
-        counts.negotiated += u64::from(entered.header.flags & entered_flags::TSTAMP_OK != 0);
-        counts.with_timestamps += u64::from(path.eligible == Some(true));
-        counts.without_timestamps += u64::from(path.eligible == Some(false));
-        counts.eligible += u64::from(path.eligible == Some(true));
-        counts.allowed += u64::from(path.allowed == Some(true));
-        counts.overflow += u64::from(overflow);
+        counts.fin_wait2 += u32::from(entered.header.state == TCP_FIN_WAIT2);
+        counts.negotiated += u32::from(entered.header.flags & entered_flags::TSTAMP_OK != 0);
+        counts.with_timestamps += u32::from(path.eligible == Some(true));
+        counts.without_timestamps += u32::from(path.eligible == Some(false));
+        counts.eligible += u32::from(path.eligible == Some(true));
+        counts.allowed += u32::from(path.allowed == Some(true));
+        counts.overflow += u32::from(overflow);
         if let Some(block) = path.blocked {
             counts.blocked[block as usize] += 1;
         }
         if entered.rto != 0 {
-            peer.rto_ms = hz.millis(entered.rto);
+            peer.rto_ms = millis(hz, entered.rto);
             peer.rto_max_ms = peer.rto_max_ms.max(peer.rto_ms);
         }
         if entered.armed != 0 && entered.header.state == TCP_TIME_WAIT {
-            peer.scheduled_ms = hz.millis(entered.armed);
+            peer.scheduled_ms = millis(hz, entered.armed);
             peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
         }
         if !lives {
@@ -304,8 +303,12 @@ impl Aggregate {
         let hz = self.settings.hz;
         let peer = self.row(row);
         peer.last_ns = peer.last_ns.max(ended.mono_ns);
-        peer.counts.ended[outcome as usize] += 1;
-        peer.counts.rearms += u64::from(ended.rearms);
+        let counts = peer.tally.count();
+        counts.ended[outcome as usize] += 1;
+        counts.rearms += u32::from(ended.rearms);
+        if ended.header.state == TCP_FIN_WAIT2 && !blocked {
+            counts.blocked[Block::FinWait2 as usize] += 1;
+        }
         peer.history.end(ended.mono_ns, blocked);
         let flag = |flag: u16| ended.header.flags & flag != 0;
         let promotion = u32::from(flag(ended_flags::PROMOTED));
@@ -314,14 +317,11 @@ impl Aggregate {
         peer.history.assassinated += u64::from(in_time_wait && outcome == Outcome::Killed);
         peer.history.bound_reuse +=
             u64::from(outcome == Outcome::Reused && flag(ended_flags::BOUND));
-        if ended.header.state == TCP_FIN_WAIT2 && !blocked {
-            peer.counts.blocked[Block::FinWait2 as usize] += 1;
-        }
         if ended.entered_ns != 0 {
             peer.lifetimes.record(ended.mono_ns.saturating_sub(ended.entered_ns) / 1_000_000);
         }
         if ended.last_armed != 0 && ended.header.state == TCP_TIME_WAIT {
-            peer.scheduled_ms = hz.millis(ended.last_armed);
+            peer.scheduled_ms = millis(hz, ended.last_armed);
             peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
         }
         self.offer(row);
@@ -340,7 +340,7 @@ impl Aggregate {
     fn orphan(&mut self, ended: &Ended, role: Role) -> u32 {
         let group = self.group_of_end(ended, role);
         let row = self.slot(group);
-        self.row(row).counts.entry_lost += 1;
+        self.row(row).tally.count().entry_lost += 1;
         self.live.remember_orphan(ended.tw, ended.entered_ns, group);
         row
     }
@@ -349,7 +349,7 @@ impl Aggregate {
     fn heal(&mut self, socket: Tracked) {
         self.healed += 1;
         let peer = self.row(socket.row);
-        peer.counts.ended[Outcome::Unknown as usize] += 1;
+        peer.tally.count().ended[Outcome::Unknown as usize] += 1;
         // When it ended is not known, so it is in no rate.
         peer.history.stuck = peer.history.stuck.saturating_sub(u64::from(socket.blocked));
         self.offer(socket.row);
@@ -360,7 +360,7 @@ impl Aggregate {
     pub fn vanished(
         &self,
         before_ns: u64,
-        lives: impl FnMut(u64, &Tracked) -> bool,
+        lives: impl FnMut(u64, Tracked) -> bool,
     ) -> Vec<(u64, u64)> {
         self.live.vanished(before_ns, lives)
     }
@@ -400,9 +400,11 @@ impl Aggregate {
         };
         let row = self.slot(group);
         let peer = self.row(row);
-        for (total, more) in peer.counts.refused.by_reason.iter_mut().zip(refused.by_reason) {
-            *total += more;
-        }
+        peer.tally.edit(|counts| {
+            for (total, more) in counts.refused.by_reason.iter_mut().zip(refused.by_reason) {
+                *total += more;
+            }
+        });
         let last_ns = peer.last_ns;
         self.offer(row);
         if let Some(minute) = self.minute(row, last_ns) {
@@ -506,7 +508,7 @@ impl Aggregate {
     }
 
     /// The sockets followed, by address, in no order.
-    pub fn live(&self) -> impl Iterator<Item = (u64, &Tracked)> {
+    pub fn live(&self) -> impl Iterator<Item = (u64, Tracked)> {
         self.live.iter()
     }
 
@@ -537,14 +539,19 @@ impl Aggregate {
 
     /// Both sides of the conservation identity, over the events seen.
     pub fn conservation(&self) -> Conservation {
-        let mut sum = self.table.sum().counts;
-        sum += &self.left_out.counts;
+        let mut sum = self.table.sum().counts();
+        sum += &self.left_out.counts();
         let live = self.live.len() as u64 + self.unfollowed;
         Conservation {
             came: sum.present + sum.entered + sum.entry_lost,
             went_or_lives: live + sum.ended_total() + sum.overflow,
         }
     }
+}
+
+/// Milliseconds of a timeout; 49 days and more are 49 days.
+fn millis(hz: Hz, jiffies: u32) -> u32 {
+    u32::try_from(hz.millis(jiffies)).unwrap_or(u32::MAX)
 }
 
 /// Adds to a minute's count, which stays at its highest rather than wrap.

@@ -94,14 +94,14 @@ impl Row {
     fn of(peer: &Peer) -> Self {
         Self {
             group: peer.group,
-            counts: peer.counts,
+            counts: peer.counts(),
             lifetimes: peer.lifetimes.summary(),
             lifetime_buckets: peer.lifetimes.buckets(&LIFETIME_BOUNDS_MS),
             lifetime_sum_ms: peer.lifetimes.sum_ms(),
-            scheduled_ms: peer.scheduled_ms,
-            scheduled_max_ms: peer.scheduled_max_ms,
-            rto_ms: peer.rto_ms,
-            rto_max_ms: peer.rto_max_ms,
+            scheduled_ms: u64::from(peer.scheduled_ms),
+            scheduled_max_ms: u64::from(peer.scheduled_max_ms),
+            rto_ms: u64::from(peer.rto_ms),
+            rto_max_ms: u64::from(peer.rto_max_ms),
             history: peer.history.clone(),
             minutes: Vec::new(),
         }
@@ -150,7 +150,7 @@ fn choose<'a>(
     let (mut candidates, mut others): (Vec<&Peer>, Vec<&Peer>) =
         known.partition(|peer| wanted(peer));
     let order = |one: &&Peer, two: &&Peer| {
-        let by_rank = choice.sort.rank(&two.counts).cmp(&choice.sort.rank(&one.counts));
+        let by_rank = choice.sort.rank(&two.counts()).cmp(&choice.sort.rank(&one.counts()));
         by_rank.then_with(|| one.group.cmp(&two.group))
     };
     let first = choice.skip.min(candidates.len());
@@ -317,7 +317,7 @@ impl Summary {
             // Of a lost entry nobody knows whether it matches, so the kernel's totals only tell
             // how many there are.
             let mut all = totals.counts;
-            all += &aggregate.left_out().counts;
+            all += &aggregate.left_out().counts();
             totals.counts.entered += totals.counts.entry_lost;
             (0, aggregate.undecided() + adopt(&mut all, kernel))
         };

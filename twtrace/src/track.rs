@@ -3,14 +3,18 @@
 //! Identity is the timewait socket's address together with the time of its entry: the slab hands
 //! the same address out again within microseconds.
 
-use std::collections::hash_map::Entry;
+use std::{hash::BuildHasher as _, mem};
 
-use rustc_hash::FxHashMap;
+use hashbrown::{HashTable, hash_table::Entry};
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::peer::Group;
 
 /// Ends kept in case their entry arrives late, which happens when two CPUs report one socket.
 const EARLY_ENDS: usize = 1024;
+
+/// Sockets that there is room for from the start, if so many are to be followed.
+const ROOM: usize = 1 << 18;
 
 /// A socket being followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +27,38 @@ pub struct Tracked {
     pub netns: u32,
     /// Whether a reason other than FIN_WAIT2 blocks its fast path.
     pub blocked: bool,
+}
+
+/// One of the sockets followed, in as few bytes as may be: there are hundreds of thousands.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    tw: u64,
+    entered_ns: u64,
+    netns: u32,
+    /// The row, and whether it is blocked in the lowest bit.
+    row_and_blocked: u32,
+}
+
+impl Place {
+    fn of(tw: u64, socket: &Tracked) -> Self {
+        let Tracked { entered_ns, row, netns, blocked } = *socket;
+        debug_assert!(row <= Tracked::MAX_ROW, "row {row}");
+        Self { tw, entered_ns, netns, row_and_blocked: row << 1 | u32::from(blocked) }
+    }
+
+    const fn socket(&self) -> Tracked {
+        Tracked {
+            entered_ns: self.entered_ns,
+            row: self.row_and_blocked >> 1,
+            netns: self.netns,
+            blocked: self.row_and_blocked & 1 != 0,
+        }
+    }
+}
+
+impl Tracked {
+    /// Rows are not more than this.
+    pub const MAX_ROW: u32 = u32::MAX >> 1;
 }
 
 /// What became of an entry.
@@ -57,15 +93,30 @@ pub enum EndResult {
 /// The followed sockets, capped.
 #[derive(Debug)]
 pub struct LiveSockets {
-    sockets: FxHashMap<u64, Tracked>,
+    /// Without gaps: the last one fills the place of one that goes.
+    places: Vec<Place>,
+    /// Places by the hash of the address.
+    index: HashTable<u32>,
     early: FxHashMap<u64, (u64, Group)>,
     capacity: usize,
+}
+
+/// The hash of an address.
+fn hash(tw: u64) -> u64 {
+    FxBuildHasher.hash_one(tw)
 }
 
 impl LiveSockets {
     /// Room for `capacity` sockets.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { sockets: FxHashMap::default(), early: FxHashMap::default(), capacity }
+        // Memory that is not used yet costs nothing; growing would leave holes of its size.
+        let room = capacity.min(ROOM);
+        Self {
+            places: Vec::with_capacity(room),
+            index: HashTable::with_capacity(room),
+            early: FxHashMap::default(),
+            capacity: capacity.min(u32::MAX as usize),
+        }
     }
 
     /// The socket at `tw` entered.
@@ -76,15 +127,22 @@ impl LiveSockets {
             self.early.remove(&tw);
             return EnterResult::AlreadyEnded(group);
         }
-        let full = self.sockets.len() >= self.capacity;
-        match self.sockets.entry(tw) {
-            Entry::Occupied(before) if before.get().entered_ns == socket.entered_ns => {
-                EnterResult::Duplicate
+        let new = Place::of(tw, &socket);
+        let places = &mut self.places;
+        let at = |place: &u32| *place as usize;
+        let rehash = |place: &u32| hash(places[at(place)].tw);
+        match self.index.entry(hash(tw), |place| places[at(place)].tw == tw, rehash) {
+            Entry::Occupied(entry) => {
+                let place = &mut places[at(entry.get())];
+                if place.entered_ns == socket.entered_ns {
+                    return EnterResult::Duplicate;
+                }
+                EnterResult::Displaced(mem::replace(place, new).socket())
             }
-            Entry::Occupied(mut before) => EnterResult::Displaced(before.insert(socket)),
-            Entry::Vacant(_) if full => EnterResult::Full,
-            Entry::Vacant(place) => {
-                place.insert(socket);
+            Entry::Vacant(_) if places.len() >= self.capacity => EnterResult::Full,
+            Entry::Vacant(entry) => {
+                entry.insert(places.len() as u32);
+                places.push(new);
                 EnterResult::Followed
             }
         }
@@ -92,18 +150,30 @@ impl LiveSockets {
 
     /// The socket at `tw` that entered at `entered_ns` ended.
     pub fn end(&mut self, tw: u64, entered_ns: u64) -> EndResult {
-        match self.sockets.remove(&tw) {
+        match self.remove_if(tw, |socket| socket.entered_ns <= entered_ns) {
             Some(socket) if socket.entered_ns == entered_ns => EndResult::Known(socket),
-            Some(socket) if socket.entered_ns < entered_ns => EndResult::Displaced(socket),
-            Some(younger) => {
-                self.sockets.insert(tw, younger);
-                EndResult::Orphan
-            }
+            Some(socket) => EndResult::Displaced(socket),
             None if self.early.get(&tw).is_some_and(|early| early.0 == entered_ns) => {
                 EndResult::Duplicate
             }
             None => EndResult::Orphan,
         }
+    }
+
+    /// Takes out the socket at `tw` if it is there and `wanted`.
+    fn remove_if(&mut self, tw: u64, wanted: impl FnOnce(&Place) -> bool) -> Option<Tracked> {
+        let places = &self.places;
+        let entry = self.index.find_entry(hash(tw), |place| places[*place as usize].tw == tw);
+        let entry = entry.ok().filter(|entry| wanted(&places[*entry.get() as usize]))?;
+        let (place, _) = entry.remove();
+        let gone = self.places.swap_remove(place as usize);
+        let moved_from = self.places.len() as u32;
+        if let Some(moved) = self.places.get(place as usize)
+            && let Some(pointer) = self.index.find_mut(hash(moved.tw), |other| *other == moved_from)
+        {
+            *pointer = place;
+        }
+        Some(gone.socket())
     }
 
     /// Remembers that an end was counted for `group` before its entry was seen.
@@ -121,34 +191,33 @@ impl LiveSockets {
     pub fn vanished(
         &self,
         before_ns: u64,
-        mut lives: impl FnMut(u64, &Tracked) -> bool,
+        mut lives: impl FnMut(u64, Tracked) -> bool,
     ) -> Vec<(u64, u64)> {
         self.iter()
-            .filter(|(tw, socket)| socket.entered_ns < before_ns && !lives(*tw, socket))
+            .filter(|(tw, socket)| socket.entered_ns < before_ns && !lives(*tw, *socket))
             .map(|(tw, socket)| (tw, socket.entered_ns))
             .collect()
     }
 
     /// The sockets followed, by address, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &Tracked)> {
-        self.sockets.iter().map(|(tw, socket)| (*tw, socket))
+    pub fn iter(&self) -> impl Iterator<Item = (u64, Tracked)> {
+        self.places.iter().map(|place| (place.tw, place.socket()))
     }
 
     /// Stops to follow the socket at `tw` that entered at `entered_ns`; `None` if that has
     /// happened already.
     pub fn remove(&mut self, tw: u64, entered_ns: u64) -> Option<Tracked> {
-        let same = self.sockets.get(&tw).is_some_and(|socket| socket.entered_ns == entered_ns);
-        if same { self.sockets.remove(&tw) } else { None }
+        self.remove_if(tw, |socket| socket.entered_ns == entered_ns)
     }
 
     /// Sockets followed now.
     pub fn len(&self) -> usize {
-        self.sockets.len()
+        self.places.len()
     }
 
     /// Whether none is followed.
     pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
+        self.places.is_empty()
     }
 }
 

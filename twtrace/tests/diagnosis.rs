@@ -42,7 +42,7 @@ fn peer(address: [u8; 16], port: u16, role: Role, rate: u64, entry: Entry) -> Pe
         let mono_ns = NOW_NS - 9_000_000_000 + n * 1_000_000_000 / rate;
         peer.history.enter(&Entry { mono_ns, local_port: n as u16, remote_port: port, ..entry });
     }
-    peer.counts.entered = rate * 9;
+    peer.tally.edit(|counts| counts.entered = rate * 9);
     peer.history.stuck = if entry.blocked { rate * 9 } else { 0 };
     peer
 }
@@ -55,17 +55,17 @@ fn everything_wrong() -> (Vec<Peer>, HostFacts) {
     let mut stripped = peer(v4(10, 2, 0, 2), 8080, Role::Client, 600, bare);
     stripped.history.with.last_ns = NOW_NS - 30_000_000_000;
     let mut allowed = peer(v4(10, 2, 0, 3), 443, Role::Client, 600, with);
-    allowed.counts.with_timestamps = allowed.counts.entered;
-    allowed.counts.blocked[3] = allowed.counts.entered;
+    allowed.tally.edit(|counts| counts.with_timestamps = counts.entered);
+    allowed.tally.edit(|counts| counts.blocked[3] = counts.entered);
     let mut fixed = peer(v4(10, 2, 0, 4), 22, Role::Client, 1, Entry { autobound: false, ..bare });
     fixed.history.ports = Ports::Same(40_000, 22);
-    fixed.counts.refused = Refused { by_reason: [3, 0, 0, 0, 0] };
+    fixed.tally.edit(|counts| counts.refused = Refused { by_reason: [3, 0, 0, 0, 0] });
     let mut odd = peer(v4(10, 3, 0, 9), 0, Role::Server, 5, with);
-    odd.counts.ended[Outcome::FinWait2Timeout as usize] = 20;
+    odd.tally.edit(|counts| counts.ended[Outcome::FinWait2Timeout as usize] = 20);
     odd.history.rearmed = 20;
     odd.history.assassinated = 20;
     odd.rto_max_ms = 30_000;
-    odd.counts.overflow = 4;
+    odd.tally.edit(|counts| counts.overflow = 4);
     let over_loopback = Entry { local: v4(127, 0, 0, 1), blocked: false, ..with };
     let lo = peer(v4(127, 0, 0, 1), 6379, Role::Client, 700, over_loopback);
     let facts = NamespaceFacts {

@@ -53,8 +53,8 @@ fn a_million_sockets_of_a_million_peers_take_bounded_memory() {
         }
     }
     assert!(aggregate.conservation().holds(), "{:?}", aggregate.conservation());
-    assert_eq!(aggregate.table().sum().counts.entered, 1_000_000);
-    assert_eq!(aggregate.table().sum().counts.live(), 20_000);
+    assert_eq!(aggregate.table().sum().counts().entered, 1_000_000);
+    assert_eq!(aggregate.table().sum().counts().live(), 20_000);
     assert!(aggregate.table().rows().len() <= max_peers);
     assert!(aggregate.followed() <= max_live);
     let grown = resident().saturating_sub(after_warm_up);

@@ -228,7 +228,7 @@ pub fn time_wait(peer: &Peer, facts: &NamespaceFacts) -> (u64, &'static str) {
     match (peer.scheduled_ms, facts.tw_timeout) {
         (0, Some(seconds)) => (seconds * 1000, "net.ipv4.tcp_tw_timeout"),
         (0, None) => (TCP_TIMEWAIT_LEN_MS, "TCP_TIMEWAIT_LEN"),
-        (armed, _) => (armed, "the timer, as it was armed"),
+        (armed, _) => (u64::from(armed), "the timer, as it was armed"),
     }
 }
 

@@ -8,9 +8,9 @@ use crate::path::{Block, Outcome};
 
 /// Refused takeovers, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Refused {
+pub struct Refused<N = u64> {
     /// In the order of [`RefusalReason`].
-    pub by_reason: [u64; 5],
+    pub by_reason: [N; 5],
 }
 
 impl Refused {
@@ -42,35 +42,35 @@ impl Refused {
 
 /// The counts of a row. They only grow, and rows add up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct Counts<N = u64> {
     /// Entries seen.
-    pub entered: u64,
+    pub entered: N,
     /// Of them, as FIN_WAIT2 mini-sockets.
-    pub fin_wait2: u64,
+    pub fin_wait2: N,
     /// Sockets that were there at the start.
-    pub present: u64,
+    pub present: N,
     /// Ends seen of sockets whose entry event was lost: they entered all the same.
-    pub entry_lost: u64,
+    pub entry_lost: N,
     /// Entries of connections on which the peer sent timestamps (`ts_recent_stamp` not 0).
-    pub with_timestamps: u64,
+    pub with_timestamps: N,
     /// Entries of connections on which it did not.
-    pub without_timestamps: u64,
+    pub without_timestamps: N,
     /// Entries of connections that negotiated the option (`tstamp_ok`).
-    pub negotiated: u64,
+    pub negotiated: N,
     /// Entries that the fast path could take.
-    pub eligible: u64,
+    pub eligible: N,
     /// Of them, those that the sysctls allow as well.
-    pub allowed: u64,
+    pub allowed: N,
     /// Blocked, in the order of [`Block::ALL`].
-    pub blocked: [u64; 5],
+    pub blocked: [N; 5],
     /// Ends, in the order of [`Outcome::ALL`].
-    pub ended: [u64; 8],
+    pub ended: [N; 8],
     /// Entries for which no TIME_WAIT socket could be allocated.
-    pub overflow: u64,
+    pub overflow: N,
     /// Times a timer was set again, over all ended sockets.
-    pub rearms: u64,
+    pub rearms: N,
     /// Takeovers refused.
-    pub refused: Refused,
+    pub refused: Refused<N>,
 }
 
 impl Counts {
@@ -114,11 +114,10 @@ impl Counts {
     }
 }
 
-impl Counts {
+impl<N: Copy> Counts<N> {
     /// Puts each count together with the other's.
-    #[must_use]
-    fn with(mut self, other: &Self, put: impl Fn(u64, u64) -> u64) -> Self {
-        let each = |mine: &mut u64, theirs: u64| *mine = put(*mine, theirs);
+    fn put<M: Copy>(&mut self, other: &Counts<M>, put: impl Fn(N, M) -> N) {
+        let each = |mine: &mut N, theirs: M| *mine = put(*mine, theirs);
         each(&mut self.entered, other.entered);
         each(&mut self.fin_wait2, other.fin_wait2);
         each(&mut self.present, other.present);
@@ -134,25 +133,101 @@ impl Counts {
         let ended = self.ended.iter_mut().zip(other.ended);
         let refused = self.refused.by_reason.iter_mut().zip(other.refused.by_reason);
         blocked.chain(ended).chain(refused).for_each(|(mine, theirs)| each(mine, theirs));
-        self
     }
+}
 
+impl Counts {
     /// What came since other, earlier counts.
     #[must_use]
-    pub fn since(&self, before: &Self) -> Self {
-        self.with(before, u64::saturating_sub)
+    pub fn since(mut self, before: &Self) -> Self {
+        self.put(before, u64::saturating_sub);
+        self
     }
 
     /// The greater of each count.
     #[must_use]
-    pub fn max(&self, other: &Self) -> Self {
-        self.with(other, u64::max)
+    pub fn max(mut self, other: &Self) -> Self {
+        self.put(other, u64::max);
+        self
     }
 }
 
 impl AddAssign<&Self> for Counts {
     fn add_assign(&mut self, other: &Self) {
-        *self = self.with(other, |mine, theirs| mine + theirs);
+        self.put(other, |mine, theirs| mine + theirs);
+    }
+}
+
+/// The counts of a row, in half the bytes until there is much to count.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    recent: Counts<u32>,
+    /// Events counted in `recent`.
+    events: u32,
+    /// What was counted before.
+    older: Option<Box<Counts>>,
+}
+
+impl Tally {
+    /// Most that an event may add to one count.
+    const STEP: u32 = u16::MAX as u32;
+    /// Events after which what is recent becomes older: none of its counts can have overflowed.
+    const CARRY: u32 = u32::MAX / Self::STEP;
+
+    /// The counts to add an event to: to each at most 65,535.
+    pub fn count(&mut self) -> &mut Counts<u32> {
+        if self.events == Self::CARRY {
+            self.carry();
+        }
+        self.events += 1;
+        &mut self.recent
+    }
+
+    /// Changes the counts as one likes.
+    pub fn edit(&mut self, edit: impl FnOnce(&mut Counts)) {
+        edit(self.carry());
+    }
+
+    /// Makes what is recent older.
+    fn carry(&mut self) -> &mut Counts {
+        let recent = std::mem::take(&mut self.recent);
+        self.events = 0;
+        let older = self.older.get_or_insert_default();
+        older.put(&recent, |older, recent| older + u64::from(recent));
+        older
+    }
+
+    /// Takes an end back whose entry had seemed lost.
+    pub fn found_entry(&mut self) {
+        let recent = &mut self.recent.entry_lost;
+        match (recent, &mut self.older) {
+            (recent @ 1.., _) => *recent -= 1,
+            (_, Some(older)) => older.entry_lost = older.entry_lost.saturating_sub(1),
+            (_, None) => {}
+        }
+    }
+
+    /// All that was counted.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.older.as_deref().copied().unwrap_or_default();
+        counts.put(&self.recent, |older, recent| older + u64::from(recent));
+        counts
+    }
+
+    /// Sockets that live now.
+    pub fn live(&self) -> u64 {
+        let came = |counts: &Counts<u32>| {
+            [counts.present, counts.entered, counts.entry_lost].map(u64::from).iter().sum::<u64>()
+        };
+        let went = |counts: &Counts<u32>| {
+            let ended = counts.ended.iter().copied().map(u64::from).sum::<u64>();
+            u64::from(counts.overflow) + ended
+        };
+        match &self.older {
+            // It is asked with each end, and nearly all rows are of this kind.
+            None => came(&self.recent).saturating_sub(went(&self.recent)),
+            Some(_) => self.counts().live(),
+        }
     }
 }
 
@@ -183,5 +258,34 @@ mod tests {
         assert_eq!(sum.blocked_total(), 30);
         assert_eq!(sum.refused.total(), 30);
         assert_eq!(sum.refused.of(RefusalReason::NoTimestamps), 10);
+    }
+
+    #[test]
+    fn a_tally_overflows_nothing() {
+        let mut tally = Tally::default();
+        let events = u64::from(Tally::CARRY) * 2 + 7;
+        for _ in 0..events {
+            let counts = tally.count();
+            counts.entered += 1;
+            counts.rearms += Tally::STEP;
+            counts.ended[0] += 1;
+        }
+        let counts = tally.counts();
+        assert_eq!((counts.entered, counts.ended[0], tally.live()), (events, events, 0));
+        assert_eq!(counts.rearms, events * u64::from(Tally::STEP));
+    }
+
+    #[test]
+    fn an_entry_that_seemed_lost_is_found_wherever_it_was_counted() {
+        let mut tally = Tally::default();
+        tally.count().entry_lost += 1;
+        tally.edit(|counts| counts.entry_lost += 1);
+        tally.count().entry_lost += 1;
+        assert_eq!((tally.counts().entry_lost, tally.live()), (3, 3));
+        tally.found_entry();
+        tally.found_entry();
+        tally.found_entry();
+        tally.found_entry();
+        assert_eq!((tally.counts().entry_lost, tally.live()), (0, 0));
     }
 }

@@ -86,16 +86,24 @@ impl Span {
     }
 }
 
+/// What few rows have.
+#[derive(Clone, Debug, Default)]
+struct Rare {
+    /// Entries from addresses beyond those told apart.
+    other_locals: u64,
+    /// The latest changes, oldest first.
+    changes: SmallVec<[Change; 1]>,
+    /// Changes ever seen; more than are kept if they are frequent.
+    changes_seen: u64,
+}
+
 /// A row's past.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     window: Window,
     locals: SmallVec<[([u8; 16], u64); 1]>,
-    /// Entries from addresses beyond those told apart.
-    other_locals: u64,
-    changes: Vec<Change>,
-    /// Changes ever seen; more than are kept if they are frequent.
-    pub changes_seen: u64,
+    /// Apart, since most rows have none of it.
+    rare: Option<Box<Rare>>,
     /// Sockets with timestamps.
     pub with: Span,
     /// Sockets without.
@@ -137,9 +145,12 @@ impl History {
     pub fn remember(&mut self, past: &Past) {
         self.with.absorb(&past.with);
         self.without.absorb(&past.without);
-        let newest = past.changes.len().saturating_sub(MAX_CHANGES);
-        self.changes = past.changes[newest..].to_vec();
-        self.changes_seen += past.changes_seen;
+        if past.changes_seen > 0 {
+            let newest = past.changes.len().saturating_sub(MAX_CHANGES);
+            let rare = self.rare();
+            rare.changes = SmallVec::from_slice(&past.changes[newest..]);
+            rare.changes_seen += past.changes_seen;
+        }
     }
 
     fn seen(&mut self, entry: &Entry) {
@@ -161,8 +172,12 @@ impl History {
         match known {
             Some(index) => self.locals[index].1 += more,
             None if self.locals.len() < MAX_LOCALS => self.locals.push((address, more)),
-            None => self.other_locals += more,
+            None => self.rare().other_locals += more,
         }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 
     /// Notes a change of kind; entries come in order but for what two CPUs report at once.
@@ -178,11 +193,12 @@ impl History {
             return;
         }
         let before_ns = if with { self.without.last_ns } else { self.with.last_ns };
-        self.changes_seen += 1;
-        if self.changes.len() == MAX_CHANGES {
-            self.changes.remove(0);
+        let rare = self.rare();
+        rare.changes_seen += 1;
+        if rare.changes.len() == MAX_CHANGES {
+            rare.changes.remove(0);
         }
-        self.changes.push(Change { mono_ns: entry.mono_ns, before_ns, with_timestamps: with });
+        rare.changes.push(Change { mono_ns: entry.mono_ns, before_ns, with_timestamps: with });
     }
 
     /// Takes an end in; `stuck` if its fast path was closed.
@@ -207,7 +223,12 @@ impl History {
 
     /// The latest changes, oldest first.
     pub fn changes(&self) -> &[Change] {
-        &self.changes
+        self.rare.as_ref().map_or(&[], |rare| rare.changes.as_slice())
+    }
+
+    /// Changes ever seen; more than are kept if they are frequent.
+    pub fn changes_seen(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.changes_seen)
     }
 
     /// Whether the last socket came with timestamps; `None` if there was no socket.
@@ -226,8 +247,8 @@ impl History {
     }
 
     /// Sockets from addresses beyond those told apart.
-    pub const fn other_locals(&self) -> u64 {
-        self.other_locals
+    pub fn other_locals(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.other_locals)
     }
 
     /// Takes another row's past in. What is told of single moments stays the own row's.
@@ -236,8 +257,11 @@ impl History {
         for (local, count) in &other.locals {
             self.count_local(*local, *count);
         }
-        self.other_locals += other.other_locals;
-        self.changes_seen += other.changes_seen;
+        if let Some(theirs) = &other.rare {
+            let ours = self.rare();
+            ours.other_locals += theirs.other_locals;
+            ours.changes_seen += theirs.changes_seen;
+        }
         self.with.absorb(&other.with);
         self.without.absorb(&other.without);
         if other.ports != Ports::None && self.ports != other.ports {
@@ -299,7 +323,7 @@ mod tests {
             let local = [n as u8; 16];
             history.enter(&Entry { local, ..entry(n * 10 + 1, n % 2 == 0) });
         }
-        assert_eq!((history.changes().len(), history.changes_seen), (MAX_CHANGES, 99));
+        assert_eq!((history.changes().len(), history.changes_seen()), (MAX_CHANGES, 99));
         assert_eq!((history.locals().len(), history.other_locals()), (MAX_LOCALS, 92));
     }
 

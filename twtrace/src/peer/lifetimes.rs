@@ -1,7 +1,7 @@
 //! How long a row's sockets lived, in bounded memory.
 
+use arrayvec::ArrayVec;
 use hdrhistogram::Histogram;
-use smallvec::SmallVec;
 
 /// Lifetimes kept one by one before a histogram takes their place: most peers end few sockets,
 /// and an empty histogram costs a kilobyte.
@@ -10,12 +10,29 @@ const EXACT: usize = 8;
 const DIGITS: u8 = 1;
 
 /// Lifetimes of one row's sockets, in milliseconds.
-#[derive(Clone, Debug, Default)]
-pub struct Lifetimes {
-    few: SmallVec<[u32; EXACT]>,
-    many: Option<Box<Histogram<u32>>>,
+#[derive(Clone, Debug)]
+pub struct Lifetimes(Kept);
+
+#[derive(Clone, Debug)]
+enum Kept {
+    Few(ArrayVec<u32, EXACT>),
+    Many(Box<Many>),
+}
+
+/// What is kept of more lifetimes than a few.
+#[derive(Clone, Debug)]
+struct Many {
+    histogram: Histogram<u32>,
+    /// The longest.
     max: u32,
+    /// All together.
     sum: u64,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self(Kept::Few(ArrayVec::new()))
+    }
 }
 
 /// What a row shows of its lifetimes, milliseconds.
@@ -37,64 +54,71 @@ impl Lifetimes {
     /// Adds one lifetime in milliseconds; 49 days and more count as 49 days.
     pub fn record(&mut self, millis: u64) {
         let millis = u32::try_from(millis).unwrap_or(u32::MAX);
-        self.max = self.max.max(millis);
-        self.sum += u64::from(millis);
-        if let Some(many) = &mut self.many {
-            add(many, millis);
-        } else if self.few.len() < EXACT {
-            self.few.push(millis);
-        } else {
-            let mut many = new_histogram();
-            for millis in self.few.drain(..).chain([millis]) {
-                add(&mut many, millis);
-            }
-            self.many = Some(Box::new(many));
+        match &mut self.0 {
+            Kept::Few(few) if !few.is_full() => few.push(millis),
+            _ => self.many().record(millis),
         }
     }
 
     /// Adds all lifetimes of another row.
     pub fn merge(&mut self, other: &Self) {
-        let sum = self.sum + other.sum;
-        for millis in &other.few {
-            self.record(u64::from(*millis));
+        match &other.0 {
+            Kept::Few(few) => few.iter().for_each(|millis| self.record(u64::from(*millis))),
+            Kept::Many(theirs) => self.many().merge(theirs),
         }
-        self.sum = sum;
-        if let Some(theirs) = &other.many {
-            let ours = self.many.get_or_insert_with(|| Box::new(new_histogram()));
-            for millis in self.few.drain(..) {
-                add(ours, millis);
-            }
-            // Both are auto-resizing with the same digits, so nothing can be out of range.
-            let _ = ours.add(theirs.as_ref());
+    }
+
+    /// The histogram, made of the few there are if need be.
+    fn many(&mut self) -> &mut Many {
+        if let Kept::Few(few) = &self.0 {
+            let mut many = Many { histogram: new_histogram(), max: 0, sum: 0 };
+            few.iter().for_each(|millis| many.record(*millis));
+            self.0 = Kept::Many(Box::new(many));
         }
-        self.max = self.max.max(other.max);
+        match &mut self.0 {
+            Kept::Many(many) => many,
+            Kept::Few(_) => unreachable!("it has just become a histogram"),
+        }
     }
 
     /// Count, percentiles and maximum.
     pub fn summary(&self) -> LifetimeSummary {
-        let at = |quantile: f64| {
-            if let Some(many) = &self.many {
-                Some(many.value_at_quantile(quantile).min(u64::from(self.max)))
-            } else {
-                let mut sorted = self.few.clone();
+        match &self.0 {
+            Kept::Few(few) => {
+                let mut sorted = few.clone();
                 sorted.sort_unstable();
-                let rank = (quantile * sorted.len() as f64).ceil() as usize;
-                sorted.get(rank.saturating_sub(1)).map(|millis| u64::from(*millis))
+                let at = |quantile: f64| {
+                    let rank = (quantile * sorted.len() as f64).ceil() as usize;
+                    sorted.get(rank.saturating_sub(1)).map(|millis| u64::from(*millis))
+                };
+                LifetimeSummary {
+                    count: sorted.len() as u64,
+                    p50: at(0.5),
+                    p90: at(0.9),
+                    p99: at(0.99),
+                    max: at(1.0),
+                }
             }
-        };
-        let count = self.many.as_ref().map_or(self.few.len() as u64, |many| many.len());
-        LifetimeSummary {
-            count,
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            max: (count > 0).then_some(u64::from(self.max)),
+            Kept::Many(many) => {
+                let max = u64::from(many.max);
+                let at = |quantile| Some(many.histogram.value_at_quantile(quantile).min(max));
+                LifetimeSummary {
+                    count: many.histogram.len(),
+                    p50: at(0.5),
+                    p90: at(0.9),
+                    p99: at(0.99),
+                    max: Some(max),
+                }
+            }
         }
     }
 
     /// All lifetimes together, milliseconds; exact.
-    pub const fn sum_ms(&self) -> u64 {
-        self.sum
+    pub fn sum_ms(&self) -> u64 {
+        match &self.0 {
+            Kept::Few(few) => few.iter().copied().map(u64::from).sum(),
+            Kept::Many(many) => many.sum,
+        }
     }
 
     /// Counts by upper bound: element `i` counts the lifetimes above `bounds[i - 1]` and up to
@@ -104,23 +128,35 @@ impl Lifetimes {
         let mut add = |millis: u64, count: u64| {
             buckets[bounds.partition_point(|bound| *bound < millis)] += count;
         };
-        for millis in &self.few {
-            add(u64::from(*millis), 1);
-        }
-        for step in self.many.iter().flat_map(|many| many.iter_recorded()) {
-            add(
-                step.value_iterated_to().min(u64::from(self.max)),
-                step.count_since_last_iteration(),
-            );
+        match &self.0 {
+            Kept::Few(few) => few.iter().for_each(|millis| add(u64::from(*millis), 1)),
+            Kept::Many(many) => {
+                for step in many.histogram.iter_recorded() {
+                    let millis = step.value_iterated_to().min(u64::from(many.max));
+                    add(millis, step.count_since_last_iteration());
+                }
+            }
         }
         buckets
     }
 }
 
-/// Adds one lifetime; the histogram grows to hold it, for which any `u32` is small enough.
-fn add(histogram: &mut Histogram<u32>, millis: u32) {
-    let recorded = histogram.record(u64::from(millis));
-    debug_assert!(recorded.is_ok(), "{recorded:?}");
+impl Many {
+    /// Adds one lifetime; the histogram grows to hold it, for which any `u32` is small enough.
+    fn record(&mut self, millis: u32) {
+        self.max = self.max.max(millis);
+        self.sum += u64::from(millis);
+        let recorded = self.histogram.record(u64::from(millis));
+        debug_assert!(recorded.is_ok(), "{recorded:?}");
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.max = self.max.max(other.max);
+        self.sum += other.sum;
+        // Both are auto-resizing with the same digits, so nothing can be out of range.
+        let added = self.histogram.add(&other.histogram);
+        debug_assert!(added.is_ok(), "{added:?}");
+    }
 }
 
 /// An empty histogram that grows to the largest lifetime it is given.

@@ -11,7 +11,7 @@ pub mod rates;
 mod table;
 
 pub use address::{NoPeer, PeerAddress};
-pub use counts::{Counts, Refused};
+pub use counts::{Counts, Refused, Tally};
 pub use group::{Group, GroupBy, Prefixes};
 pub use history::History;
 pub use lifetimes::{LifetimeSummary, Lifetimes};

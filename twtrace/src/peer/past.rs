@@ -61,7 +61,7 @@ impl Past {
             with: history.with,
             without: history.without,
             changes: history.changes().to_vec(),
-            changes_seen: history.changes_seen,
+            changes_seen: history.changes_seen(),
             minutes,
         })
     }

@@ -5,7 +5,7 @@ use super::history::Entry;
 /// Seconds the rates look back.
 const WINDOW_SECONDS: usize = 10;
 /// Seconds that "of late" means at least: a shorter pause of a busy program is no end.
-const RECENT_SECONDS: u64 = 3;
+const RECENT_SECONDS: u32 = 3;
 /// Seconds from which on a rate has lasted: of the window's ten the current one and part of the
 /// first may be missing.
 const LASTING_SECONDS: f64 = 8.0;
@@ -53,7 +53,8 @@ impl Rates {
 /// What happened in one second.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    second: u64,
+    /// Of `CLOCK_MONOTONIC`.
+    second: u32,
     entered: u32,
     blocked: u32,
     without: u32,
@@ -81,6 +82,16 @@ impl Slot {
             blocked: f64::from(self.blocked) / seconds,
         }
     }
+}
+
+/// The second of a moment; there are enough for 136 years.
+fn second_of(mono_ns: u64) -> u32 {
+    u32::try_from(mono_ns / SECOND).unwrap_or(u32::MAX)
+}
+
+/// Its beginning.
+fn begins_ns(second: u32) -> u64 {
+    u64::from(second) * SECOND
 }
 
 /// Seconds from one moment to a later one, 0 if it is not.
@@ -137,7 +148,7 @@ impl Window {
     /// Takes another row's last seconds in.
     pub fn absorb(&mut self, other: &Self) {
         for theirs in other.0.all() {
-            if let Some(slot) = self.slot(theirs.second * SECOND) {
+            if let Some(slot) = self.slot(begins_ns(theirs.second)) {
                 slot.add(theirs);
             }
         }
@@ -145,10 +156,10 @@ impl Window {
 
     /// The slot of a moment, emptied if it was another second's; `None` for the distant past.
     fn slot(&mut self, mono_ns: u64) -> Option<&mut Slot> {
-        let second = mono_ns / SECOND;
+        let second = second_of(mono_ns);
         if let Slots::One(only) = self.0
             && only.second != second
-            && only.second.abs_diff(second) < WINDOW_SECONDS as u64
+            && only.second.abs_diff(second) < WINDOW_SECONDS as u32
         {
             let mut slots = Box::new([Slot::default(); WINDOW_SECONDS]);
             slots[only.second as usize % WINDOW_SECONDS] = only;
@@ -170,15 +181,15 @@ impl Window {
     /// What happened a second, over the window or the time since `since_ns` if that is shorter; over
     /// a second at least.
     pub fn rates(&self, now_ns: u64, since_ns: u64) -> Rates {
-        let oldest = (now_ns / SECOND).saturating_sub(WINDOW_SECONDS as u64 - 1);
-        let from = (oldest * SECOND).max(since_ns);
+        let oldest = second_of(now_ns).saturating_sub(WINDOW_SECONDS as u32 - 1);
+        let from = begins_ns(oldest).max(since_ns);
         // Slots are whole seconds, so the parts meet where one begins.
-        let lately = (now_ns / SECOND).saturating_sub(RECENT_SECONDS).max(oldest);
+        let lately = second_of(now_ns).saturating_sub(RECENT_SECONDS).max(oldest);
         let older = self.sum(oldest..lately);
-        let newer = self.sum(lately..u64::MAX);
+        let newer = self.sum(lately..u32::MAX);
         let seconds = span(from, now_ns).max(1.0);
-        let recent = newer.pace(span(from.max(lately * SECOND), now_ns).max(1.0));
-        let before = older.pace(span(from, lately * SECOND));
+        let recent = newer.pace(span(from.max(begins_ns(lately)), now_ns).max(1.0));
+        let before = older.pace(span(from, begins_ns(lately)));
         let mut all = older;
         all.add(&newer);
         let rate = |count: u32| f64::from(count) / seconds;
@@ -199,7 +210,7 @@ impl Window {
     }
 
     /// What happened in some seconds.
-    fn sum(&self, seconds: std::ops::Range<u64>) -> Slot {
+    fn sum(&self, seconds: std::ops::Range<u32>) -> Slot {
         let mut sum = Slot::default();
         let slots = self.0.all().iter().filter(|slot| seconds.contains(&slot.second));
         slots.for_each(|slot| sum.add(slot));

@@ -1,16 +1,20 @@
 //! The rows, capped: a flood of peers costs a bounded amount of memory and no count.
 
-use std::collections::{HashMap, VecDeque};
+use std::{collections::VecDeque, hash::BuildHasher as _};
 
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 use super::{
-    Counts, Group, History, Lifetimes, Past,
+    Counts, Group, History, Lifetimes, Past, Tally,
     minutes::{Book, Memory, Minute},
 };
 
 /// Index of the row that takes what found no place.
 pub const OTHER: u32 = 0;
+
+/// Rows that there is room for from the start, if there may be so many.
+const ROOM: usize = 1 << 16;
 
 /// Rows on offer that are looked at for one that can give its place away.
 const EVICTION_PROBES: usize = 16;
@@ -21,19 +25,19 @@ pub struct Peer {
     /// What the row stands for.
     pub group: Group,
     /// Its counts.
-    pub counts: Counts,
+    pub tally: Tally,
     /// Its lifetimes.
     pub lifetimes: Lifetimes,
     /// Rates of late, and when timestamps were seen.
     pub history: History,
     /// Timeout its last TIME_WAIT socket was armed with, milliseconds; 0 when never seen.
-    pub scheduled_ms: u64,
+    pub scheduled_ms: u32,
     /// The longest such timeout.
-    pub scheduled_max_ms: u64,
+    pub scheduled_max_ms: u32,
     /// RTO of its last socket, milliseconds; 0 when never seen.
-    pub rto_ms: u64,
+    pub rto_ms: u32,
     /// The longest RTO.
-    pub rto_max_ms: u64,
+    pub rto_max_ms: u32,
     /// `CLOCK_MONOTONIC` nanoseconds of its last event.
     pub last_ns: u64,
     /// The newest minute in which something happened; those before are in the table's book.
@@ -51,7 +55,7 @@ impl Peer {
     pub fn new(group: Group) -> Self {
         Self {
             group,
-            counts: Counts::default(),
+            tally: Tally::default(),
             lifetimes: Lifetimes::default(),
             history: History::default(),
             scheduled_ms: 0,
@@ -66,14 +70,19 @@ impl Peer {
         }
     }
 
+    /// What was counted.
+    pub fn counts(&self) -> Counts {
+        self.tally.counts()
+    }
+
     /// Whether nothing was ever counted here.
     pub fn is_empty(&self) -> bool {
-        self.counts == Counts::default()
+        self.counts() == Counts::default()
     }
 
     /// Takes another row's counts in.
     pub fn absorb(&mut self, other: &Self) {
-        self.counts += &other.counts;
+        self.tally.edit(|counts| *counts += &other.counts());
         self.lifetimes.merge(&other.lifetimes);
         self.history.absorb(&other.history);
         if other.last_ns >= self.last_ns {
@@ -90,9 +99,11 @@ impl Peer {
 #[derive(Debug)]
 pub struct PeerTable {
     rows: Vec<Peer>,
-    /// Seeded anew in each session: remote ends choose the keys, and must not be able to choose
+    /// Rows by the hash of their group.
+    index: HashTable<u32>,
+    /// Seeded anew in each session: remote ends choose the groups, and must not be able to choose
     /// ones that collide.
-    index: HashMap<Group, u32, RandomState>,
+    hasher: RandomState,
     /// Rows that had no live socket when they came in, the longest there first. Some have one
     /// again: that is looked at when it comes to it.
     offers: VecDeque<u32>,
@@ -106,9 +117,14 @@ pub struct PeerTable {
 impl PeerTable {
     /// A table of at most `capacity` rows beside [`OTHER`].
     pub fn with_capacity(capacity: usize, memory: Memory) -> Self {
+        // Memory that is not used yet costs nothing; growing would leave holes of its size.
+        let room = capacity.min(ROOM);
+        let mut rows = Vec::with_capacity(room + 1);
+        rows.push(Peer::new(Group::Other));
         Self {
-            rows: vec![Peer::new(Group::Other)],
-            index: HashMap::default(),
+            rows,
+            index: HashTable::with_capacity(room),
+            hasher: RandomState::default(),
             offers: VecDeque::new(),
             capacity,
             evicted: 0,
@@ -124,7 +140,8 @@ impl PeerTable {
     /// counts move to [`OTHER`]. A row whose sockets are all gone has to be put on offer with
     /// [`PeerTable::offer`] for that.
     pub fn slot(&mut self, group: Group) -> u32 {
-        if let Some(&row) = self.index.get(&group) {
+        let hash = self.hasher.hash_one(group);
+        if let Some(row) = self.find(hash, &group) {
             self.rows[row as usize].recent = true;
             return row;
         }
@@ -140,8 +157,13 @@ impl PeerTable {
         };
         self.serials = self.serials.wrapping_add(1);
         self.rows[row as usize].serial = self.serials;
-        self.index.insert(group, row);
+        let (rows, hasher) = (&self.rows, &self.hasher);
+        self.index.insert_unique(hash, row, |&row| hasher.hash_one(rows[row as usize].group));
         row
+    }
+
+    fn find(&self, hash: u64, group: &Group) -> Option<u32> {
+        self.index.find(hash, |&row| self.rows[row as usize].group == *group).copied()
     }
 
     /// Remembers as much from now on.
@@ -197,7 +219,7 @@ impl PeerTable {
     /// called when a socket of the row is gone, or never was.
     pub fn offer(&mut self, row: u32) {
         let peer = &mut self.rows[row as usize];
-        if row != OTHER && !peer.offered && peer.counts.live() == 0 {
+        if row != OTHER && !peer.offered && peer.tally.live() == 0 {
             peer.offered = true;
             peer.recent = false;
             self.offers.push_back(row);
@@ -210,13 +232,16 @@ impl PeerTable {
             let row = self.offers.pop_front()?;
             let (other, peers) = self.rows.split_first_mut()?;
             let peer = &mut peers[row as usize - 1];
-            if peer.counts.live() > 0 {
+            if peer.tally.live() > 0 {
                 peer.offered = false;
             } else if std::mem::take(&mut peer.recent) {
                 self.offers.push_back(row);
             } else {
                 other.absorb(peer);
-                self.index.remove(&peer.group);
+                let hash = self.hasher.hash_one(peer.group);
+                if let Ok(entry) = self.index.find_entry(hash, |&found| found == row) {
+                    entry.remove();
+                }
                 self.evicted += 1;
                 return Some(row);
             }
@@ -241,14 +266,14 @@ impl PeerTable {
 
     /// The row of a group, if it has one.
     pub fn get(&self, group: &Group) -> Option<&Peer> {
-        self.index.get(group).map(|&row| &self.rows[row as usize])
+        self.find(self.hasher.hash_one(group), group).map(|row| &self.rows[row as usize])
     }
 
     /// The row in which the end of a socket of `group` was booked whose entry seemed lost: the
     /// group's own, or [`OTHER`] if the group had or has no place.
     pub fn row_with_entry_lost(&self, group: &Group) -> u32 {
-        let own = self.index.get(group).copied();
-        own.filter(|&row| self.rows[row as usize].counts.entry_lost > 0).unwrap_or(OTHER)
+        let own = self.find(self.hasher.hash_one(group), group);
+        own.filter(|&row| self.rows[row as usize].counts().entry_lost > 0).unwrap_or(OTHER)
     }
 
     /// Rows that gave their place away.
@@ -276,12 +301,12 @@ mod tests {
 
     fn enter(table: &mut PeerTable, uid: u32) -> u32 {
         let row = table.slot(Group::Uid(uid));
-        table.row(row).counts.entered += 1;
+        table.row(row).tally.count().entered += 1;
         row
     }
 
     fn end(table: &mut PeerTable, row: u32) {
-        table.row(row).counts.ended[Outcome::TwoMsl as usize] += 1;
+        table.row(row).tally.count().ended[Outcome::TwoMsl as usize] += 1;
         table.offer(row);
     }
 
@@ -291,11 +316,12 @@ mod tests {
         for uid in [1, 2, 1, 3, 4] {
             enter(&mut table, uid);
         }
-        let rows: Vec<_> = table.rows().iter().map(|row| (row.group, row.counts.entered)).collect();
+        let rows: Vec<_> =
+            table.rows().iter().map(|row| (row.group, row.counts().entered)).collect();
         assert_eq!(rows, [(Group::Uid(1), 2), (Group::Uid(2), 1)]);
-        assert_eq!(table.other().counts.entered, 2);
+        assert_eq!(table.other().counts().entered, 2);
         assert_eq!((table.folded(), table.evicted()), (2, 0));
-        assert_eq!(table.sum().counts.entered, 5, "no count is lost");
+        assert_eq!(table.sum().counts().entered, 5, "no count is lost");
     }
 
     #[test]
@@ -308,9 +334,9 @@ mod tests {
         assert_eq!(table.evicted(), 1);
         assert!(table.get(&Group::Uid(1)).is_none());
         assert_eq!(enter(&mut table, 4), OTHER, "the others are live");
-        assert_eq!(table.other().counts.entered, 2, "one evicted, one folded");
-        assert_eq!(table.sum().counts.entered, 4);
-        assert_eq!(table.sum().counts.ended_total(), 1);
+        assert_eq!(table.other().counts().entered, 2, "one evicted, one folded");
+        assert_eq!(table.sum().counts().entered, 4);
+        assert_eq!(table.sum().counts().ended_total(), 1);
     }
 
     #[test]
@@ -333,6 +359,6 @@ mod tests {
     fn a_table_without_room_counts_everything_as_other() {
         let mut table = PeerTable::with_capacity(0, Memory::default());
         assert_eq!(enter(&mut table, 1), OTHER);
-        assert_eq!(table.other().counts.entered, 1);
+        assert_eq!(table.other().counts().entered, 1);
     }
 }

@@ -64,7 +64,7 @@ async fn keep(
 
 /// What has been kept, in words.
 fn so_far(pipeline: &Pipeline) -> String {
-    let counts = pipeline.core().aggregate().table().sum().counts;
+    let counts = pipeline.core().aggregate().table().sum().counts();
     format!(
         "{} sockets entered and {} ended in {:.1} s, {}",
         counts.entered,

@@ -141,7 +141,7 @@ fn story(row: &Row, clock: &Clock) -> String {
         _ => format!(
             "Connections came with timestamps and without, changing {} times: with {}, without \
              {}. Several hosts, or several ways, behind one address look like this.",
-            history.changes_seen,
+            history.changes_seen(),
             span(with),
             span(without)
         ),
@@ -169,7 +169,7 @@ pub fn document(row: &Row, clock: &Clock) -> Option<Value> {
         "with_timestamps": span(history.with),
         "without_timestamps": span(history.without),
         "changes": history.changes().iter().map(change).collect::<Vec<_>>(),
-        "changes_seen": history.changes_seen,
+        "changes_seen": history.changes_seen(),
         "minutes": row.minutes.iter().map(|minute| json!({
             "from": stamp(clock.wall_at(minute.begins_ns())),
             "entered": minute.entered,

@@ -95,9 +95,9 @@ fn prove(finding: Finding, buckets: &Buckets) -> Finding {
 /// The peers whose connections found no bucket, the worst first; none where the backend cannot
 /// see it.
 fn overflow_by_peer(rows: &[Subject<'_>]) -> Vec<String> {
-    let overflowed = rows.iter().filter(|row| row.peer.counts.overflow > 0);
+    let overflowed = rows.iter().filter(|row| row.peer.counts().overflow > 0);
     let mut by_peer: Vec<_> =
-        overflowed.map(|row| (row.peer.counts.overflow, row.peer.group.to_string())).collect();
+        overflowed.map(|row| (row.peer.counts().overflow, row.peer.group.to_string())).collect();
     by_peer.sort_by(|one, two| two.cmp(one));
     let named = by_peer.into_iter().take(NAMED);
     named.map(|(overflow, peer)| format!("{peer}: {overflow}")).collect()
@@ -184,7 +184,7 @@ mod tests {
         let mut facts = facts();
         only(&mut facts).counters = TcpExt::default().with("TCPTimeWaitOverflow", 30);
         let mut peer = Client::at("10.2.0.2", 443).rate(100.0).peer();
-        peer.counts.overflow = 30;
+        peer.tally.edit(|counts| counts.overflow = 30);
         let findings = found(RULES, "TW008", &case(&[peer], &facts));
         assert_eq!(findings[0].figure("overflow_by_peer"), Some(&json!(["10.2.0.2:443: 30"])));
         assert_eq!(findings[0].figure("wanted"), Some(&json!(6000)));

@@ -18,7 +18,7 @@ fn notable(count: u64, all: u64) -> bool {
 /// TW009: mini-sockets that ran out of time in FIN_WAIT2.
 pub fn no_fin(scene: &Scene<'_>) -> Vec<Finding> {
     let finding = |row: &Subject<'_>| {
-        let counts = &row.peer.counts;
+        let counts = &row.peer.counts();
         let timed_out = counts.outcome(Outcome::FinWait2Timeout);
         if !notable(timed_out, counts.ended_total()) {
             return None;
@@ -57,7 +57,7 @@ pub fn no_fin(scene: &Scene<'_>) -> Vec<Finding> {
 pub fn rearmed(scene: &Scene<'_>) -> Vec<Finding> {
     let finding = |row: &Subject<'_>| {
         let rearmed = row.peer.history.rearmed;
-        let counts = &row.peer.counts;
+        let counts = &row.peer.counts();
         if !notable(rearmed, counts.ended_total()) {
             return None;
         }
@@ -95,7 +95,7 @@ pub fn rearmed(scene: &Scene<'_>) -> Vec<Finding> {
 pub fn assassinated(scene: &Scene<'_>) -> Vec<Finding> {
     let finding = |row: &Subject<'_>| {
         let killed = row.peer.history.assassinated;
-        let counts = &row.peer.counts;
+        let counts = &row.peer.counts();
         // With the sysctl on, RSTs are dropped and what ends a socket early is an administrator.
         if row.facts.rfc1337 == Some(1) || !notable(killed, counts.ended_total()) {
             return None;
@@ -141,8 +141,8 @@ mod tests {
 
     fn peer(ended: u64, mark: impl FnOnce(&mut Peer)) -> [Peer; 1] {
         let mut peer = Client::at("10.2.0.2", 443).peer();
-        peer.counts.entered = ended;
-        peer.counts.ended[Outcome::TwoMsl as usize] = ended;
+        peer.tally.edit(|counts| counts.entered = ended);
+        peer.tally.edit(|counts| counts.ended[Outcome::TwoMsl as usize] = ended);
         mark(&mut peer);
         [peer]
     }
@@ -152,7 +152,8 @@ mod tests {
         let facts = facts();
         let findings = |timed_out: u64, others: u64| {
             let peers = peer(others, |peer| {
-                peer.counts.ended[Outcome::FinWait2Timeout as usize] = timed_out;
+                peer.tally
+                    .edit(|counts| counts.ended[Outcome::FinWait2Timeout as usize] = timed_out);
             });
             found(RULES, "TW009", &case(&peers, &facts)).len()
         };

@@ -29,8 +29,8 @@ pub fn exhausted(scene: &Scene<'_>) -> Vec<Finding> {
         };
         let summary = format!("The {} ports of {} {verdict}.", pressure.usable, pressure.triple());
         let finding = client.finding(severity, summary);
-        let mut finding = pressure.prove(finding, client.peer.counts.live());
-        let refused = client.peer.counts.refused.total();
+        let mut finding = pressure.prove(finding, client.peer.counts().live());
+        let refused = client.peer.counts().refused.total();
         if refused > 0 {
             finding = finding.with("takeovers_refused", refused, "looks", super::COUNTED);
         }
@@ -55,14 +55,14 @@ pub fn exhausted(scene: &Scene<'_>) -> Vec<Finding> {
 /// not without timestamps: `tcp_twsk_unique()` with no `twp`, net/ipv4/tcp_ipv4.c.
 pub fn fixed_local_port(scene: &Scene<'_>) -> Vec<Finding> {
     let finding = |client: &Subject<'_>| {
-        let refused = client.peer.counts.refused.of(RefusalReason::NoTimestamps);
+        let refused = client.peer.counts().refused.of(RefusalReason::NoTimestamps);
         // A port outside the ephemeral range looks like a server's: its sockets are in that row.
         let at = if client.peer.history.ports == Ports::None {
             server_alike(scene, client)?
         } else {
             client
         };
-        let (history, counts) = (&at.peer.history, &at.peer.counts);
+        let (history, counts) = (&at.peer.history, &at.peer.counts());
         let Ports::Same(local_port, _) = history.ports else { return None };
         if history.autobound > 0 || refused == 0 || !at.lacks_timestamps() {
             return None;
@@ -132,7 +132,7 @@ pub fn closes_first(scene: &Scene<'_>) -> Vec<Finding> {
     });
     let servers = filling.flat_map(|(netns, live)| {
         let rows = scene.in_namespace(netns).iter().filter(|row| row.role == Role::Server);
-        rows.filter(move |row| row.peer.counts.live() as f64 >= live as f64 / 10.0)
+        rows.filter(move |row| row.peer.counts().live() as f64 >= live as f64 / 10.0)
     });
     let server = servers.map(|server| {
         let summary = format!(
@@ -150,7 +150,7 @@ pub fn closes_first(scene: &Scene<'_>) -> Vec<Finding> {
 
 /// A finding of TW007 with its figures.
 fn closing(subject: &Subject<'_>, summary: String) -> Finding {
-    let counts = &subject.peer.counts;
+    let counts = &subject.peer.counts();
     let mut finding = subject
         .finding(Severity::Notice, summary)
         .with("live_sockets", counts.live(), "sockets", super::COUNTED)
@@ -209,7 +209,7 @@ mod tests {
             let mut peer = Client::at("10.2.0.2", 443).without_timestamps().live(1).peer();
             peer.history.ports = Ports::Same(40_000, 443);
             peer.history.autobound = autobound;
-            peer.counts.refused = Refused { by_reason: [refused, 0, 0, 0, 0] };
+            peer.tally.edit(|counts| counts.refused = Refused { by_reason: [refused, 0, 0, 0, 0] });
             found(RULES, "TW006", &case(&[peer], &facts)).len()
         };
         assert_eq!(fixed(1, 0), 1);

@@ -30,9 +30,9 @@ pub fn off_or_loopback_only(scene: &Scene<'_>) -> Vec<Finding> {
             ),
         );
         let mut finding = pressure
-            .prove(finding, client.peer.counts.live())
+            .prove(finding, client.peer.counts().live())
             .with("tcp_tw_reuse", setting, "", "net.ipv4.tcp_tw_reuse")
-            .with("eligible", client.peer.counts.eligible, "sockets", super::COUNTED);
+            .with("eligible", client.peer.counts().eligible, "sockets", super::COUNTED);
         finding.consequence = pressure.consequence();
         finding.remedy = format!(
             "Set net.ipv4.tcp_tw_reuse=1: connect() then takes over ports that have been in \
@@ -61,7 +61,7 @@ pub fn would_help(scene: &Scene<'_>) -> Vec<Finding> {
         let clients = scene.clients().filter(|client| client.netns == netns);
         let (mut all, mut forbidden, mut short) = (0, 0, Vec::new());
         for client in clients {
-            let counts = &client.peer.counts;
+            let counts = &client.peer.counts();
             all += counts.with_timestamps + counts.without_timestamps;
             forbidden += counts.blocked(Block::ReuseOff) + counts.blocked(Block::ReuseLoopbackOnly);
             let short_of = client
@@ -147,8 +147,8 @@ mod tests {
         let facts = facts();
         let shares = |blocked| {
             let mut peer = Client::at("10.2.0.2", 443).rate(475.0).peer();
-            peer.counts.with_timestamps = 1000;
-            peer.counts.blocked[Block::ReuseLoopbackOnly as usize] = blocked;
+            peer.tally.edit(|counts| counts.with_timestamps = 1000);
+            peer.tally.edit(|counts| counts.blocked[Block::ReuseLoopbackOnly as usize] = blocked);
             found(RULES, "TW004", &case(&[peer], &facts)).len()
         };
         assert_eq!(shares(499), 0);
@@ -159,7 +159,7 @@ mod tests {
     fn reuse_is_not_advised_for_a_peer_without_timestamps() {
         let facts = facts();
         let mut stripped = Client::at("10.2.0.2", 443).without_timestamps().rate(475.0).peer();
-        stripped.counts.blocked[Block::ReuseLoopbackOnly as usize] = 10_000;
+        stripped.tally.edit(|counts| counts.blocked[Block::ReuseLoopbackOnly as usize] = 10_000);
         assert_eq!(found(RULES, "TW004", &case(&[stripped], &facts)), []);
     }
 
@@ -167,7 +167,7 @@ mod tests {
     fn reuse_is_not_advised_where_ports_suffice() {
         let facts = facts();
         let mut peer = Client::at("10.2.0.2", 443).rate(100.0).peer();
-        peer.counts.blocked[Block::ReuseLoopbackOnly as usize] = 1000;
+        peer.tally.edit(|counts| counts.blocked[Block::ReuseLoopbackOnly as usize] = 1000);
         assert_eq!(found(RULES, "TW004", &case(&[peer], &facts)), []);
     }
 }

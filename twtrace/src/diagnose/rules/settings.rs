@@ -10,7 +10,7 @@ pub fn slow_recycling(scene: &Scene<'_>) -> Vec<Finding> {
     let rows = scene.subjects().iter();
     rows.filter(|row| row.facts.tw_recycle == Some(1))
         .filter_map(|row| {
-            let recycle_ms = crate::units::recycle_timeout(row.peer.rto_max_ms);
+            let recycle_ms = crate::units::recycle_timeout(u64::from(row.peer.rto_max_ms));
             if recycle_ms <= crate::units::TCP_TIMEWAIT_LEN_MS {
                 return None;
             }
@@ -115,7 +115,7 @@ pub fn fin_timeout(scene: &Scene<'_>) -> Vec<Finding> {
                 format!(
                     "tcp_fin_timeout is {seconds}, but that is not the length of TIME_WAIT: it \
                      stays {:.0} s.",
-                    armed.unwrap_or(crate::units::TCP_TIMEWAIT_LEN_MS) as f64 / 1000.0
+                    armed.map_or(crate::units::TCP_TIMEWAIT_LEN_MS, u64::from) as f64 / 1000.0
                 ),
             )
             .with("tcp_fin_timeout", seconds, "s", "net.ipv4.tcp_fin_timeout")

@@ -26,7 +26,7 @@ pub fn loopback(scene: &Scene<'_>) -> Vec<Finding> {
                     ),
                 )
                 .with("rate", super::rounded(pressure.rate), "connections/s", super::COUNTED)
-                .with("live_sockets", client.peer.counts.live(), "sockets", super::COUNTED)
+                .with("live_sockets", client.peer.counts().live(), "sockets", super::COUNTED)
                 .with("without_takeover", all.round() as u64, "ports", super::COMPUTED)
                 .with("usable_ports", pressure.usable, "ports", pressure.range_source())
                 .with("tcp_tw_reuse", client.facts.tw_reuse, "", "net.ipv4.tcp_tw_reuse");

@@ -31,7 +31,7 @@ pub fn none_from_peer(scene: &Scene<'_>) -> Vec<Finding> {
                 pressure.peer, pressure.seconds
             ),
         );
-        let counts = &client.peer.counts;
+        let counts = &client.peer.counts();
         let mut finding = pressure
             .prove(finding, counts.live())
             .with("without_timestamps", counts.without_timestamps, "sockets", super::COUNTED)
@@ -95,7 +95,7 @@ pub fn off_here(scene: &Scene<'_>) -> Vec<Finding> {
             ),
         );
         let mut finding = pressure
-            .prove(finding, client.peer.counts.live())
+            .prove(finding, client.peer.counts().live())
             .with("tcp_timestamps", client.facts.timestamps, "", "net.ipv4.tcp_timestamps")
             .with("tcp_tw_reuse", client.facts.tw_reuse, "", "net.ipv4.tcp_tw_reuse");
         finding.consequence = pressure.consequence();
