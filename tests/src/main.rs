@@ -5,6 +5,7 @@
 //! `--only NAMES`, and `--once` for what is enough in one machine of several.
 
 mod bench;
+mod cgroup;
 mod counters;
 mod daemon;
 mod equation;

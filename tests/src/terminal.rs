@@ -13,25 +13,30 @@ use crate::wait;
 
 static MADE: AtomicU32 = AtomicU32::new(0);
 
-/// A terminal whose shell runs one `twtrace`, then says how it ended and what it left behind.
+/// A terminal of 80 columns and 24 lines.
 pub struct Terminal {
     /// Name of the tmux server, which is this terminal's own.
     server: String,
 }
 
 impl Terminal {
-    /// Starts `twtrace watch` with more arguments in a terminal of 80 columns and 24 lines.
-    pub fn watch(lab: &Lab, args: &[&str]) -> Result<Self> {
+    /// Starts one in which a shell runs a line.
+    pub fn running(line: &str) -> Result<Self> {
         let serial = MADE.fetch_add(1, Ordering::Relaxed);
         let server = format!("twt{}-{serial}", std::process::id());
+        let terminal = Self { server };
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", line])?;
+        Ok(terminal)
+    }
+
+    /// Starts one whose shell runs `twtrace watch` with more arguments, then says how it ended and
+    /// what it left behind.
+    pub fn watch(lab: &Lab, args: &[&str]) -> Result<Self> {
         let attach = lab.attach().join(" ");
         let twtrace = lab.twtrace.display();
         let watch = format!("{twtrace} watch {attach} {}", args.join(" "));
         // `stty` says whether the terminal was given back as it was.
-        let line = format!("{watch}; echo ended with $?; stty -a; exec cat");
-        let terminal = Self { server };
-        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", &line])?;
-        Ok(terminal)
+        Self::running(&format!("{watch}; echo ended with $?; stty -a; exec cat"))
     }
 
     /// Types keys by the names that tmux has for them.

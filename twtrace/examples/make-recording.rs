@@ -94,6 +94,7 @@ fn origin() -> Origin {
         follow_ends: true,
         selection: Default::default(),
         netns_names: Default::default(),
+        cgroup_names: Default::default(),
         totals_before: Totals::default(),
         skipped_before: 0,
     }

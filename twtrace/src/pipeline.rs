@@ -140,7 +140,7 @@ impl Pipeline {
         observe: &mut dyn FnMut(&Event),
     ) -> Result<Self, PipelineError> {
         let follow_ends = options.follow_ends;
-        let (mut kernel, origin) = KernelFeed::attach(options, selection)?;
+        let (mut kernel, origin) = KernelFeed::attach(options, selection, wishes)?;
         let recorder = recorder(&origin)?;
         let settings = settings(&origin);
         let core = Core::new(origin, settings);
@@ -290,7 +290,7 @@ impl Pipeline {
             sink.take(vanished, observe);
         }
         let moment = kernel.moment(&sink.core, totals, skipped, wishes);
-        sink.take(moment, observe);
+        sink.take(Input::Moment(Box::new(moment)), observe);
         self.rotate(observe)
     }
 
@@ -366,14 +366,15 @@ impl Pipeline {
         let (present, count) = present(aggregate, &sockets);
         let before = totals.of(Counter::Present).wrapping_sub(count);
         let before = totals.with(Counter::Present, before);
-        let origin = sink.core.origin().begun_again(clock, before, skipped);
         let past = aggregate.table().past();
         let mut inputs: Vec<Input> =
             past.chunks(PAST_AT_ONCE).map(|some| Input::Past(some.to_vec())).collect();
         inputs.extend(present);
         inputs.push(Input::Ready(feed::monotonic_ns()));
         let wishes = Wishes { facts: true, cgroup_names: true };
-        inputs.push(kernel.moment(&sink.core, totals, skipped, wishes));
+        let moment = kernel.moment(&sink.core, totals, skipped, wishes);
+        let origin = sink.core.origin().begun_again(clock, before, &moment);
+        inputs.push(Input::Moment(Box::new(moment)));
         Ok((origin, inputs))
     }
 }

@@ -314,6 +314,13 @@ fn a_filter_holds_while_it_is_typed_and_its_faults_are_shown() {
 }
 
 #[test]
+fn what_a_row_cannot_tell_of_its_sockets_is_said() {
+    let mut host = after(3);
+    host.press("/sport > :40000 or role server<enter>");
+    insta::assert_snapshot!(host.screen(80, 12));
+}
+
+#[test]
 fn rows_can_be_summed_up_and_counted_anew() {
     let mut host = after(5);
     host.press("aar");

@@ -2,12 +2,16 @@
 
 use anyhow::Result;
 
+use crate::cgroup::Cgroup;
+use crate::daemon::Daemon;
 use crate::equation::settled;
 use crate::expect;
 use crate::lab::Lab;
-use crate::topology::{self, address};
+use crate::netns::Netns;
+use crate::summary::Summary;
+use crate::topology::{self, SERVER, address};
 use crate::traffic::{Behaviour, Client, Server};
-use crate::twtrace::Tracer;
+use crate::twtrace::{self, Running, Tracer};
 
 /// One mixture of traffic under many filters at once; the numbers of connections are such that
 /// each sum tells which ones were in it.
@@ -66,4 +70,43 @@ pub fn filters(lab: &Lab) -> Result<()> {
         got.push((args.join(" "), tracer.finish()?.totals()?.entered));
     }
     expect::equal("entered under each filter", &want, &got)
+}
+
+/// Names of control groups and namespaces are those of the time and the host that the answer is
+/// of: a recording has its own, though here the group is gone and another has its name, and a
+/// daemon has those of when it was asked, though it began before.
+pub fn by_names_of_the_time(lab: &Lab) -> Result<()> {
+    let daemon = Daemon::start(lab, &[])?;
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let group = Cgroup::new()?;
+    let filter = format!("cgroup {}", group.name());
+    let only = ["--netns", net.client.name(), &filter];
+    let own = Tracer::watch(lab, &only)?;
+    let through = Running::asking(lab, &daemon, "watch", &only)?;
+    let all = Tracer::watch(lab, &["--netns", net.client.name()])?;
+    connect_in(&group, &net.client, server.addr(), 7)?;
+    Client::new(&net.client).short_connections(server.addr(), 5)?;
+    settled(&net.client, 12)?;
+
+    let name = group.name().to_owned();
+    group.remove()?;
+    let another = Cgroup::named(&name)?;
+    connect_in(&another, &net.client, server.addr(), 3)?;
+    settled(&net.client, 15)?;
+    let (through, _) = through.stop()?;
+    let through = Summary::parse(&through, lab.backend.name())?.totals()?.entered;
+    // Its end asks the recording the same, and compares.
+    let own = own.finish()?.totals()?.entered;
+    let all = all.finish()?.totals()?.entered;
+    expect::equal("entered: own, the daemon, without the group", &(7, 7, 15), &(own, through, all))
+}
+
+/// Makes short connections from a program in the group.
+fn connect_in(group: &Cgroup, netns: &Netns, to: std::net::SocketAddr, count: u64) -> Result<()> {
+    let own = std::env::current_exe()?.display().to_string();
+    let (to, count) = (to.to_string(), count.to_string());
+    let traffic = ["ip", "netns", "exec", netns.name(), &own, "traffic", &to, &count];
+    let output = twtrace::finished(&mut group.command(&traffic))?;
+    expect::that(output.status.success(), || twtrace::shown(&output))
 }

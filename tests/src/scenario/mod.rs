@@ -15,6 +15,7 @@ mod fin_wait2;
 mod full_screen;
 mod killed;
 mod limits;
+mod manual;
 mod offsets;
 mod old_kernels;
 mod overflow;
@@ -151,6 +152,7 @@ pub const ALL: &[Scenario] = &[
     every("reset_is_not_an_entry", reset::reset_is_not_an_entry),
     every("reset_while_closing_is_not_an_entry", reset::reset_while_closing_is_not_an_entry),
     every("filters", filters::filters),
+    tracepoints("filters_by_names_of_the_time", filters::by_names_of_the_time),
     every("why_a_socket_is_blocked", entry::why_a_socket_is_blocked),
     every("no_ends_counts_the_same", limits::no_ends_counts_the_same),
     every("cap_of_peers_folds_into_other", limits::cap_of_peers_folds_into_other),
@@ -194,6 +196,8 @@ pub const ALL: &[Scenario] = &[
     agent("capabilities_that_are_missing_are_named", capabilities::that_are_missing_are_named),
     tracepoints("prometheus_scrapes_the_counts", prometheus::prometheus_scrapes_the_counts),
     tracepoints("full_screen", full_screen::full_screen),
+    tracepoints("man_pages_are_without_fault", manual::pages_are_without_fault),
+    tracepoints("completions_work_in_each_shell", manual::completions_work_in_each_shell),
     tracepoints("diagnosis_of_a_healthy_host", diagnosis::of_a_healthy_host),
     tracepoints("check_is_a_monitoring_plugin", diagnosis::check_is_a_monitoring_plugin),
     tracepoints("diagnosis_tw002_timestamps_off", diagnosis_catalogue::timestamps_off),

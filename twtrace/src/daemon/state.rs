@@ -187,6 +187,7 @@ mod tests {
             follow_ends: true,
             selection: Default::default(),
             netns_names: Default::default(),
+            cgroup_names: Default::default(),
             totals_before: Totals::default(),
             skipped_before: 0,
         }

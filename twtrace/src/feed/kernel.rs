@@ -49,7 +49,11 @@ impl KernelFeed {
     ///
     /// # Errors
     /// Those of [`Tracer::start`].
-    pub fn attach(options: Options, selection: Selection) -> Result<(Self, Origin), KernelError> {
+    pub fn attach(
+        options: Options,
+        selection: Selection,
+        wishes: Wishes,
+    ) -> Result<(Self, Origin), KernelError> {
         let clock = now();
         let mut tracer = Tracer::start(&options)?;
         let source = tracer.source()?;
@@ -70,6 +74,7 @@ impl KernelFeed {
             follow_ends: options.follow_ends,
             selection,
             netns_names: Namespaces::scan().names(),
+            cgroup_names: cgroup_names(wishes),
             totals_before: Totals::default(),
             skipped_before: 0,
         };
@@ -188,22 +193,17 @@ impl KernelFeed {
 
     /// The facts of this moment. The first moment has those of all namespaces, so that counters
     /// are compared with the start whenever a namespace gets a row.
-    pub fn moment(&mut self, core: &Core, totals: Totals, skipped: u64, wishes: Wishes) -> Input {
+    pub fn moment(&mut self, core: &Core, totals: Totals, skipped: u64, wishes: Wishes) -> Moment {
         let namespaces = Namespaces::scan();
         let facts = wishes.facts.then(|| self.facts(&namespaces, core));
-        let cgroup_names = if wishes.cgroup_names {
-            cgroup::root().map(cgroup::names).unwrap_or_default()
-        } else {
-            HashMap::new()
-        };
-        Input::Moment(Box::new(Moment {
+        Moment {
             clock: now(),
             totals,
             skipped,
             facts,
             netns_names: namespaces.names(),
-            cgroup_names,
-        }))
+            cgroup_names: cgroup_names(wishes),
+        }
     }
 
     /// Facts of the host, of the namespace asked for or this process's own, and of those seen.
@@ -264,6 +264,12 @@ fn read_facts(namespace: &Namespace, servers: &[SocketAddr]) -> std::io::Result<
         }
         Read { facts, took: started.elapsed(), errors }
     })
+}
+
+/// Names of control groups, if they are wished for: thousands of directories on a crowded host.
+fn cgroup_names(wishes: Wishes) -> HashMap<u64, String> {
+    let root = cgroup::root().filter(|_| wishes.cgroup_names);
+    root.map(cgroup::names).unwrap_or_default()
 }
 
 /// Reads a namespace on another thread while `meanwhile` runs again and again on this one.

@@ -65,6 +65,9 @@ pub struct Origin {
     /// Names of network namespaces at the start, by inode number.
     #[serde(default)]
     pub netns_names: HashMap<u32, String>,
+    /// Names of control groups at the start, by identifier; empty where nobody asked for them.
+    #[serde(default)]
+    pub cgroup_names: HashMap<u64, String>,
     /// Totals before the first input: a feed that begins in the middle of another counts from
     /// here.
     #[serde(default)]
@@ -110,10 +113,18 @@ pub struct Moment {
 }
 
 impl Origin {
-    /// The same in the middle: what was counted until now is not told again.
+    /// The same in the middle: what was counted until now is not told again, and names are those
+    /// of `moment`, the first that will be told.
     #[must_use]
-    pub fn begun_again(&self, clock: Clock, totals: Totals, skipped: u64) -> Self {
-        Self { clock, totals_before: totals, skipped_before: skipped, ..self.clone() }
+    pub fn begun_again(&self, clock: Clock, totals_before: Totals, moment: &Moment) -> Self {
+        Self {
+            clock,
+            totals_before,
+            skipped_before: moment.skipped,
+            netns_names: moment.netns_names.clone(),
+            cgroup_names: moment.cgroup_names.clone(),
+            ..self.clone()
+        }
     }
 }
 

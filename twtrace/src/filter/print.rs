@@ -34,35 +34,42 @@ fn is_plain(char: char) -> bool {
     char.is_ascii_alphanumeric() || "/._-:@%+,".contains(char)
 }
 
+impl Term {
+    /// The word that a condition begins with.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Host(Side::Remote, _) => "dst",
+            Self::Host(Side::Local, _) => "src",
+            Self::Port(Side::Remote, ..) => "dport",
+            Self::Port(Side::Local, ..) => "sport",
+            Self::Timestamps => "timestamps",
+            Self::Autobound => "autobound",
+            Self::Role(_) => "role",
+            Self::State(_) => "state",
+            Self::Netns(_) => "netns",
+            Self::Uid(_) => "uid",
+            Self::Cgroup(_) => "cgroup",
+            Self::Blocked(_) => "blocked",
+        }
+    }
+}
+
 impl fmt::Display for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = |side: &Side, remote, local| match side {
-            Side::Remote => remote,
-            Side::Local => local,
-        };
+        f.write_str(self.word())?;
         match self {
-            Self::Host(side, network) => {
-                let whole = network.prefix_len() == network.max_prefix_len();
-                let word = word(side, "dst", "src");
-                if whole {
-                    write!(f, "{word} {}", network.addr())
-                } else {
-                    write!(f, "{word} {network}")
-                }
+            Self::Host(_, network) if network.prefix_len() == network.max_prefix_len() => {
+                write!(f, " {}", network.addr())
             }
-            Self::Port(side, op, port) => {
-                write!(f, "{} {op} :{port}", word(side, "dport", "sport"))
-            }
-            Self::Timestamps => f.write_str("timestamps"),
-            Self::Autobound => f.write_str("autobound"),
-            Self::Role(role) => write!(f, "role {}", role.as_str()),
-            Self::State(EntryState::TimeWait) => f.write_str("state time-wait"),
-            Self::State(EntryState::FinWait2) => f.write_str("state fin-wait-2"),
-            Self::Netns(name) => write!(f, "netns {name}"),
-            Self::Uid(uid) => write!(f, "uid {uid}"),
-            Self::Cgroup(name) => write!(f, "cgroup {name}"),
-            Self::Blocked(None) => f.write_str("blocked"),
-            Self::Blocked(Some(block)) => write!(f, "blocked {}", block.key().replace('_', "-")),
+            Self::Host(_, network) => write!(f, " {network}"),
+            Self::Port(_, op, port) => write!(f, " {op} :{port}"),
+            Self::Timestamps | Self::Autobound | Self::Blocked(None) => Ok(()),
+            Self::Role(role) => write!(f, " {}", role.as_str()),
+            Self::State(EntryState::TimeWait) => f.write_str(" time-wait"),
+            Self::State(EntryState::FinWait2) => f.write_str(" fin-wait-2"),
+            Self::Netns(name) | Self::Cgroup(name) => write!(f, " {name}"),
+            Self::Uid(uid) => write!(f, " {uid}"),
+            Self::Blocked(Some(block)) => write!(f, " {}", block.key().replace('_', "-")),
         }
     }
 }

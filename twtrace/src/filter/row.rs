@@ -1,7 +1,7 @@
 //! Expressions over a row, which stands for many sockets: `Maybe` means that it may hold some that
 //! match.
 
-use std::net::IpAddr;
+use std::{cell::RefCell, collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -26,6 +26,20 @@ impl Expr {
     /// Whether a row's sockets match: all, some or perhaps some, or none.
     pub fn matches_row(&self, row: RowFacts<'_>) -> Verdict {
         self.decide(&|condition| term(&row, condition))
+    }
+
+    /// The words of the conditions that leave a row's verdict open: of its sockets some match and
+    /// some do not, or a row does not tell. None where the verdict is clear.
+    pub fn open_for_row(&self, row: RowFacts<'_>) -> BTreeSet<&'static str> {
+        let open = RefCell::new(BTreeSet::new());
+        let verdict = self.decide(&|condition| {
+            let verdict = term(&row, condition);
+            if verdict == Verdict::Maybe {
+                open.borrow_mut().insert(condition.word());
+            }
+            verdict
+        });
+        if verdict == Verdict::Maybe { open.into_inner() } else { BTreeSet::new() }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs, io,
     os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 /// Where control groups are mounted; hosts with both versions have the second below `unified`.
@@ -15,17 +15,23 @@ pub fn root() -> Option<&'static Path> {
     ROOTS.iter().map(Path::new).find(|root| root.is_dir())
 }
 
-/// The identifier of a control group, by its path from the root or by that of its directory.
+/// The identifier of a control group of this host, by its path from the root or by that of its
+/// directory.
 ///
 /// # Errors
 /// There is no such directory.
 pub fn id(path: &str) -> io::Result<u64> {
+    let root = root().ok_or(io::ErrorKind::NotFound)?;
+    Ok(fs::metadata(root.join(&name(path)[1..]))?.ino())
+}
+
+/// The name of a control group, as [`names`] gives it, from its path from the root or that of its
+/// directory.
+pub fn name(path: &str) -> String {
     let path = Path::new(path);
-    let directory = match root() {
-        Some(root) if !path.starts_with(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
-        _ => path.to_owned(),
-    };
-    Ok(fs::metadata(directory)?.ino())
+    let path = ROOTS.iter().find_map(|root| path.strip_prefix(root).ok()).unwrap_or(path);
+    let below = |part: &Component<'_>| !matches!(part, Component::RootDir | Component::CurDir);
+    format!("/{}", path.components().filter(below).collect::<PathBuf>().display())
 }
 
 /// Deepest directory looked into.
@@ -69,5 +75,18 @@ mod tests {
         let inode = fs::metadata(&service).unwrap().ino();
         assert_eq!(names[&inode], "/system.slice/nginx.service");
         assert_eq!(names.len(), 3);
+    }
+
+    #[test]
+    fn a_path_of_any_host_is_the_name_that_its_group_has() {
+        for path in [
+            "/system.slice/a.service",
+            "system.slice/a.service/",
+            "/sys/fs/cgroup/system.slice/a.service",
+            "/sys/fs/cgroup/unified/system.slice/./a.service",
+        ] {
+            assert_eq!(name(path), "/system.slice/a.service", "{path}");
+        }
+        assert_eq!((name("/"), name("/sys/fs/cgroup")), ("/".to_owned(), "/".to_owned()));
     }
 }

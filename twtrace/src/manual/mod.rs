@@ -18,6 +18,9 @@ use clap_mangen::{
 use crate::cli::{Cli, CompletedShell};
 use pages::{PAGES, Page};
 
+/// When what the man pages say was last changed; they are the same whenever they are made.
+const DATE: &str = "2026-11-25";
+
 /// Widest line of an example's command before its meaning goes below it.
 const EXAMPLE: usize = 46;
 
@@ -80,15 +83,20 @@ fn write_page(
         .display_name(title.to_owned())
         .before_help(None::<&str>)
         .after_help(None::<&str>);
-    let man = Man::new(bare).title(title.to_uppercase()).section("1").source("twtrace");
-    man.render_title(out)?;
-    man.render_name_section(out)?;
-    man.render_synopsis_section(out)?;
-    man.render_description_section(out)?;
-    man.render_options_section(out)?;
+    let mut roff = Roff::default();
+    let version = concat!("twtrace ", env!("CARGO_PKG_VERSION"));
+    roff.control("TH", [title.to_uppercase().as_str(), "1", DATE, version]);
+    roff.to_writer(out)?;
+    let man = Man::new(bare);
+    let mut rendered = Vec::new();
+    man.render_name_section(&mut rendered)?;
+    man.render_synopsis_section(&mut rendered)?;
+    man.render_description_section(&mut rendered)?;
+    man.render_options_section(&mut rendered)?;
     if command.has_subcommands() {
-        man.render_subcommands_section(out)?;
+        man.render_subcommands_section(&mut rendered)?;
     }
+    out.extend_from_slice(tidy(&String::from_utf8_lossy(&rendered)).as_bytes());
     let Some(page) = page else { return Ok(()) };
     let mut roff = Roff::default();
     roff.control("SH", ["EXAMPLES"]);
@@ -133,10 +141,19 @@ fn definitions(roff: &mut Roff, pairs: &[(&str, &str)]) {
 }
 
 fn paragraphs(roff: &mut Roff, text: &str) {
-    for paragraph in text.split("\n\n") {
-        roff.control("PP", []);
+    for (index, paragraph) in text.split("\n\n").enumerate() {
+        if index > 0 {
+            roff.control("PP", []);
+        }
         roff.text([roman(paragraph)] as [Inline; 1]);
     }
+}
+
+/// What is rendered for us, without what formatters pass over with a warning: breaks on both sides
+/// of an empty line, and blanks at the end of a line.
+fn tidy(rendered: &str) -> String {
+    let lines: String = rendered.lines().flat_map(|line| [line.trim_end(), "\n"]).collect();
+    lines.replace("\n.br\n\n.br\n", "\n.sp\n")
 }
 
 /// The examples as the lines before a help text.

@@ -106,9 +106,9 @@ fn attach(
     plan: Plan,
     observe: &mut dyn FnMut(&Event),
 ) -> Result<Pipeline, SessionError> {
-    let (filter, selection) = Selection::split(wanted(args, &plan, &|name| {
-        find_namespace(name).map(u64::from).map_err(|error| error.to_string())
-    })?);
+    let netns = |name: &str| find_namespace(name).map(u64::from).map_err(|error| error.to_string());
+    let cgroup = |path: &str| cgroup::id(path).map_err(|error| error.to_string());
+    let (filter, selection) = Selection::split(wanted(args, &plan, &netns, &cgroup)?);
     let options = Options {
         object: args.object.only(),
         attach: args.attach.only(),
@@ -160,13 +160,23 @@ fn read(
     plan: Plan,
 ) -> Result<Pipeline, SessionError> {
     // Names are those of the host it comes from, and a path there means no more than its name.
-    let known = |asked: &str| {
+    let netns = |asked: &str| {
         let name = asked.strip_prefix("/run/netns/").unwrap_or(asked);
         let named = origin.netns_names.iter().find(|(_, known)| *known == name);
         let inum = named.map(|(inum, _)| *inum).or_else(|| name.parse().ok());
         inum.map(u64::from).ok_or_else(|| format!("no network namespace {asked} when it began"))
     };
-    let selection = origin.selection.and(&wanted(args, &plan, &known)?);
+    let cgroup = |asked: &str| {
+        let name = cgroup::name(asked);
+        let named = origin.cgroup_names.iter().find(|(_, known)| **known == name);
+        named.map(|(id, _)| *id).ok_or_else(|| match origin.cgroup_names.is_empty() {
+            true => "names of control groups were not kept: give its number".to_owned(),
+            false => "there was no such control group when it began; of one made later, give the \
+                      number"
+                .to_owned(),
+        })
+    };
+    let selection = origin.selection.and(&wanted(args, &plan, &netns, &cgroup)?);
     let plan = Plan { follow_ends: plan.follow_ends && origin.follow_ends, ..plan };
     let settings = settings(args, &plan, selection, &origin);
     Ok(Pipeline::read(stream, Core::new(origin, settings)))
@@ -177,12 +187,11 @@ fn wanted(
     args: &ObserveArgs,
     plan: &Plan,
     netns_named: &dyn Fn(&str) -> Result<u64, String>,
+    cgroup_named: &dyn Fn(&str) -> Result<u64, String>,
 ) -> Result<Expr, SessionError> {
     let netns = args.netns.clone().map(|name| Term::Netns(Name::Text(name)).into());
     let whole = Expr::all(netns.into_iter().chain([plan.wanted.clone()]));
-    let bound =
-        whole.bind(netns_named, &|path| cgroup::id(path).map_err(|error| error.to_string()));
-    bound.map_err(|BindError { what, name, why }| {
+    whole.bind(netns_named, cgroup_named).map_err(|BindError { what, name, why }| {
         SessionError::Usage(if what == "netns" { why } else { format!("{what} {name}: {why}") })
     })
 }

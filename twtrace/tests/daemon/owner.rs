@@ -68,6 +68,7 @@ impl Owner {
             follow_ends: true,
             selection: Selection::default(),
             netns_names: HashMap::new(),
+            cgroup_names: HashMap::new(),
             totals_before: Totals::default(),
             skipped_before: 0,
         };

@@ -166,6 +166,18 @@ fn for_tests(look: &dyn Look) -> Vec<Requirement> {
             &["tmux"],
         ),
         packaged(
+            "mandoc, groff",
+            "find fault with the man pages",
+            look.has_program("mandoc") && look.has_program("groff"),
+            &["mandoc", "groff-base"],
+        ),
+        packaged(
+            "zsh, fish",
+            "complete command lines in a scenario",
+            look.has_program("zsh") && look.has_program("fish"),
+            &["zsh", "fish"],
+        ),
+        packaged(
             "prometheus, promtool",
             "scrapes the daemon's metrics in a scenario",
             look.has_program("promtool"),

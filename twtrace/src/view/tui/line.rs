@@ -1,5 +1,7 @@
 //! The line in which a filter is typed.
 
+use std::collections::BTreeSet;
+
 use crate::{
     filter::{Expr, Verdict},
     summary::{Row, Summary},
@@ -79,6 +81,16 @@ impl FilterLine {
     /// Whether a row may hold sockets that match.
     pub fn shows(&self, row: &Row) -> bool {
         self.expr.matches_row(row.facts()) != Verdict::No
+    }
+
+    /// How many of the rows shown may hold sockets that do not match, and the words of the
+    /// conditions that leave it open; `None` where it is clear for all.
+    pub fn open_for(&self, rows: &[&Row]) -> Option<(usize, String)> {
+        let open = rows.iter().map(|row| self.expr.open_for_row(row.facts()));
+        let open: Vec<_> = open.filter(|words| !words.is_empty()).collect();
+        let words: BTreeSet<&str> = open.iter().flatten().copied().collect();
+        let words: Vec<&str> = words.into_iter().collect();
+        (!open.is_empty()).then(|| (open.len(), words.join(", ")))
     }
 }
 

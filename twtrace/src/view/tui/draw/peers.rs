@@ -58,7 +58,12 @@ pub fn lines(state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Li
         lines.push(Line::raw(why));
         return lines;
     };
-    let page = usize::from(area.height).saturating_sub(2).max(1);
+    let open = state.filter().open_for(&rows).map(|(rows, words)| {
+        let words = format!("{rows} of these rows may hold sockets that do not match, by {words}");
+        Line::styled(words, theme.warning())
+    });
+    let around = 2 + open.iter().len();
+    let page = usize::from(area.height).saturating_sub(around).max(1);
     let first = selected / page * page;
     for (index, (row, name)) in rows.iter().zip(&names).enumerate().skip(first).take(page) {
         let mut line = line(state, moment, row, name, &columns, theme);
@@ -68,6 +73,7 @@ pub fn lines(state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Li
         lines.push(line);
     }
     lines.resize(page + 1, Line::default());
+    lines.extend(open);
     lines.push(Line::styled(footing(moment, rows.len(), first, page), theme.quiet()));
     lines
 }
