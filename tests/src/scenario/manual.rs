@@ -57,7 +57,9 @@ fn completes(lab: &Lab, shell: &str, start: &str, load: &str) -> Result<()> {
     let typed = |text: &str, becomes: &str| -> Result<()> {
         terminal.text(text)?;
         terminal.keys(&["Tab"])?;
-        let whole = |screen: &str| screen.lines().any(|line| line.trim_end().ends_with(becomes));
+        // Zsh sets the sign before a value as well.
+        let line = |line: &str| line.trim_end_matches([' ', '=']).ends_with(becomes);
+        let whole = |screen: &str| screen.lines().any(line);
         terminal.shows(&format!("{becomes:?} in {shell}"), whole).map(drop)
     };
     terminal.text(&format!("{load} {} && echo it is loaded\n", script.display()))?;
