@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    net::{IpAddr, SocketAddr},
     time::{Duration, SystemTime},
 };
 
@@ -10,17 +11,29 @@ use serde::{Serialize, Serializer};
 use twtrace_common::{Ended, Entered, ended_flags, entered_flags};
 
 use super::events::{SCHEMA, endpoint, lifetime_ms, name, reason, state};
-use crate::{event::Event, feed::Origin, path, units::Clock, units::Hz};
+use crate::{
+    event::{Event, ip},
+    feed::Origin,
+    path,
+    units::{Clock, Hz},
+};
 
-/// One value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Field {
+/// One value. It owns nothing, and what it looks like is written where it is wanted: there are
+/// millions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field<'a> {
     /// Not known.
     Null,
     /// A word of a small vocabulary.
     Word(&'static str),
     /// Any text.
-    Text(String),
+    Text(&'a str),
+    /// An address.
+    Address(IpAddr),
+    /// An address and a port.
+    Endpoint(SocketAddr),
+    /// A kernel address.
+    Pointer(u64),
     /// A number.
     Number(i64),
     /// Yes or no.
@@ -34,7 +47,7 @@ pub enum Field {
 /// What the values of a column are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
-    /// [`Field::Word`], [`Field::Text`] or [`Field::Ports`].
+    /// All but the following.
     Text,
     /// [`Field::Number`].
     Number,
@@ -53,18 +66,21 @@ pub struct Column {
     /// Whether the CSV form has it.
     pub csv: bool,
     /// Its value; `None` for an event that has no such thing.
-    of: fn(&Seen) -> Option<Field>,
+    of: Value,
 }
+
+/// How a value is found.
+type Value = for<'a> fn(&Seen<'a>) -> Option<Field<'a>>;
 
 impl Column {
     /// The value of an event; `None` if an event of this kind has no such thing.
-    pub fn value(&self, seen: &Seen) -> Option<Field> {
+    pub fn value<'a>(&self, seen: &Seen<'a>) -> Option<Field<'a>> {
         (self.of)(seen)
     }
 }
 
 /// Where and when events happened, as files from several hosts have to tell them apart.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
     /// Name of the host.
     pub host: String,
@@ -132,31 +148,27 @@ impl Seen<'_> {
         self.end().map(|ended| path::at_end(ended, self.recycle_exists, self.hz))
     }
 
-    fn entry_flag(&self, flag: u16) -> Option<Field> {
+    fn entry_flag(&self, flag: u16) -> Option<Field<'static>> {
         self.entry().map(|entered| Field::Flag(entered.header.flags & flag != 0))
     }
 
-    fn end_flag(&self, flag: u16) -> Option<Field> {
+    fn end_flag(&self, flag: u16) -> Option<Field<'static>> {
         self.end().map(|ended| Field::Flag(ended.header.flags & flag != 0))
     }
 
     /// Jiffies as milliseconds, null for 0, which means "not seen".
-    fn millis(&self, jiffies: u32) -> Field {
+    fn millis(&self, jiffies: u32) -> Field<'static> {
         if jiffies == 0 { Field::Null } else { number(self.hz.millis(jiffies)) }
     }
 }
 
-fn number(number: impl TryInto<i64>) -> Field {
+fn number(number: impl TryInto<i64>) -> Field<'static> {
     Field::Number(number.try_into().unwrap_or(i64::MAX))
 }
 
 /// A field, or null where the socket says of itself that it does not know.
-fn known(entered: &Entered, unknown: u16, field: Field) -> Field {
+fn known<'a>(entered: &Entered, unknown: u16, field: Field<'a>) -> Field<'a> {
     if entered.header.flags & unknown == 0 { field } else { Field::Null }
-}
-
-fn text(text: &str) -> Option<Field> {
-    Some(Field::Text(text.to_owned()))
 }
 
 /// Microseconds since 1970.
@@ -165,11 +177,11 @@ fn micros(time: SystemTime) -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-const fn column(name: &'static str, kind: Type, of: fn(&Seen) -> Option<Field>) -> Column {
+const fn column(name: &'static str, kind: Type, of: Value) -> Column {
     Column { name, kind, csv: false, of }
 }
 
-const fn csv(name: &'static str, kind: Type, of: fn(&Seen) -> Option<Field>) -> Column {
+const fn csv(name: &'static str, kind: Type, of: Value) -> Column {
     Column { name, kind, csv: true, of }
 }
 
@@ -178,9 +190,9 @@ static PROVENANCE: [Column; 4] = [
     csv("time", Type::Time, |seen| {
         Some(Field::Time(micros(seen.from?.clock.wall(seen.event.mono_ns()))))
     }),
-    csv("host", Type::Text, |seen| text(&seen.from?.host)),
-    csv("kernel", Type::Text, |seen| text(&seen.from?.kernel)),
-    csv("boot_id", Type::Text, |seen| text(&seen.from?.boot_id)),
+    csv("host", Type::Text, |seen| Some(Field::Text(&seen.from?.host))),
+    csv("kernel", Type::Text, |seen| Some(Field::Text(&seen.from?.kernel))),
+    csv("boot_id", Type::Text, |seen| Some(Field::Text(&seen.from?.boot_id))),
 ];
 
 /// Columns that tell what happened: `twtrace.event/1`.
@@ -191,11 +203,11 @@ static EVENT: [Column; 36] = [
     csv("role", Type::Text, |seen| Some(Field::Word(seen.event.role().as_str()))),
     csv("local", Type::Text, |seen| {
         let flow = seen.event.flow();
-        Some(Field::Text(endpoint(flow.local, flow.local_port)))
+        Some(Field::Endpoint(endpoint(flow.local, flow.local_port)))
     }),
     csv("remote", Type::Text, |seen| {
         let flow = seen.event.flow();
-        Some(Field::Text(endpoint(flow.remote, flow.remote_port)))
+        Some(Field::Endpoint(endpoint(flow.remote, flow.remote_port)))
     }),
     csv("state", Type::Text, |seen| Some(Field::Word(state(seen.event.header().state)))),
     csv("reason", Type::Text, |seen| Some(Field::Word(reason(seen.end()?, seen.outcome()?)))),
@@ -266,14 +278,14 @@ static EVENT: [Column; 36] = [
             Event::Entered(entered) | Event::Present(entered) => entered.tw,
             Event::Ended(ended) => ended.tw,
         };
-        Some(if tw == 0 { Field::Null } else { Field::Text(format!("{tw:#x}")) })
+        Some(if tw == 0 { Field::Null } else { Field::Pointer(tw) })
     }),
     column("entered_ns", Type::Number, |seen| match seen.end()?.entered_ns {
         0 => Some(Field::Null),
         entered_ns => Some(number(entered_ns)),
     }),
     column("remote_addr", Type::Text, |seen| {
-        text(&crate::event::ip(seen.event.flow().remote).to_string())
+        Some(Field::Address(ip(seen.event.flow().remote)))
     }),
     column("schema", Type::Text, |_| Some(Field::Word(SCHEMA))),
 ];
@@ -283,7 +295,7 @@ pub fn columns(provenance: bool) -> impl Iterator<Item = &'static Column> {
     PROVENANCE.iter().filter(move |_| provenance).chain(&EVENT)
 }
 
-impl Serialize for Field {
+impl Serialize for Field<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Null => serializer.serialize_unit(),
@@ -292,18 +304,23 @@ impl Serialize for Field {
             Self::Number(number) => serializer.serialize_i64(*number),
             Self::Flag(flag) => serializer.serialize_bool(*flag),
             Self::Ports(low, high) => [low, high].serialize(serializer),
-            Self::Time(_) => serializer.collect_str(self),
+            Self::Address(_) | Self::Endpoint(_) | Self::Pointer(_) | Self::Time(_) => {
+                serializer.collect_str(self)
+            }
         }
     }
 }
 
 /// The text of a field outside JSON.
-impl fmt::Display for Field {
+impl fmt::Display for Field<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Null => Ok(()),
             Self::Word(word) => f.write_str(word),
             Self::Text(text) => f.write_str(text),
+            Self::Address(address) => address.fmt(f),
+            Self::Endpoint(endpoint) => endpoint.fmt(f),
+            Self::Pointer(pointer) => write!(f, "{pointer:#x}"),
             Self::Number(number) => number.fmt(f),
             Self::Flag(flag) => flag.fmt(f),
             Self::Ports(low, high) => write!(f, "{low}-{high}"),

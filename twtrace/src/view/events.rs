@@ -1,6 +1,9 @@
 //! One line an event: `twtrace.event/1`.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+};
 
 use twtrace_common::{EndReason, Ended, TCP_FIN_WAIT2, entered_flags};
 
@@ -94,7 +97,7 @@ impl EventWriter {
                     let field = column.value(&seen).unwrap_or(Field::Null);
                     let comma = if at == 0 { "" } else { "," };
                     match field {
-                        Field::Text(text) => write!(out, "{comma}{}", quoted(&text))?,
+                        Field::Text(text) => write!(out, "{comma}{}", quoted(text))?,
                         field => write!(out, "{comma}{field}")?,
                     }
                 }
@@ -197,6 +200,6 @@ pub fn lifetime_ms(ended: &Ended) -> Option<u64> {
 }
 
 /// An address and port as the field writes them.
-pub fn endpoint(address: [u8; 16], port: u16) -> String {
-    std::net::SocketAddr::new(ip(address), port).to_string()
+pub fn endpoint(address: [u8; 16], port: u16) -> SocketAddr {
+    SocketAddr::new(ip(address), port)
 }

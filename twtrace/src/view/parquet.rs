@@ -1,34 +1,40 @@
 //! Events as Apache Parquet: a file that DuckDB, ClickHouse and Spark read as a table.
 
 use std::{
+    fmt::Write as _,
     io::{self, Write},
     sync::Arc,
 };
 
+use bytes::Bytes;
 use parquet::{
-    basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel},
+    basic::{Compression, Encoding, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel},
     data_type::{BoolType, ByteArray, ByteArrayType, Int64Type},
     errors::ParquetError,
     file::{
         properties::WriterProperties,
         writer::{SerializedColumnWriter, SerializedFileWriter},
     },
-    schema::types::{Type as SchemaType, TypePtr},
+    schema::types::{ColumnPath, Type as SchemaType, TypePtr},
 };
 
 use super::columns::{Column, Field, Provenance, Type, columns};
 use super::events::EventWriter;
 use crate::event::Event;
 
-/// Rows held before they are written: what a writer needs of memory, some 30 MB.
+/// Events held before they are written, column by column: some 10 MB.
 const ROWS_AT_ONCE: usize = 1 << 16;
+
+/// Columns that hardly have a value twice, and mostly one a little above the one before.
+const TIMES: [&str; 3] = ["time", "mono_ns", "entered_ns"];
 
 /// Writes events, with their provenance, as one table.
 pub struct ParquetWriter<W: Write + Send> {
     file: SerializedFileWriter<W>,
     reader: EventWriter,
-    columns: Vec<(&'static Column, Values)>,
-    rows: usize,
+    events: Vec<Event>,
+    /// Where events come from, each from the event with that index on.
+    from: Vec<(usize, Provenance)>,
 }
 
 impl<W: Write + Send> ParquetWriter<W> {
@@ -37,20 +43,15 @@ impl<W: Write + Send> ParquetWriter<W> {
     /// # Errors
     /// Those of the writer.
     pub fn new(out: W, reader: EventWriter) -> io::Result<Self> {
-        let columns: Vec<_> =
-            columns(true).map(|column| (column, Values::of(column.kind))).collect();
-        let fields = columns.iter().map(|(column, _)| field(column)).collect::<Result<_, _>>();
+        let fields = columns(true).map(field).collect::<Result<_, _>>();
         let schema = fields.and_then(|fields| {
             SchemaType::group_type_builder("twtrace_event").with_fields(fields).build()
         });
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .set_created_by(concat!("twtrace ", env!("CARGO_PKG_VERSION")).into())
-            .build();
         let file = schema.and_then(|schema| {
-            SerializedFileWriter::new(out, Arc::new(schema), Arc::new(properties))
+            SerializedFileWriter::new(out, Arc::new(schema), Arc::new(properties()))
         });
-        Ok(Self { file: file.map_err(io_error)?, reader, columns, rows: 0 })
+        let file = file.map_err(io_error)?;
+        Ok(Self { file, reader, events: Vec::with_capacity(ROWS_AT_ONCE), from: Vec::new() })
     }
 
     /// Takes one event.
@@ -58,12 +59,11 @@ impl<W: Write + Send> ParquetWriter<W> {
     /// # Errors
     /// Those of the writer.
     pub fn write(&mut self, event: &Event, from: &Provenance) -> io::Result<()> {
-        let seen = self.reader.seen(event, Some(from));
-        for (column, values) in &mut self.columns {
-            values.push(column.value(&seen).unwrap_or(Field::Null));
+        if self.from.last().is_none_or(|(_, last)| last != from) {
+            self.from.push((self.events.len(), from.clone()));
         }
-        self.rows += 1;
-        if self.rows == ROWS_AT_ONCE { self.write_rows() } else { Ok(()) }
+        self.events.push(*event);
+        if self.events.len() == ROWS_AT_ONCE { self.write_rows() } else { Ok(()) }
     }
 
     /// Writes what is left, and what makes the file whole.
@@ -78,22 +78,48 @@ impl<W: Write + Send> ParquetWriter<W> {
     }
 
     fn write_rows(&mut self) -> io::Result<()> {
-        if self.rows == 0 {
+        if self.events.is_empty() {
             return Ok(());
         }
-        self.rows = 0;
-        self.write_group().map_err(io_error)
+        self.write_group().map_err(io_error)?;
+        self.events.clear();
+        self.from.clear();
+        Ok(())
     }
 
     fn write_group(&mut self) -> Result<(), ParquetError> {
+        let ends = self.from.iter().skip(1).map(|(begin, _)| *begin).chain([self.events.len()]);
+        let runs: Vec<_> =
+            self.from.iter().zip(ends).map(|((begin, from), end)| (*begin..end, from)).collect();
         let mut group = self.file.next_row_group()?;
-        for (_, values) in &mut self.columns {
-            if let Some(column) = group.next_column()? {
-                values.write(column)?;
+        // One column after the other, since each is code of its own.
+        for column in columns(true) {
+            let mut values = Values::of(column.kind);
+            for (range, from) in &runs {
+                for event in &self.events[range.clone()] {
+                    let seen = self.reader.seen(event, Some(from));
+                    values.push(column.value(&seen).unwrap_or(Field::Null));
+                }
+            }
+            if let Some(writer) = group.next_column()? {
+                values.write(writer)?;
             }
         }
         group.close().map(drop)
     }
+}
+
+/// How columns are written: most have few values, which a dictionary holds once.
+fn properties() -> WriterProperties {
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_created_by(concat!("twtrace ", env!("CARGO_PKG_VERSION")).into());
+    for time in TIMES.map(ColumnPath::from) {
+        properties = properties
+            .set_column_dictionary_enabled(time.clone(), false)
+            .set_column_encoding(time, Encoding::DELTA_BINARY_PACKED);
+    }
+    properties.set_column_dictionary_enabled(ColumnPath::from("tw"), false).build()
 }
 
 /// What comes from the writer below stays as it is.
@@ -124,7 +150,7 @@ fn field(column: &Column) -> Result<TypePtr, ParquetError> {
     Ok(Arc::new(built))
 }
 
-/// The values of a column that are not written yet.
+/// The values of a column.
 struct Values {
     /// 1 where there is a value, 0 where it is null.
     defined: Vec<i16>,
@@ -132,7 +158,7 @@ struct Values {
 }
 
 enum Known {
-    Texts(Vec<ByteArray>),
+    Texts(Texts),
     Numbers(Vec<i64>),
     Flags(Vec<bool>),
 }
@@ -140,7 +166,7 @@ enum Known {
 impl Values {
     fn of(kind: Type) -> Self {
         let known = match kind {
-            Type::Text => Known::Texts(Vec::new()),
+            Type::Text => Known::Texts(Texts::default()),
             Type::Number | Type::Time => Known::Numbers(Vec::new()),
             Type::Flag => Known::Flags(Vec::new()),
         };
@@ -148,18 +174,11 @@ impl Values {
     }
 
     /// Takes a value; one of another type than the column's is null.
-    fn push(&mut self, field: Field) {
+    fn push(&mut self, field: Field<'_>) {
         let known = match (&mut self.known, field) {
-            (Known::Texts(texts), Field::Word(word)) => {
-                texts.push(bytes::Bytes::from_static(word.as_bytes()).into());
-                true
-            }
-            (Known::Texts(texts), Field::Text(text)) => {
-                texts.push(text.into_bytes().into());
-                true
-            }
-            (Known::Texts(texts), field @ Field::Ports(..)) => {
-                texts.push(field.to_string().into_bytes().into());
+            (_, Field::Null) => false,
+            (Known::Texts(texts), field) => {
+                texts.push(field);
                 true
             }
             (Known::Numbers(numbers), Field::Number(number) | Field::Time(number)) => {
@@ -171,31 +190,71 @@ impl Values {
                 true
             }
             (_, field) => {
-                debug_assert_eq!(field, Field::Null, "a column's values are of its type");
+                debug_assert!(false, "{field:?} is not of the column's type");
                 false
             }
         };
         self.defined.push(known.into());
     }
 
-    /// Writes the values and forgets them.
-    fn write(&mut self, mut column: SerializedColumnWriter<'_>) -> Result<(), ParquetError> {
+    /// Writes the values.
+    fn write(self, mut column: SerializedColumnWriter<'_>) -> Result<(), ParquetError> {
         let defined = Some(&self.defined[..]);
-        match &mut self.known {
+        match self.known {
             Known::Texts(texts) => {
-                column.typed::<ByteArrayType>().write_batch(texts, defined, None)?;
-                texts.clear();
+                column.typed::<ByteArrayType>().write_batch(&texts.take(), defined, None)?;
             }
             Known::Numbers(numbers) => {
-                column.typed::<Int64Type>().write_batch(numbers, defined, None)?;
-                numbers.clear();
+                column.typed::<Int64Type>().write_batch(&numbers, defined, None)?;
             }
             Known::Flags(flags) => {
-                column.typed::<BoolType>().write_batch(flags, defined, None)?;
-                flags.clear();
+                column.typed::<BoolType>().write_batch(&flags, defined, None)?;
             }
         }
-        self.defined.clear();
         column.close()
+    }
+}
+
+/// Texts, those that are not words one behind the other in memory: millions by themselves would be
+/// most of the work.
+#[derive(Default)]
+struct Texts {
+    /// All of them, empty where they are in `text`.
+    all: Vec<ByteArray>,
+    text: String,
+    /// Which are in `text`, and where each ends.
+    ends: Vec<(usize, usize)>,
+}
+
+impl Texts {
+    fn push(&mut self, field: Field<'_>) {
+        let word = match field {
+            Field::Word(word) => Bytes::from_static(word.as_bytes()),
+            Field::Text(text) => {
+                self.text.push_str(text);
+                self.end()
+            }
+            field => {
+                write!(self.text, "{field}").expect("a string takes everything");
+                self.end()
+            }
+        };
+        self.all.push(word.into());
+    }
+
+    /// Ends a text, in whose place nothing is as yet.
+    fn end(&mut self) -> Bytes {
+        self.ends.push((self.all.len(), self.text.len()));
+        Bytes::new()
+    }
+
+    fn take(mut self) -> Vec<ByteArray> {
+        let text = Bytes::from(self.text);
+        let mut begin = 0;
+        for (index, end) in self.ends {
+            self.all[index] = text.slice(begin..end).into();
+            begin = end;
+        }
+        self.all
     }
 }
