@@ -48,6 +48,7 @@ fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().collect();
     let outcome = match args.get(1).map(String::as_str) {
         Some("lab") => story::main(&args[2..]),
+        Some("full-screen-panic") => scenario::full_screen::panics(),
         Some("traffic") => scenario::session::traffic(&args[2..]).map(|()| ExitCode::SUCCESS),
         Some("bench") => bench::main(args.split_off(2)).map(|()| ExitCode::SUCCESS),
         _ => harness(args),

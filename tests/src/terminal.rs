@@ -4,9 +4,10 @@ use std::fs;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::expect;
 use crate::lab::Lab;
 use crate::netns;
 use crate::wait;
@@ -34,9 +35,40 @@ impl Terminal {
     pub fn watch(lab: &Lab, args: &[&str]) -> Result<Self> {
         let attach = lab.attach().join(" ");
         let twtrace = lab.twtrace.display();
-        let watch = format!("{twtrace} watch {attach} {}", args.join(" "));
+        Self::telling(&format!("{twtrace} watch {attach} {}", args.join(" ")))
+    }
+
+    /// Starts one whose shell runs a command, then says how it ended and what it left behind.
+    pub fn telling(command: &str) -> Result<Self> {
         // `stty` says whether the terminal was given back as it was.
-        Self::running(&format!("{watch}; echo ended with $?; stty -a; exec cat"))
+        Self::running(&format!("{command}; echo ended with $?; stty -a; exec cat"))
+    }
+
+    /// Waits for the end of what tells how it ended, and asserts that the terminal is as it was
+    /// before.
+    pub fn given_back(&self, status: u8) -> Result<String> {
+        // Both words are settings that the full screen takes away.
+        let settings = |screen: &str| {
+            let words: Vec<&str> = screen.split([' ', ';', '\n']).collect();
+            words.contains(&"icanon") && words.contains(&"echo")
+        };
+        let ended = format!("ended with {status}\n");
+        let screen = self.shows("the shell again, and the terminal as it was", |screen| {
+            screen.contains(&ended) && settings(screen)
+        })?;
+        expect::equal("a second screen is shown", &false, &self.shows_alternate()?)?;
+        Ok(screen)
+    }
+
+    /// Whether the screen shown is the second one, which programs that fill it ask for.
+    pub fn shows_alternate(&self) -> Result<bool> {
+        let said = self.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"])?;
+        match said.trim() {
+            // Such programs hide the cursor as well.
+            "1 0" => Ok(true),
+            "0 1" => Ok(false),
+            other => bail!("alternate screen and cursor are {other}"),
+        }
     }
 
     /// Types keys by the names that tmux has for them.

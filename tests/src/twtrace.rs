@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -106,16 +107,39 @@ impl Tracer {
 
     fn stop(self) -> Result<(String, String)> {
         let (stdout, stderr) = self.running.stop()?;
-        // Asked the same, the recording has to give the same answer to the last byte.
-        let mut replay = command(&self.lab);
-        let output = finished(replay.args(&self.question).arg("--replay").arg(&self.recording))?;
-        let replayed = String::from_utf8_lossy(&output.stdout);
-        if !output.status.success() || replayed.trim_end() != stdout.trim_end() {
-            let shown = shown(&output);
-            bail!("the replay differs from the live answer:\n{stdout}\n{stderr}\n{shown}");
-        }
+        let question: Vec<&str> = self.question.iter().map(String::as_str).collect();
+        replays_as(&self.lab, &question, &self.recording, &stdout)
+            .with_context(|| stderr.clone())?;
         Ok((stdout, stderr))
     }
+}
+
+/// Asked the same, a recording has to give the same answer to the last byte.
+fn replays_as(lab: &Lab, question: &[&str], recording: &Path, live: &str) -> Result<()> {
+    let output = finished(command(lab).args(question).arg("--replay").arg(recording))?;
+    let replayed = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() || replayed.trim_end() != live.trim_end() {
+        let shown = shown(&output);
+        bail!("the replay differs from the live answer:\n{live}\n{shown}");
+    }
+    Ok(())
+}
+
+/// Runs a `twtrace watch -o json` of this lab that ends by itself, for what `ending` says: gives
+/// its document, which its recording gave as well.
+pub fn watch_to_its_end(lab: &Lab, args: &[&str], ending: &[&str]) -> Result<Summary> {
+    let recording = tempfile::NamedTempFile::new()?.into_temp_path();
+    let kept = recording.to_str().context("the recording's path")?;
+    let question = [&["watch", "-o", "json", "--max-live", "16384"], args].concat();
+    let live = [&question[..], &lab.attach(), &["--buffer", "2", "--record", kept], ending];
+    let output = run(lab, &live.concat())?;
+    if !output.status.success() {
+        bail!("{}", shown(&output));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    // The whole recording is what the session took in, whatever ended it.
+    replays_as(lab, &question, &recording, &text).with_context(|| shown(&output))?;
+    Summary::parse(&text, lab.backend.name()).with_context(|| shown(&output))
 }
 
 /// A `twtrace` process that watches.

@@ -1,17 +1,20 @@
 //! Filters let through exactly what matches.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
 
 use crate::cgroup::Cgroup;
 use crate::daemon::Daemon;
-use crate::equation::settled;
+use crate::equation::{Ledger, settled};
 use crate::expect;
 use crate::lab::Lab;
 use crate::netns::Netns;
-use crate::summary::Summary;
+use crate::summary::{Summary, Totals};
 use crate::topology::{self, SERVER, address};
 use crate::traffic::{Behaviour, Client, Server};
 use crate::twtrace::{self, Running, Tracer};
+use crate::wait;
 
 /// One mixture of traffic under many filters at once; the numbers of connections are such that
 /// each sum tells which ones were in it.
@@ -109,4 +112,32 @@ fn connect_in(group: &Cgroup, netns: &Netns, to: std::net::SocketAddr, count: u6
     let traffic = ["ip", "netns", "exec", netns.name(), &own, "traffic", &to, &count];
     let output = twtrace::finished(&mut group.command(&traffic))?;
     expect::that(output.status.success(), || twtrace::shown(&output))
+}
+
+/// What only userspace can tell apart is counted as the kernel counts it: all connections of one
+/// namespace match and none of the other's do, so that the kernel's own counters are of the same
+/// sockets, their ends among them.
+pub fn in_userspace(lab: &Lab) -> Result<()> {
+    let (with, without) = (topology::pair()?, topology::pair()?);
+    without.client.set("ipv4/tcp_timestamps", "0")?;
+    let serve = |net: &topology::Pair| {
+        net.client.set("ipv4/tcp_tw_reuse", "1")?;
+        Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)
+    };
+    let servers = [serve(&with)?, serve(&without)?];
+    topology::ephemeral_ports(&with.client, 20_000, 20_029)?;
+    let ledgers = [Ledger::open(&with.client)?, Ledger::open(&without.client)?];
+    let (one, other) = (with.client.inum(), without.client.inum());
+    let filter = format!("(netns {one} or netns {other}) and timestamps");
+    let tracer = Tracer::watch(lab, &[&filter])?;
+    Client::new(&with.client).short_connections(servers[0].addr(), 30)?;
+    Client::new(&without.client).short_connections(servers[1].addr(), 20)?;
+    // Old enough for their ports to be taken over.
+    wait::pass(Duration::from_millis(1500));
+    Client::new(&with.client).short_connections(servers[0].addr(), 20)?;
+    let reused = ledgers[0].counted()?.tw_recycled;
+    let want = Totals { entered: 50, reused, live: 50 - reused, ..Totals::default() };
+    let left_out = Totals { entered: 20, live: 20, ..Totals::default() };
+    ledgers[1].agrees_with(&left_out).context(super::SPOILT)?;
+    super::totals_are(tracer, &ledgers[0], want).map(drop)
 }

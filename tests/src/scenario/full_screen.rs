@@ -1,16 +1,22 @@
 //! The full screen in a real terminal: it shows what happened, obeys keys, and leaves no trace.
 
-use anyhow::Result;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
 use rustix::process::Signal;
+use twtrace::session::FullScreen;
+use twtrace::view::tui::State;
 
 use crate::equation::settled;
 use crate::expect;
 use crate::lab::Lab;
+use crate::netns::Netns;
 use crate::terminal::Terminal;
 use crate::topology::{self, SERVER};
 use crate::traffic::{Behaviour, Client, Server};
 
-/// Types through every view while sockets enter, and ends it with a signal the second time.
+/// Types through every view while sockets enter.
 pub fn full_screen(lab: &Lab) -> Result<()> {
     let net = topology::pair()?;
     let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
@@ -53,26 +59,59 @@ pub fn full_screen(lab: &Lab) -> Result<()> {
     terminal.keys(&["q"])?;
     terminal.shows("a question", |screen| screen.contains("q again ends"))?;
     terminal.keys(&["q"])?;
-    let last = given_back(&terminal)?;
-    expect::that(last.contains("total: 7 entered"), || format!("the last table:\n{last}"))?;
-    drop(terminal);
-
-    let terminal = Terminal::watch(lab, &["--netns", net.client.name()])?;
-    terminal.shows("the sockets present", |screen| screen.contains("0 entered  7 live"))?;
-    terminal.signal(Signal::TERM)?;
-    given_back(&terminal).map(drop)
+    let last = terminal.given_back(0)?;
+    expect::that(last.contains("total: 7 entered"), || format!("the last table:\n{last}"))
 }
 
-/// Waits for the end and asserts that the terminal is as it was before.
-fn given_back(terminal: &Terminal) -> Result<String> {
-    // Both words are settings that the full screen takes away.
-    let settings = |screen: &str| {
-        let words: Vec<&str> = screen.split([' ', ';', '\n']).collect();
-        words.contains(&"icanon") && words.contains(&"echo")
-    };
-    terminal.shows("the shell again, and the terminal as it was", |screen| {
-        screen.contains("ended with 0") && settings(screen)
-    })
+/// Whatever ends it, the terminal comes back as it was: signals, and a panic, which nothing outside
+/// can provoke and is therefore that of a program of ours with the same screen.
+pub fn gives_the_terminal_back(lab: &Lab) -> Result<()> {
+    let netns = Netns::new("ends")?;
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+        let terminal = Terminal::watch(lab, &["--netns", netns.name()])?;
+        terminal.shows("that nothing happened yet", |screen| screen.contains("0 lost"))?;
+        expect::equal("a second screen is shown", &true, &terminal.shows_alternate()?)?;
+        terminal.signal(signal)?;
+        terminal.given_back(0)?;
+    }
+    let own = std::env::current_exe()?;
+    let terminal = Terminal::telling(&format!("{} full-screen-panic", own.display()))?;
+    let last = terminal.given_back(101)?;
+    expect::that(last.contains(PANIC), || format!("the panic does not say why:\n{last}"))
+}
+
+/// What the program of ours says.
+const PANIC: &str = "this panic is a test's";
+
+/// The hidden command `full-screen-panic`: takes the terminal and panics.
+pub fn panics() -> Result<ExitCode> {
+    let mut state = State::default();
+    let screen = FullScreen::open(&mut state)?;
+    assert!(!std::io::stdin().is_terminal(), "{PANIC}");
+    drop(screen);
+    bail!("this is for a terminal");
+}
+
+/// Ctrl-Z gives the shell its screen, `fg` brings ours back.
+pub fn stops_and_goes_on(lab: &Lab) -> Result<()> {
+    let netns = Netns::new("stops")?;
+    let terminal = Terminal::running("exec bash --norc --noprofile -i")?;
+    let (program, attach) = (lab.twtrace.display(), lab.attach().join(" "));
+    terminal.text(&format!("{program} watch {attach} --netns {}\n", netns.name()))?;
+    let ours = |screen: &str| screen.contains("0 entered  0 live  0 lost");
+    terminal.shows("that nothing happened yet", ours)?;
+    terminal.keys(&["C-z"])?;
+    terminal.shows("the shell", |screen| screen.contains("Stopped") && !ours(screen))?;
+    expect::equal("a second screen is shown", &false, &terminal.shows_alternate()?)?;
+    terminal.text("fg\n")?;
+    terminal.shows("ours again", ours)?;
+    expect::equal("a second screen is shown", &true, &terminal.shows_alternate()?)?;
+    terminal.keys(&["?"])?;
+    terminal.shows("that keys are heard", |screen| screen.contains("Ctrl-C at once"))?;
+    terminal.keys(&["C-c"])?;
+    terminal.shows("the last table", |screen| screen.contains("entries and ends through"))?;
+    terminal.text("echo ended with $?\n")?;
+    terminal.shows("how it ended", |screen| screen.contains("ended with 0\n")).map(drop)
 }
 
 /// The words of a line behind its name; none if it has another name.

@@ -12,8 +12,9 @@ mod expiry;
 mod fields;
 mod filters;
 mod fin_wait2;
-mod full_screen;
+pub mod full_screen;
 mod killed;
+mod lab;
 mod limits;
 mod manual;
 mod offsets;
@@ -153,6 +154,7 @@ pub const ALL: &[Scenario] = &[
     every("reset_while_closing_is_not_an_entry", reset::reset_while_closing_is_not_an_entry),
     every("filters", filters::filters),
     tracepoints("filters_by_names_of_the_time", filters::by_names_of_the_time),
+    every("filters_in_userspace_against_the_kernel", filters::in_userspace),
     every("why_a_socket_is_blocked", entry::why_a_socket_is_blocked),
     every("no_ends_counts_the_same", limits::no_ends_counts_the_same),
     every("cap_of_peers_folds_into_other", limits::cap_of_peers_folds_into_other),
@@ -195,7 +197,10 @@ pub const ALL: &[Scenario] = &[
     agent("capabilities_of_the_unit_are_enough", capabilities::of_the_unit_are_enough),
     agent("capabilities_that_are_missing_are_named", capabilities::that_are_missing_are_named),
     tracepoints("prometheus_scrapes_the_counts", prometheus::prometheus_scrapes_the_counts),
+    tracepoints("lab_twice_in_a_row_leaves_nothing", lab::twice_in_a_row),
     tracepoints("full_screen", full_screen::full_screen),
+    tracepoints("full_screen_gives_the_terminal_back", full_screen::gives_the_terminal_back),
+    tracepoints("full_screen_stops_and_goes_on", full_screen::stops_and_goes_on),
     tracepoints("man_pages_are_without_fault", manual::pages_are_without_fault),
     tracepoints("completions_work_in_each_shell", manual::completions_work_in_each_shell),
     tracepoints("diagnosis_of_a_healthy_host", diagnosis::of_a_healthy_host),

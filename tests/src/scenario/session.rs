@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail};
 use crate::expect;
 use crate::lab::Lab;
 use crate::netns::Netns;
-use crate::summary::Summary;
 use crate::traffic::{Behaviour, Client, Server, close_first};
 use crate::{twtrace, wait};
 
@@ -28,15 +27,13 @@ pub fn command_mode(lab: &Lab) -> Result<()> {
     let server = Server::start(&netns, "127.0.0.1:8080", Behaviour::AnswersEof)?;
     let own = std::env::current_exe()?.display().to_string();
     let addr = server.addr().to_string();
-    let attach = lab.attach();
-    let watch = [&["watch", "-o", "json", "--netns", netns.name()], &attach[..]].concat();
+    let only = ["--netns", netns.name()];
     let command = ["--", "ip", "netns", "exec", netns.name(), &own, "traffic", &addr, "25"];
-    let output = twtrace::run(lab, &[&watch[..], &twtrace::SMALL, &command[..]].concat())?;
-    expect::that(output.status.success(), || twtrace::shown(&output))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let summary =
-        Summary::parse(&text, lab.backend.name()).with_context(|| twtrace::shown(&output))?;
+    let summary = twtrace::watch_to_its_end(lab, &only, &command)?;
     expect::equal("entered", &25, &summary.totals()?.entered)?;
+
+    let attach = lab.attach();
+    let watch = [&["watch", "-o", "json"], &only[..], &attach].concat();
 
     let failing = [&watch[..], &twtrace::SMALL, &["--", "sh", "-c", "exit 7"]].concat();
     let output = twtrace::run(lab, &failing)?;
@@ -64,11 +61,9 @@ pub fn duration_ends_the_session(lab: &Lab) -> Result<()> {
 fn ends_by_itself(lab: &Lab, args: &[&str]) -> Result<()> {
     let netns = Netns::new("ends")?;
     let server = Server::start(&netns, "127.0.0.1:8080", Behaviour::AnswersEof)?;
-    let attach = lab.attach();
-    let watch = [&["watch", "-o", "json", "--netns", netns.name()], &attach[..]].concat();
-    let args = [&watch[..], &twtrace::SMALL, args].concat();
-    let output = thread::scope(|scope| {
-        let run = scope.spawn(|| twtrace::run(lab, &args));
+    let only = ["--netns", netns.name()];
+    let summary = thread::scope(|scope| {
+        let run = scope.spawn(|| twtrace::watch_to_its_end(lab, &only, args));
         // Traffic goes on until the session is over: nothing here tells when it began.
         wait::until("the session to end", wait::SOON * 2, || {
             Client::new(&netns).short_connections(server.addr(), 1)?;
@@ -76,10 +71,6 @@ fn ends_by_itself(lab: &Lab, args: &[&str]) -> Result<()> {
         })?;
         run.join().ok().context("the thread that ran twtrace panicked")?
     })?;
-    expect::that(output.status.success(), || twtrace::shown(&output))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let summary =
-        Summary::parse(&text, lab.backend.name()).with_context(|| twtrace::shown(&output))?;
     let entered = summary.totals()?.entered;
     expect::that(entered >= 1, || "nothing was seen during the session".to_owned())?;
     if args.contains(&"--count") {

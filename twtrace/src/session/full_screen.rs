@@ -1,10 +1,22 @@
 //! The terminal under the full screen: taken, drawn on, listened to, and given back.
 
-use std::{io, pin::Pin};
+use std::{
+    io, panic,
+    pin::Pin,
+    sync::{
+        Once,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use crossterm::event::{Event as Input, EventStream, KeyCode, KeyEvent, KeyModifiers};
+use crossterm::{
+    cursor::Show,
+    event::{Event as Input, EventStream, KeyCode, KeyEvent, KeyModifiers},
+    execute,
+    terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+};
 use futures_core::Stream;
-use ratatui::DefaultTerminal;
+use ratatui::{DefaultTerminal, Terminal, prelude::CrosstermBackend};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::log::Hold;
@@ -24,8 +36,7 @@ impl FullScreen {
     /// The terminal does not do what is needed.
     pub fn open(state: &mut State) -> io::Result<Self> {
         let log = Hold::begin();
-        // This also has a panic give the terminal back before it says anything.
-        let terminal = ratatui::try_init()?;
+        let terminal = take()?;
         let size = terminal.size()?;
         state.resize(size.width, size.height);
         let mut screen = Self { terminal, keys: EventStream::new(), _log: log };
@@ -69,16 +80,46 @@ impl FullScreen {
 
     /// Stops as a shell's job does, and comes back with it.
     fn suspend(&mut self) -> io::Result<()> {
-        ratatui::restore();
+        give_back();
         kill_process(getpid(), Signal::TSTP)?;
-        self.terminal = ratatui::try_init()?;
+        self.terminal = take()?;
         self.terminal.clear()
     }
 }
 
 impl Drop for FullScreen {
     fn drop(&mut self) {
-        ratatui::restore();
+        give_back();
+    }
+}
+
+/// Whether the terminal is taken. Given back twice, it would put the cursor where it was before
+/// ours, over what was written since: the message of a panic, which gives it back first.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Takes the terminal. A panic from now on gives it back before it says anything.
+fn take() -> io::Result<DefaultTerminal> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            give_back();
+            before(info);
+        }));
+    });
+    TAKEN.store(true, Ordering::Relaxed);
+    enable_raw_mode()
+        .and_then(|()| execute!(io::stdout(), EnterAlternateScreen))
+        .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())))
+        .inspect_err(|_| give_back())
+}
+
+/// Gives it back, once for each time that it was taken.
+fn give_back() {
+    if TAKEN.swap(false, Ordering::Relaxed) {
+        // Nobody to tell if the terminal is gone.
+        let _ = disable_raw_mode();
+        let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
     }
 }
 

@@ -22,6 +22,7 @@ pub use check::check;
 pub use diagnose::diagnose;
 pub use explain::explain;
 pub use export::export;
+pub use full_screen::FullScreen;
 pub use peer::peer;
 pub use record::record;
 pub use remote::DaemonError;

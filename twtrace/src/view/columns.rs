@@ -284,9 +284,7 @@ static EVENT: [Column; 36] = [
         0 => Some(Field::Null),
         entered_ns => Some(number(entered_ns)),
     }),
-    column("remote_addr", Type::Text, |seen| {
-        Some(Field::Address(ip(seen.event.flow().remote)))
-    }),
+    column("remote_addr", Type::Text, |seen| Some(Field::Address(ip(seen.event.flow().remote)))),
     column("schema", Type::Text, |_| Some(Field::Word(SCHEMA))),
 ];
 
