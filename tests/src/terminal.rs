@@ -100,14 +100,19 @@ impl Terminal {
         })
     }
 
-    /// Sends the program that the shell runs a signal.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
+    /// The process that the shell runs.
+    pub fn child(&self) -> Result<u32> {
         let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"])?;
         let shell = shell.trim();
         let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"))?;
         let child = children.split_whitespace().next().context("the shell runs nothing")?;
-        let pid = child.parse().ok().and_then(Pid::from_raw).context("process id")?;
-        kill_process(pid, signal).context("signalling twtrace")
+        child.parse().context("process id")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child()?).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("process id")?, signal).context("signalling twtrace")
     }
 
     fn tmux(&self, args: &[&str]) -> Result<String> {

@@ -10,6 +10,7 @@ mod endtoend;
 mod growth;
 mod kernel;
 mod load;
+mod screen;
 mod snapshot;
 mod start;
 
@@ -30,13 +31,14 @@ pub struct Bench {
 type Area = (&'static str, fn(&Bench) -> Result<()>);
 
 /// All areas, in the order they are run.
-const AREAS: [Area; 6] = [
+const AREAS: [Area; 7] = [
     ("start", start::run),
     ("kernel", kernel::run),
     ("endtoend", endtoend::run),
     ("snapshot", snapshot::run),
     ("burst", burst::run),
     ("growth", growth::run),
+    ("screen", screen::run),
 ];
 
 /// Runs the areas asked for, or all.
