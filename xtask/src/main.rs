@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod lab;
 mod process;
+mod progress;
 mod run;
 mod setup;
 mod steps;

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    io,
+    io::{self, IsTerminal as _},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -14,7 +14,9 @@ use crate::toolchain;
 
 /// Prints one line of xtask's own to stderr.
 macro_rules! say {
-    ($($word:tt)*) => { eprintln!("xtask: {}", format_args!($($word)*)) };
+    ($($word:tt)*) => {
+        $crate::progress::above(|| eprintln!("xtask: {}", format_args!($($word)*)))
+    };
 }
 pub(crate) use say;
 
@@ -32,6 +34,11 @@ pub fn run_visibly(command: &mut Command) -> Result<()> {
         bail!("{} failed ({status})", name(command));
     }
     Ok(())
+}
+
+/// What keeps apt from showing how far it is where that would only fill a log.
+pub fn quiet() -> Option<&'static str> {
+    (!io::stderr().is_terminal()).then_some("-q")
 }
 
 /// Runs a command and gives back what it printed; its stderr is part of the error.

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     build::{self, StaticPrograms},
     process::{self, say},
+    progress::{self, Ongoing},
     setup,
     steps::Steps,
     vm,
@@ -112,14 +113,24 @@ fn scenarios(programs: &StaticPrograms, arguments: &[&OsStr]) -> Result<Vec<Stri
     let mut child = command.spawn().context("cannot run the scenarios")?;
     let stdout = child.stdout.take().context("the scenarios' output was asked for")?;
     let mut failed = Vec::new();
+    let ongoing = Ongoing::begin("scenarios on this host");
+    let (mut done, mut planned) = (0, 0);
     for line in BufReader::new(stdout).lines() {
         let line = line.context("reading what the scenarios print")?;
-        println!("{line}");
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if let ["test", name, "...", "FAILED"] = words.as_slice() {
-            failed.push((*name).to_owned());
+        progress::above(|| println!("{line}"));
+        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["running", count, _] => planned = count.parse().unwrap_or(0),
+            ["test", name, "...", word] => {
+                done += 1;
+                if *word == "FAILED" {
+                    failed.push((*name).to_owned());
+                }
+            }
+            _ => {}
         }
+        ongoing.tell(&format!("{done} of {planned}, {} failed", failed.len()));
     }
+    drop(ongoing);
     let status = child.wait().context("waiting for the scenarios")?;
     if !status.success() && failed.is_empty() {
         bail!("the scenarios ended with {status}");

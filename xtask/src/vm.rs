@@ -28,6 +28,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     build::{self, StaticPrograms},
     process::say,
+    progress::{self, Ongoing},
     setup,
 };
 use accel::Accel;
@@ -247,19 +248,23 @@ fn run_one(
         silence: Duration::from_secs(args.silence),
         total: Duration::from_secs(args.timeout),
     };
+    let ongoing = Ongoing::begin(format!("machine with kernel {}", kernel.label));
     let mut progress = Progress::new(&kernel.label);
+    ongoing.tell(&progress.how_far());
     let mut booted = None;
     let end = machine.run(limits, |event| {
         if let console::Event::Started = event {
             booted = Some(started.elapsed());
         }
         if let Some(line) = progress.take(event) {
-            if line.starts_with("test ") { println!("{line}") } else { say!("{line}") }
+            if line.starts_with("test ") { tell(&line) } else { say!("{line}") }
         }
+        ongoing.tell(&progress.how_far());
     })?;
+    drop(ongoing);
     let (tally, line) = progress.finish(&end, &machine);
     if let Some(line) = line {
-        println!("{line}");
+        tell(&line);
     }
     say!(
         "{} took {:.1} s, {} of them to boot, under {accel:?}",
@@ -268,6 +273,11 @@ fn run_one(
         booted.map_or_else(|| "all".to_owned(), |it| format!("{:.1}", it.as_secs_f64())),
     );
     Ok(tally)
+}
+
+/// Prints a result.
+fn tell(line: &str) {
+    progress::above(|| println!("{line}"));
 }
 
 /// Runs the guest's program with these arguments under one kernel, and answers the lines it
@@ -288,11 +298,14 @@ pub fn say_lines(
     let machine = Machine { image, initramfs: &initramfs, accel, dir: &dir, processors: 2 };
     let limits = Limits { silence: Duration::from_secs(300), total: Duration::from_secs(900) };
     let mut lines = Vec::new();
+    let ongoing = Ongoing::begin(format!("machine with kernel {}", kernel.label));
     let end = machine.run(limits, |event| {
         if let console::Event::Text(line) = event {
             lines.push(line.clone());
+            ongoing.tell(&format!("{} lines of results", lines.len()));
         }
     })?;
+    drop(ongoing);
     match end {
         qemu::End::Exit(0) => Ok(lines),
         _ => bail!("{}: the machine did not end well:\n{}", kernel.label, lines.join("\n")),

@@ -83,7 +83,7 @@ pub fn refresh_package_lists() -> Result<()> {
     if process::find("apt-get").is_none() {
         return Ok(());
     }
-    if let Err(error) = process::run(process::as_root("apt-get")?.args(["update", "-q"])) {
+    if let Err(error) = process::run(process::as_root("apt-get")?.arg("update").args(process::quiet())) {
         // One dead source among many fails the whole; what is needed may be in another.
         say!("{error:#}; going on with the lists there are");
     }
@@ -94,7 +94,8 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     let mut command = process::as_root("apt-get")?;
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["install", "-y", "-q", "--no-install-recommends"])
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(process::quiet())
         .args(packages);
     process::run(&mut command)
         .with_context(|| format!("this distribution may not have all of: {}", packages.join(", ")))

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Result;
 
 use super::cache::Cache;
-use crate::process::say;
+use crate::{process::say, progress::Ongoing};
 
 /// How long a kernel may take under KVM to say its first word; a real one needs 0.1 s.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -63,6 +63,7 @@ pub fn choose(cache: &Cache, image: &Path) -> Result<Accel> {
 
 /// Boots a kernel with nothing to run; its banner is enough.
 fn boots_under_kvm(image: &Path) -> Result<bool> {
+    let _ongoing = Ongoing::begin("trying whether KVM works here");
     let log = tempfile::NamedTempFile::new()?;
     let mut child = Command::new("qemu-system-x86_64")
         .args(Accel::Kvm.options())

@@ -46,7 +46,7 @@ impl Apt {
 
     /// Fetches the suite's lists.
     pub fn update(&self) -> Result<()> {
-        process::run(self.command("apt-get").args(["update", "-q"])).with_context(|| {
+        process::run(self.command("apt-get").arg("update").args(process::quiet())).with_context(|| {
             format!(
                 "cannot read the package lists of Debian's {suite} from the archive that this \
                  machine's apt uses; if {suite} has moved to another archive, fetch a kernel by \
@@ -71,7 +71,9 @@ impl Apt {
 
     /// Downloads packages into a directory; apt checks them against the signed lists.
     pub fn download(&self, names: &[String], into: &Path) -> Result<()> {
-        process::run(self.command("apt-get").args(["download", "-q"]).args(names).current_dir(into))
+        let mut command = self.command("apt-get");
+        command.arg("download").args(process::quiet()).args(names);
+        process::run(command.current_dir(into))
     }
 
     fn sources(&self) -> PathBuf {

@@ -125,6 +125,17 @@ impl<'a> Progress<'a> {
         None
     }
 
+    /// How far it is, in few words.
+    pub fn how_far(&self) -> String {
+        let Tally { passed, failed, ignored } = &self.tally;
+        let done = passed + failed.len() + ignored;
+        match (self.booted, failed.len()) {
+            (false, _) => "booting".to_owned(),
+            (true, 0) => format!("{done} of {} scenarios", done + self.open.len()),
+            (true, bad) => format!("{done} of {} scenarios, {bad} FAILED", done + self.open.len()),
+        }
+    }
+
     /// Closes the books: an end before the scenarios' own counts as a failed test.
     pub fn finish(mut self, end: &End, machine: &Machine<'_>) -> (Tally, Option<String>) {
         let why = match end {
