@@ -1,14 +1,15 @@
 //! The story that twtrace is for, played on this machine: `cargo xtask lab`.
 //!
-//! The hidden command `lab [--twtrace PATH] [--hold]`. A client reaches one server directly and
+//! The hidden command `lab [--twtrace PATH] [--hold | --picture FILE]`. A client reaches one server directly and
 //! another one through a router that strips TCP timestamps; all of it in network namespaces that
 //! are gone in the end, whatever ended it.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::counters::Counters;
 use crate::lab;
 use crate::netns::{self, Netns};
+use crate::terminal::Terminal;
 use crate::topology::{self, ROUTED, Routed, SERVER};
 use crate::traffic::{Behaviour, Client, Outcome, Server};
 use crate::wait;
@@ -29,24 +31,34 @@ const AT_ONCE: usize = 50;
 /// Time between two such series: about 800 connections a second.
 const PAUSE: Duration = Duration::from_millis(55);
 
+/// Height of the picture: two peers need no more.
+const PICTURE_LINES: u16 = 9;
+/// Traffic before it.
+const PICTURE_AFTER: Duration = Duration::from_secs(12);
+
 /// Plays the story.
 pub fn main(args: &[String]) -> Result<ExitCode> {
-    let (mut named, mut hold) = (None, false);
+    let (mut named, mut hold, mut picture) = (None, false, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--twtrace" => named = Some(args.next().context("--twtrace needs a path")?.as_str()),
             "--hold" => hold = true,
-            other => bail!("lab takes --twtrace PATH and --hold, not {other}"),
+            "--picture" => picture = Some(args.next().context("--picture needs a file")?),
+            other => bail!("lab takes --twtrace PATH, --hold and --picture FILE, not {other}"),
         }
     }
     sweep()?;
     let twtrace = lab::find_twtrace(named)?;
     let story = Story::begin(&twtrace)?;
-    story.direct()?;
-    story.stripped()?;
-    if hold {
-        story.hold()?;
+    if let Some(file) = picture {
+        fs::write(file, story.picture()?)?;
+    } else {
+        story.direct()?;
+        story.stripped()?;
+        if hold {
+            story.hold()?;
+        }
     }
     say("the namespaces are deleted, and with them all that was in them");
     Ok(ExitCode::SUCCESS)
@@ -134,6 +146,21 @@ impl<'a> Story<'a> {
             self.connect(&self.behind, 1)?;
         }
         Ok(())
+    }
+
+    /// What is on the full screen after a while of traffic to both servers, of which what goes
+    /// through the router will use up all ports but has not yet.
+    fn picture(&self) -> Result<String> {
+        let watch = format!("{} watch --netns {}", self.twtrace.display(), self.net.client.name());
+        let terminal = Terminal::telling(&watch)?;
+        terminal.resize(80, PICTURE_LINES)?;
+        terminal.shows("that nothing happened yet", |screen| screen.contains("0 lost"))?;
+        let started = Instant::now();
+        while started.elapsed() < PICTURE_AFTER && !self.is_over() {
+            self.connect(&self.direct, AT_ONCE)?;
+            self.connect(&self.behind, 3)?;
+        }
+        terminal.shows("the finding", |screen| screen.contains("TW001"))
     }
 
     fn is_over(&self) -> bool {

@@ -1,10 +1,14 @@
 //! `cargo xtask lab`: the story that twtrace is for, on the reader's own machine.
 
-use std::{os::unix::process::CommandExt as _, process::ExitCode};
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result};
 
-use crate::{build, process, setup};
+use crate::{build, page, process, setup};
 
 /// What the user asked for.
 #[derive(clap::Args)]
@@ -12,18 +16,35 @@ pub struct Args {
     /// Go on with the traffic in the end, to be watched from another terminal.
     #[arg(long)]
     hold: bool,
+    /// Instead, take the picture of the full screen in README.md anew.
+    #[arg(long, conflicts_with = "hold")]
+    picture: bool,
 }
 
 /// Builds the tracer and the scenarios, and becomes the scenario runner's lab.
 pub fn main(args: &Args) -> Result<ExitCode> {
-    setup::ensure(setup::Purpose::Lab)?;
+    setup::ensure(if args.picture { setup::Purpose::Test } else { setup::Purpose::Lab })?;
     let twtrace = build::program("twtrace", true)?;
     let tests = build::program("twtrace-tests", true)?;
     let mut command = process::as_root(&tests)?;
     command.arg("lab").arg("--twtrace").arg(twtrace);
+    if args.picture {
+        return picture(command);
+    }
     if args.hold {
         command.arg("--hold");
     }
     let error = command.exec();
     Err(error).with_context(|| format!("cannot run {}", tests.display()))
+}
+
+/// Has the lab look at itself for a while, and puts what it saw into the README.
+fn picture(mut lab: Command) -> Result<ExitCode> {
+    let seen = tempfile::NamedTempFile::new()?;
+    process::run(lab.arg("--picture").arg(seen.path()))?;
+    let readme = build::workspace().join("README.md");
+    let page = fs::read_to_string(&readme).context("reading README.md")?;
+    let text = format!("```text\n{}\n```\n", fs::read_to_string(seen.path())?.trim_end());
+    fs::write(&readme, page::fill(&page, "picture", &text)?).context("writing README.md")?;
+    Ok(ExitCode::SUCCESS)
 }

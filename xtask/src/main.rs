@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod lab;
+mod page;
 mod process;
 mod progress;
 mod run;

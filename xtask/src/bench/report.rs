@@ -2,12 +2,13 @@
 
 use std::{fmt::Write as _, fs, path::Path};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::{
     plot::thousands,
     samples::{Figure, Median, Samples, ratio},
 };
+use crate::page::fill;
 
 /// The page.
 pub const PAGE: &str = "PERFORMANCE.md";
@@ -33,7 +34,7 @@ pub fn write(samples: &Samples, docs: &Path) -> Result<String> {
     for (name, table) in tables {
         let text = table(samples);
         if !text.is_empty() {
-            page = fill(&page, name, &text)?;
+            page = fill(&page, name, &text).context(PAGE)?;
             let _ = writeln!(all, "## {name}\n\n{text}");
         }
     }
@@ -42,16 +43,6 @@ pub fn write(samples: &Samples, docs: &Path) -> Result<String> {
     }
     fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(all)
-}
-
-/// Puts a text between the markers of that name.
-fn fill(page: &str, name: &str, text: &str) -> Result<String> {
-    let (begin, end) = (format!("<!-- begin {name} -->\n"), format!("<!-- end {name} -->"));
-    let Some((before, rest)) = page.split_once(&begin) else {
-        bail!("{PAGE} has no place for {name}");
-    };
-    let (_, after) = rest.split_once(&end).with_context(|| format!("{name} does not end"))?;
-    Ok(format!("{before}{begin}{text}{end}{after}"))
 }
 
 /// Lines of a table, its heading first; empty without lines.

@@ -83,7 +83,9 @@ pub fn refresh_package_lists() -> Result<()> {
     if process::find("apt-get").is_none() {
         return Ok(());
     }
-    if let Err(error) = process::run(process::as_root("apt-get")?.arg("update").args(process::quiet())) {
+    if let Err(error) =
+        process::run(process::as_root("apt-get")?.arg("update").args(process::quiet()))
+    {
         // One dead source among many fails the whole; what is needed may be in another.
         say!("{error:#}; going on with the lists there are");
     }

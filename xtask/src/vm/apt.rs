@@ -46,14 +46,16 @@ impl Apt {
 
     /// Fetches the suite's lists.
     pub fn update(&self) -> Result<()> {
-        process::run(self.command("apt-get").arg("update").args(process::quiet())).with_context(|| {
-            format!(
-                "cannot read the package lists of Debian's {suite} from the archive that this \
+        process::run(self.command("apt-get").arg("update").args(process::quiet())).with_context(
+            || {
+                format!(
+                    "cannot read the package lists of Debian's {suite} from the archive that this \
                  machine's apt uses; if {suite} has moved to another archive, fetch a kernel by \
                  hand and name it with --image and --modules",
-                suite = self.suite
-            )
-        })
+                    suite = self.suite
+                )
+            },
+        )
     }
 
     /// Names of the packages in the suite that begin like this.
