@@ -38,7 +38,7 @@ fn formats(program: &str, args: &[&str]) -> Result<()> {
 pub fn completions_work_in_each_shell(lab: &Lab) -> Result<()> {
     completes(lab, "bash", "bash --norc --noprofile", "source")?;
     completes(lab, "zsh", "zsh -f", "autoload -Uz compinit && compinit -D -u && source")?;
-    completes(lab, "fish", "fish --no-config", "source")
+    completes(lab, "fish", "fish", "source")
 }
 
 fn completes(lab: &Lab, shell: &str, start: &str, load: &str) -> Result<()> {
@@ -52,7 +52,8 @@ fn completes(lab: &Lab, shell: &str, start: &str, load: &str) -> Result<()> {
     let beside = program.parent().unwrap_or(Path::new("/")).display();
     let home = directory.path().display();
     let terminal = Terminal::running(&format!(
-        "cd / && HOME={home} XDG_DATA_HOME={home} PATH={beside}:$PATH exec {start}"
+        "cd / && HOME={home} XDG_CONFIG_HOME={home} XDG_DATA_HOME={home} PATH={beside}:$PATH \
+         exec {start}"
     ))?;
     let typed = |text: &str, becomes: &str| -> Result<()> {
         terminal.text(text)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     filter::{Expr, Verdict},
+    host::cgroup,
     summary::{Row, Summary},
 };
 
@@ -107,9 +108,10 @@ fn meaning(text: &str, summary: Option<&Summary>) -> Result<Expr, (usize, String
             .map(|(inum, _)| u64::from(*inum))
             .ok_or_else(unknown)
     };
-    let cgroup = |name: &str| {
+    let cgroup = |path: &str| {
+        let name = cgroup::name(path);
         let mut names = summary.iter().flat_map(|summary| &summary.cgroup_names);
-        names.find(|(_, known)| *known == name).map(|(id, _)| *id).ok_or_else(unknown)
+        names.find(|(_, known)| **known == name).map(|(id, _)| *id).ok_or_else(unknown)
     };
     expr.bind(&netns, &cgroup).map_err(|error| (0, error.to_string()))
 }
