@@ -9,11 +9,16 @@ mod report;
 mod samples;
 mod userspace;
 
-use std::{fs, process::ExitCode, time::Instant};
+use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
-use crate::{build, process::say, setup};
+use crate::{
+    build::{self, StaticPrograms},
+    process::{self, say},
+    setup,
+    steps::Steps,
+};
 use samples::Samples;
 
 /// What the user asked for.
@@ -22,57 +27,127 @@ pub struct Args {
     /// Do everything once and small: shows that it works, says nothing of what it costs.
     #[arg(long)]
     quick: bool,
+    /// Keep what the last run measured of the other areas, and write the documents' figures.
+    #[arg(long, conflicts_with = "quick", requires = "areas")]
+    keep: bool,
     /// The kernel of the virtual machine in which the ways are compared that this host may not
-    /// have; `none` leaves it out. Quick runs leave it out.
+    /// have.
     #[arg(long, value_name = "SERIES", default_value = "6.12")]
     kernel: String,
-    /// Only these areas: userspace, instructions, start, kernel, endtoend, snapshot, burst, growth.
+    /// Only these areas.
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(AREAS))]
     areas: Vec<String>,
 }
 
-/// No virtual machine.
-const NO_MACHINE: &str = "none";
+/// All areas, in the order they are measured.
+const AREAS: [&str; 9] = [
+    USERSPACE,
+    INSTRUCTIONS,
+    "start",
+    "kernel",
+    MACHINE,
+    "endtoend",
+    "snapshot",
+    "burst",
+    "growth",
+];
 
-/// Areas measured by benchmarks that need no privilege, beside those of the lab.
-const UNPRIVILEGED: [&str; 2] = ["userspace", "instructions"];
+/// The benchmarks of `twtrace/benches/`, by criterion. They need no privilege.
+const USERSPACE: &str = "userspace";
+/// The event path under callgrind, without privilege as well.
+const INSTRUCTIONS: &str = "instructions";
+/// The area `kernel` in a virtual machine.
+const MACHINE: &str = "machine";
 
-/// Measures, prints the tables, and writes the documents' figures if everything was measured.
+/// Measures and prints the tables; writes the documents' figures if everything was measured.
 pub fn main(args: &Args) -> Result<ExitCode> {
-    let started = Instant::now();
-    let wanted = |area: &str| args.areas.is_empty() || args.areas.iter().any(|it| it == area);
-    let machine = wanted("kernel") && !args.quick && args.kernel != NO_MACHINE;
-    setup::ensure(if machine { setup::Purpose::Vm } else { setup::Purpose::Bench })?;
-    let mut samples = Samples::default();
-    if wanted("userspace") {
-        userspace::criterion(&mut samples, args.quick)?;
-    }
-    if wanted("instructions") {
-        userspace::instructions(&mut samples, args.quick)?;
-    }
-    let areas: Vec<&str> = args.areas.iter().map(String::as_str).collect();
-    let areas: Vec<&str> = areas.into_iter().filter(|area| !UNPRIVILEGED.contains(area)).collect();
-    if args.areas.is_empty() || !areas.is_empty() {
-        let programs = build::static_programs()?;
-        lab::here(&mut samples, &programs, &areas, args.quick)?;
-        if machine {
-            lab::in_machine(&mut samples, &programs, &args.kernel)?;
+    let wanted = |area: &str| match args.areas.as_slice() {
+        // Booting shows nothing that the scenarios do not, and takes longest.
+        [] => !args.quick || area != MACHINE,
+        areas => areas.iter().any(|it| it == area),
+    };
+    setup::ensure(if wanted(MACHINE) { setup::Purpose::Vm } else { setup::Purpose::Bench })?;
+    let kept = build::target_dir().join("bench.ndjson");
+    let mut samples = if args.keep { Samples::load(&kept)? } else { Samples::default() };
+    let lab =
+        AREAS.into_iter().any(|area| wanted(area) && ![USERSPACE, INSTRUCTIONS].contains(&area));
+    let programs = lab.then(build::static_programs).transpose()?;
+    let benchmark = [USERSPACE, INSTRUCTIONS].into_iter().any(wanted);
+    let benchmark = benchmark.then(|| build::benchmark("twtrace", "userspace", args.quick));
+    let built = Built { programs, benchmark: benchmark.transpose()? };
+    let mut steps = Steps::default();
+    for area in AREAS.into_iter().filter(|area| wanted(area)) {
+        // An area that fails leaves nothing behind, and the others what they measured.
+        let mut measured = Samples::default();
+        let began = Instant::now();
+        let load = report::load_average();
+        if steps.run(area, || measure(area, &mut measured, &built, args)).is_some() {
+            measured.add(&format!("run/{area}/load before"), "", None, load);
+            measured.add(&format!("run/{area}/took"), "s", None, began.elapsed().as_secs_f64());
+            samples.replace(area, measured);
         }
     }
-    let complete = args.areas.is_empty() && !args.quick;
+    let complete = steps.all_ok() && !args.quick && (args.areas.is_empty() || args.keep);
+    if !args.quick {
+        samples.save(&kept)?;
+    }
+    write(&samples, complete, args.quick)?;
+    say!("in all:\n{}", steps.table().trim_end());
+    Ok(if steps.all_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The step of `cargo xtask test`: every benchmark works.
+pub fn smoke() -> Result<()> {
+    let args = Args { quick: true, keep: false, kernel: String::new(), areas: Vec::new() };
+    if main(&args)? != ExitCode::SUCCESS {
+        bail!("a benchmark does not work");
+    }
+    Ok(())
+}
+
+/// What is measured.
+struct Built {
+    programs: Option<StaticPrograms>,
+    benchmark: Option<PathBuf>,
+}
+
+fn measure(area: &str, samples: &mut Samples, built: &Built, args: &Args) -> Result<()> {
+    let benchmark = built.benchmark.as_ref().context("the benchmarks were not built");
+    let programs = built.programs.as_ref().context("the programs were not built");
+    match area {
+        USERSPACE => userspace::criterion(samples, benchmark?, args.quick),
+        INSTRUCTIONS => userspace::instructions(samples, benchmark?, args.quick),
+        MACHINE => lab::in_machine(samples, programs?, &args.kernel),
+        _ => lab::here(samples, programs?, area, args.quick),
+    }
+}
+
+/// Writes page and pictures: those of the documents after a complete run, else copies.
+fn write(samples: &Samples, complete: bool, quick: bool) -> Result<()> {
     let docs = if complete {
         build::workspace().join("docs")
     } else {
-        // A partial run shows what the documents would look like, and leaves them alone.
         let copy = build::target_dir().join("bench");
         fs::create_dir_all(&copy)?;
         fs::copy(build::workspace().join("docs").join(report::PAGE), copy.join(report::PAGE))
             .context("copying the page")?;
         copy
     };
-    samples.save(&build::target_dir().join("bench.ndjson"))?;
-    let text = report::write(&samples, &docs)?;
-    plot::write(&samples, &docs)?;
-    println!("{text}");
-    say!("written to {}, after {:.0} s", docs.display(), started.elapsed().as_secs_f64());
-    Ok(ExitCode::SUCCESS)
+    let text = report::write(samples, &docs)?;
+    plot::write(samples, &docs)?;
+    if quick {
+        say!("every table and picture could be made: {}", docs.display());
+    } else {
+        println!("{text}");
+        say!("written to {}", docs.display());
+    }
+    Ok(())
+}
+
+/// The commit that is measured, with a mark if files differ from it.
+fn commit() -> Option<String> {
+    let mut command = std::process::Command::new("git");
+    command.current_dir(build::workspace());
+    let said = process::output(command.args(["describe", "--always", "--dirty", "--abbrev=9"]));
+    Some(said.ok()?.trim().to_owned())
 }

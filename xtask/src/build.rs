@@ -67,12 +67,13 @@ pub fn static_programs() -> Result<StaticPrograms> {
     Ok(StaticPrograms { twtrace: build("twtrace")?, tests: build("twtrace-tests")? })
 }
 
-/// Builds a package's benchmarks of that name and gives back their program. They are of the same
-/// build as the static programs, so that nothing is compiled twice.
-pub fn benchmark(package: &str, name: &str) -> Result<PathBuf> {
+/// Builds a package's benchmarks of that name and gives back their program: of the same build as
+/// the static programs, or, where nothing is to be measured, as the tests are built.
+pub fn benchmark(package: &str, name: &str, debug: bool) -> Result<PathBuf> {
     let mut command = cargo();
-    command.args(["bench", "--package", package, "--bench", name, "--no-run"]);
-    executable(in_static_target(&mut command), name)
+    command.args([if debug { "test" } else { "bench" }, "--package", package]);
+    command.args(["--bench", name, "--no-run"]);
+    executable(if debug { &mut command } else { in_static_target(&mut command) }, name)
 }
 
 fn in_static_target(command: &mut Command) -> &mut Command {

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    bench,
     build::{self, StaticPrograms},
     process::{self, say},
     progress::{self, Ongoing},
@@ -43,6 +44,9 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     });
     if let Some(programs) = steps.run("static programs", build::static_programs) {
         steps.run("scenarios on this host, tracepoint backend", || on_host(&programs, filter));
+        if filter.is_none() {
+            steps.run("benchmarks, quickly", bench::smoke);
+        }
         if !args.quick {
             steps.run("scenarios in virtual machines", || vm::matrix(&programs, filter));
         }

@@ -1,4 +1,4 @@
-//! A tracing program under measurement: twtrace, or another that does a like job.
+//! A tracing program while it is measured: what it costs, by what the kernel says of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -15,89 +15,6 @@ use crate::wait;
 
 /// Other tools parse the kernel's types when they start, which takes them seconds.
 const START: Duration = Duration::from_secs(60);
-
-/// The same job for bpftrace: entries by peer with their timestamps, ends by peer and way, and
-/// lifetimes, from the same tracepoints. Positions of fields come from the kernel's types.
-const BPFTRACE: &str = r#"
-tracepoint:timer:timer_start /args->function == kaddr("tw_timer_handler")/ {
-    $tw = (struct inet_timewait_sock *)((uint64)args->timer - TIMER);
-    if (@entered[$tw] == 0) {
-        @entered[$tw] = nsecs;
-        @entries[$tw->__tw_common.skc_daddr, $tw->__tw_common.skc_dport] = count();
-    }
-}
-tracepoint:timer:timer_cancel /@entered[(struct inet_timewait_sock *)((uint64)args->timer - TIMER)]/ {
-    $tw = (struct inet_timewait_sock *)((uint64)args->timer - TIMER);
-    @ends[$tw->__tw_common.skc_daddr, $tw->__tw_common.skc_dport, kstack(8)] = count();
-    @lifetimes = hist(nsecs - @entered[$tw]);
-    delete(@entered[$tw]);
-}
-tracepoint:sock:inet_sock_set_state /args->newstate == 7/ {
-    $tp = (struct tcp_sock *)args->skaddr;
-    @timestamps[args->dport, $tp->rx_opt.ts_recent_stamp != 0] = count();
-}
-"#;
-
-/// A tool to compare with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tool {
-    /// Nothing runs.
-    None,
-    /// twtrace as it is used.
-    Twtrace,
-    /// twtrace with `--no-ends`.
-    NoEnds,
-    /// A bpftrace script that does the same job.
-    Bpftrace,
-    /// libbpf-tools' `tcplife`: a line for each TCP session.
-    Tcplife,
-}
-
-impl Tool {
-    /// All that trace.
-    pub const ALL: [Self; 4] = [Self::Twtrace, Self::NoEnds, Self::Bpftrace, Self::Tcplife];
-
-    /// Name in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "nothing",
-            Self::Twtrace => "twtrace",
-            Self::NoEnds => "twtrace --no-ends",
-            Self::Bpftrace => "bpftrace",
-            Self::Tcplife => "tcplife",
-        }
-    }
-
-    /// Whether this machine has it.
-    pub fn is_here(self) -> bool {
-        let program = match self {
-            Self::None | Self::Twtrace | Self::NoEnds => return true,
-            Self::Bpftrace => "bpftrace",
-            Self::Tcplife => "tcplife",
-        };
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let common = ["/usr/sbin", "/usr/bin"].map(PathBuf::from);
-        std::env::split_paths(&path).chain(common).any(|dir| dir.join(program).is_file())
-    }
-
-    /// Starts it and waits until it counts; `Ok(None)` for nothing.
-    pub fn start(self, bench: &Bench) -> Result<Option<Agent>> {
-        Ok(Some(match self {
-            Self::None => return Ok(None),
-            Self::Twtrace => Agent::twtrace(bench, &[])?,
-            Self::NoEnds => Agent::twtrace(bench, &["--no-ends"])?,
-            Self::Bpftrace => Agent::other(&["bpftrace", "-e", &script()?])?,
-            Self::Tcplife => Agent::other(&["tcplife"])?,
-        }))
-    }
-}
-
-/// The script for this kernel.
-fn script() -> Result<String> {
-    let types = twtrace::kernel::BtfIndex::from_file("/sys/kernel/btf/vmlinux".as_ref())?;
-    let timer = types.field("inet_timewait_sock", "tw_timer")?;
-    Ok(BPFTRACE.replace("TIMER", &timer.offset.to_string()))
-}
 
 /// A running program that traces. It is ended when dropped.
 pub struct Agent {
@@ -120,11 +37,13 @@ impl Agent {
 
     /// Starts another tool, with a tracefs of its own where the machine has none mounted, and
     /// waits until its programs are in the kernel and no more come.
-    fn other(words: &[&str]) -> Result<Self> {
+    pub fn other(words: &[&str]) -> Result<Self> {
         let mut command = Command::new("unshare");
         let mount = "mount -t tracefs tracefs /sys/kernel/tracing; exec \"$@\"";
         command.args(["--mount", "sh", "-c", mount, "sh"]).args(words);
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        // bpftrace leaves out what does not fit into its maps, 4,096 keys unless told.
+        command.env("BPFTRACE_MAP_KEYS_MAX", "524288");
         let mut agent = Self::spawn(&mut command)?;
         let mut before = 0;
         let mut unchanged = 0;

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result};
 
-use super::agent::Tool;
 use super::load::Site;
+use super::tools::Tool;
 use super::{Bench, note, sample};
 
 /// A network, and whose client opens the connections.
@@ -22,23 +22,17 @@ pub fn run(bench: &Bench) -> Result<()> {
         note(&format!("{} is not on this machine", tool.name()));
     }
     for (scene, make, open) in SCENES {
-        for round in 0..bench.size(5, 1) {
+        for round in 0..bench.size(9, 1) {
             for tool in Tool::ALL.into_iter().filter(|tool| tool.is_here()) {
                 let order = if round % 2 == 0 { [Tool::None, tool] } else { [tool, Tool::None] };
                 for which in order {
-                    let count = bench.size(15_000, 100);
+                    let count = bench.size(30_000, 100);
                     let with = if which == tool { "with" } else { "without" };
                     let name = format!("endtoend/{scene}/{}/{with}", tool.name());
-                    let agent = which.start(bench)?;
-                    let before = agent.as_ref().map(|agent| agent.cpu_seconds()).transpose()?;
+                    let _agent = which.start(bench)?;
                     let site = make()?;
                     let rate = open(&site, count).with_context(|| name.clone())?;
                     sample(&name, "/s", rate);
-                    if let (Some(agent), Some(before)) = (&agent, before) {
-                        let used = (agent.cpu_seconds()? - before) / count as f64 * 1e6;
-                        let name = format!("endtoend/{scene}/{}/processor", tool.name());
-                        sample(&name, "s a million", used);
-                    }
                     site.delete()?;
                 }
             }

@@ -1,10 +1,11 @@
 //! What the programs cost in the kernel, by the kernel's own statistics of each.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::sys::{Stats, enable_stats};
 
-use super::agent::{Agent, Tool};
+use super::agent::Agent;
 use super::load::Site;
+use super::tools::Tool;
 use super::{Bench, note, sample};
 use crate::wait;
 
@@ -20,7 +21,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         for round in 0..bench.size(3, 1) {
             let agent = tool.start(bench).with_context(|| format!("starting {}", tool.name()))?;
             if let Some(agent) = agent {
-                measure(bench, &agent, tool, round == 0)?;
+                measure(bench, agent, tool, round == 0)?;
             }
         }
     }
@@ -28,14 +29,14 @@ pub fn run(bench: &Bench) -> Result<()> {
 }
 
 /// A number of connections whose sockets end with their namespace.
-fn measure(bench: &Bench, agent: &Agent, tool: Tool, first: bool) -> Result<()> {
+fn measure(bench: &Bench, agent: Agent, tool: Tool, first: bool) -> Result<()> {
     let count = bench.size(20_000, 200);
     let prefix = format!("kernel/{}", label(bench, tool));
-    let before = agent.programs()?;
+    let (before, cpu) = (agent.programs()?, agent.cpu_seconds()?);
     let site = Site::loopback()?;
     site.connections_per_second(count)?;
     site.delete()?;
-    await_quiet(agent)?;
+    await_quiet(&agent)?;
     let mut whole = 0;
     for (name, program) in agent.programs()? {
         let earlier = before.get(&name).copied().unwrap_or_default();
@@ -52,6 +53,13 @@ fn measure(bench: &Bench, agent: &Agent, tool: Tool, first: bool) -> Result<()> 
         }
     }
     sample(&format!("{prefix}/all/each connection"), "ns", whole as f64 / count as f64);
+    let used = (agent.cpu_seconds()? - cpu) / count as f64 * 1e6;
+    sample(&format!("{prefix}/all/agent's processor time"), "s a million", used);
+    let counted = tool.counted(&agent.finish()?)? as f64;
+    if counted == 0.0 {
+        bail!("{} counted none of {count} connections", tool.name());
+    }
+    sample(&format!("{prefix}/all/counted a connection"), "", counted / count as f64);
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod load;
 mod screen;
 mod snapshot;
 mod start;
+mod tools;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;

@@ -21,6 +21,9 @@ pub fn run(bench: &Bench) -> Result<()> {
         path: site.client.path(),
         name: None,
     };
+    // The tracer registers its buffer with a runtime.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _inside = runtime.enter();
     let mut tracer = Tracer::start(&options(bench, namespace.inum))?;
     let netns = site.client.name().to_owned();
     for _ in 0..bench.size(5, 1) {
@@ -34,8 +37,9 @@ pub fn run(bench: &Bench) -> Result<()> {
         })?;
         time("snapshot//proc/net/tcp", live, || {
             let text = site.client.run(|| Ok(fs::read_to_string("/proc/thread-self/net/tcp")?))?;
-            // State 06 is TIME_WAIT.
-            Ok(text.lines().filter(|line| line.get(34..36) == Some("06")).count() as u64)
+            // The fourth column is the state, 06 TIME_WAIT.
+            let in_time_wait = |line: &&str| line.split_ascii_whitespace().nth(3) == Some("06");
+            Ok(text.lines().filter(in_time_wait).count() as u64)
         })?;
         let started = Instant::now();
         let agent = Agent::twtrace(bench, &["--netns", &netns, "--max-live", "524288"])?;

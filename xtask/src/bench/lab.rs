@@ -15,18 +15,17 @@ use crate::{
     vm,
 };
 
-/// Measures on this host, through the way that twtrace takes here by itself.
+/// Measures one area on this host, through the way that twtrace takes here by itself.
 pub fn here(
     samples: &mut Samples,
     programs: &StaticPrograms,
-    areas: &[&str],
+    area: &str,
     quick: bool,
 ) -> Result<()> {
     let way = way_here(programs)?;
     let mut command = process::as_root(&programs.tests)?;
     command
-        .args(["bench", "--attach", &way])
-        .args(areas)
+        .args(["bench", area, "--attach", &way])
         .args(quick.then_some("--quick"))
         .env(vm::TRACER_VARIABLE, &programs.twtrace)
         .current_dir(build::workspace())

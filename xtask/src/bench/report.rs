@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     plot::thousands,
-    samples::{Figure, Median, Samples, ratio},
+    samples::{Figure, Median, Samples, interval, median, ratios},
 };
 use crate::page::fill;
 
@@ -22,7 +22,7 @@ pub fn write(samples: &Samples, docs: &Path) -> Result<String> {
     type Table = fn(&Samples) -> String;
     let tables: [(&str, Table); 9] = [
         ("goals", goals),
-        ("machine", |_| machine()),
+        ("machine", machine),
         ("events", events),
         ("views", views),
         ("kernel", kernel),
@@ -79,12 +79,23 @@ fn middle(figure: &Figure) -> String {
     figure.median().map_or_else(|| "-".to_owned(), spread)
 }
 
-/// A change in percent from the ratio of pairs.
-fn change(ratio: Median) -> String {
-    format!("{:+.1} % ±{:.1}", (ratio.value - 1.0) * 100.0, ratio.spread * 100.0)
+/// A change in percent from the ratios of pairs, and where it surely lies.
+fn change(ratios: Vec<f64>) -> String {
+    let percent = |ratio: f64| format!("{:+.1}", (ratio - 1.0) * 100.0);
+    let middle = median(ratios.clone()).map_or_else(|| "-".to_owned(), |it| percent(it.value));
+    match interval(ratios) {
+        Some((low, high)) => format!("{middle} % ({} to {})", percent(low), percent(high)),
+        None => format!("{middle} %"),
+    }
 }
 
-fn machine() -> String {
+/// How busy the machine is.
+pub fn load_average() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(f64::NAN)
+}
+
+fn machine(samples: &Samples) -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let field = |name: &str| {
@@ -95,21 +106,29 @@ fn machine() -> String {
     let release = read("/proc/sys/kernel/osrelease");
     let release: String =
         release.trim().chars().take_while(|it| it.is_ascii_digit() || *it == '.').collect();
-    let load = read("/proc/loadavg");
+    let areas = samples.below("run").filter_map(|(name, figure)| {
+        let area = name.strip_suffix("/took")?;
+        let load = samples.get(&format!("run/{area}/load before")).map(middle);
+        Some(vec![area.to_owned(), format!("{} s", middle(figure)), load.unwrap_or_default()])
+    });
     format!(
-        "{processors} processors ({}), Linux {}. Load average at the end of the run: {}.\n",
+        "Commit {}; {processors} processors ({}), Linux {release}.\n\n{}",
+        super::commit().unwrap_or_else(|| "unknown".to_owned()),
         field("model name"),
-        release,
-        load.split(' ').next().unwrap_or("?"),
+        table(&["area", "measured for", "load average before"], areas.collect()),
     )
 }
 
 /// What was aimed at and what came out.
 fn goals(samples: &Samples) -> String {
     let mut lines = Vec::new();
-    let mut goal = |what: &str, aim: &str, got: Option<(String, bool)>| {
+    let mut goal = |what: &str, aim: &str, got: Option<(String, Option<bool>)>| {
         if let Some((got, met)) = got {
-            let word = if met { "met" } else { "missed" };
+            let word = match met {
+                Some(true) => "met",
+                Some(false) => "missed",
+                None => "the noise is wider",
+            };
             lines.push([what, aim, &got, word].map(str::to_owned).to_vec());
         }
     };
@@ -118,7 +137,7 @@ fn goals(samples: &Samples) -> String {
         samples.get(&name).and_then(Figure::median).map(|it| 1e3 / it.value)
     };
     let millions = |workload: &str, aim: f64| {
-        rate(workload).map(|rate| (format!("{} M/s", short(rate)), rate >= aim))
+        rate(workload).map(|rate| (format!("{} M/s", short(rate)), Some(rate >= aim)))
     };
     goal("events on one core, 1,000 peers", "10 M/s", millions("1,000 peers", 10.0));
     goal("events on one core, flood of peers that end", "3 M/s", millions("flood, ending", 3.0));
@@ -126,19 +145,24 @@ fn goals(samples: &Samples) -> String {
     let page = samples.get("userspace/views, metrics/page of 10,000 series");
     let got = page.and_then(Figure::median).map(|it| {
         let millis = it.value * 10_000.0 / 1e6;
-        (format!("{} ms", short(millis)), millis <= 20.0)
+        (format!("{} ms", short(millis)), Some(millis <= 20.0))
     });
     goal("metrics page of 10,000 series", "20 ms", got);
     for scene in scenes(samples) {
-        let got = pair(samples, &scene, "twtrace");
-        // Where the spread is wider than the aim, the run cannot tell.
-        let got = got.map(|it| (change(it), it.value >= 0.99));
+        let got = pairs(samples, &scene, "twtrace").map(|ratios| {
+            let met = match interval(ratios.clone()) {
+                Some((low, _)) if low >= 0.99 => Some(true),
+                Some((_, high)) if high < 0.99 => Some(false),
+                _ => None,
+            };
+            (change(ratios), met)
+        });
         goal(&format!("connections a second, {scene}"), "within 1 %", got);
     }
     let got = samples.get("burst/lost").map(Figure::points).map(|points| {
         let whole = points.iter().filter(|(_, lost)| *lost == 0.0).map(|(size, _)| *size);
         let most = whole.fold(0.0, f64::max);
-        (format!("{} without loss", thousands(most)), most >= 99_000.0)
+        (format!("{} without loss", thousands(most)), Some(most >= 99_000.0))
     });
     goal("namespace deleted with its sockets", "100,000", got);
     table(&["", "goal", "measured", ""], lines)
@@ -187,10 +211,29 @@ fn kernel(samples: &Samples) -> String {
         for (name, figure) in samples.below(top) {
             let Some(tool) = name.strip_suffix("/all/each connection") else { continue };
             let row = |what: String, runs: String, each: String, verified: String| {
-                vec![place.clone(), tool.to_owned(), what, runs, each, verified]
+                vec![
+                    place.clone(),
+                    tool.to_owned(),
+                    what,
+                    runs,
+                    each,
+                    verified,
+                    String::new(),
+                    String::new(),
+                ]
             };
             let empty = String::new;
-            lines.push(row(format!("**{} ns**", middle(figure)), empty(), empty(), empty()));
+            let all = |what: &str| samples.get(&format!("{top}/{tool}/all/{what}")).map(middle);
+            lines.push(vec![
+                place.clone(),
+                tool.to_owned(),
+                format!("**{} ns**", middle(figure)),
+                empty(),
+                empty(),
+                empty(),
+                all("agent's processor time").unwrap_or_default(),
+                all("counted a connection").unwrap_or_default(),
+            ]);
             for (part, each) in samples.below(&format!("{top}/{tool}")) {
                 let Some(program) = part.strip_suffix("/each run") else { continue };
                 let of = |what: &str| {
@@ -214,6 +257,8 @@ fn kernel(samples: &Samples) -> String {
         "runs",
         "ns a run",
         "instructions verified",
+        "agent, s a million",
+        "counted",
     ];
     table(&heading, lines)
 }
@@ -226,17 +271,17 @@ fn scenes(samples: &Samples) -> Vec<String> {
     scenes
 }
 
-/// Connections a second with a tool, as a share of those without.
-fn pair(samples: &Samples, scene: &str, tool: &str) -> Option<Median> {
+/// Connections a second with a tool, as shares of those without, pair by pair.
+fn pairs(samples: &Samples, scene: &str, tool: &str) -> Option<Vec<f64>> {
     let figure = |which: &str| samples.get(&format!("endtoend/{scene}/{tool}/{which}"));
-    ratio(figure("with")?, figure("without")?)
+    Some(ratios(figure("with")?, figure("without")?))
 }
 
 fn endtoend(samples: &Samples) -> String {
     let mut lines = Vec::new();
     for scene in scenes(samples) {
         for tool in ["twtrace", "twtrace --no-ends", "bpftrace", "tcplife"] {
-            let Some(pair) = pair(samples, &scene, tool) else { continue };
+            let Some(pairs) = pairs(samples, &scene, tool) else { continue };
             let of = |which: &str| {
                 let figure = samples.get(&format!("endtoend/{scene}/{tool}/{which}"));
                 figure.map(middle).unwrap_or_default()
@@ -246,12 +291,11 @@ fn endtoend(samples: &Samples) -> String {
                 tool.to_owned(),
                 of("without"),
                 of("with"),
-                change(pair),
-                of("processor"),
+                change(pairs),
             ]);
         }
     }
-    let heading = ["network", "tool", "without, a second", "with", "change", "agent, s a million"];
+    let heading = ["network", "tool", "without, a second", "with", "change"];
     table(&heading, lines)
 }
 
@@ -313,12 +357,16 @@ mod tests {
     #[test]
     fn a_goal_missed_is_called_missed() {
         let mut samples = Samples::default();
-        for (scene, with) in [("one", 995.0), ("two", 900.0)] {
-            samples.add(&format!("endtoend/{scene}/twtrace/without"), "/s", None, 1000.0);
-            samples.add(&format!("endtoend/{scene}/twtrace/with"), "/s", None, with);
+        // Better by nothing, worse by a tenth, and now the one and now the other.
+        for (scene, with) in [("one", [995.0; 2]), ("two", [900.0; 2]), ("yes", [900.0, 1100.0])] {
+            for with in with.repeat(6) {
+                samples.add(&format!("endtoend/{scene}/twtrace/without"), "/s", None, 1000.0);
+                samples.add(&format!("endtoend/{scene}/twtrace/with"), "/s", None, with);
+            }
         }
         let text = goals(&samples);
-        let words: Vec<_> = text.lines().skip(2).map(|line| line.ends_with("| met |")).collect();
-        assert_eq!(words, [true, false], "{text}");
+        let words: Vec<_> =
+            text.lines().skip(2).filter_map(|line| line.rsplit(" | ").next()).collect();
+        assert_eq!(words, ["met |", "missed |", "the noise is wider |"], "{text}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     io::{BufWriter, Write as _},
     path::Path,
 };
@@ -55,6 +55,32 @@ impl Samples {
         figure.values.push((x, value));
     }
 
+    /// Takes what an area measured instead of what is known of it.
+    pub fn replace(&mut self, area: &str, measured: Self) {
+        let of_area = |name: &str| {
+            let rest = name.strip_prefix("run/").unwrap_or(name).strip_prefix(area);
+            // What a virtual machine measured lies below its name, such as `machine 6.12`.
+            rest.is_some_and(|rest| rest.starts_with(['/', ' ']))
+        };
+        self.figures.retain(|name, _| !of_area(name));
+        self.figures.extend(measured.figures);
+        self.notes.extend(measured.notes);
+        self.notes.sort();
+        self.notes.dedup();
+    }
+
+    /// Reads what [`Samples::save`] kept.
+    ///
+    /// # Errors
+    /// Those of reading; lines that are damaged.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("nothing was kept: cannot read {}", path.display()))?;
+        let mut samples = Self::default();
+        text.lines().try_for_each(|line| samples.take(line, ""))?;
+        Ok(samples)
+    }
+
     /// One figure.
     pub fn get(&self, name: &str) -> Option<&Figure> {
         self.figures.get(name)
@@ -94,6 +120,9 @@ impl Samples {
                 let line = json!({ "name": name, "unit": figure.unit, "x": x, "value": value });
                 writeln!(out, "{line}")?;
             }
+        }
+        for note in &self.notes {
+            writeln!(out, "{}", json!({ "note": note }))?;
         }
         Ok(out.flush()?)
     }
@@ -138,10 +167,30 @@ pub fn median(mut values: Vec<f64>) -> Option<Median> {
     Some(Median { value: at(0.5), spread, count: values.len() })
 }
 
-/// The median of the ratios of pairs: of what was measured one right after the other.
-pub fn ratio(of: &Figure, to: &Figure) -> Option<Median> {
-    let pairs = of.values.iter().zip(&to.values);
-    median(pairs.map(|((_, one), (_, other))| one / other).collect())
+/// The ratios of pairs: of what was measured one right after the other.
+pub fn ratios(of: &Figure, to: &Figure) -> Vec<f64> {
+    of.values.iter().zip(&to.values).map(|((_, one), (_, other))| one / other).collect()
+}
+
+/// Between which of the values the median of endlessly many would lie, in nineteen of twenty
+/// such series, whatever their distribution; `None` if they are too few to say.
+///
+/// That fewer than `k` of `n` values lie on one side of that median has the probability of fewer
+/// than `k` heads in `n` throws; both ends together may have one in twenty.
+pub fn interval(mut values: Vec<f64>) -> Option<(f64, f64)> {
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    let mut term = 0.5_f64.powi(i32::try_from(n).ok()?);
+    let (mut below, mut from) = (term, None);
+    for k in 0..n / 2 {
+        if below > 0.025 {
+            break;
+        }
+        from = Some(k);
+        term *= (n - k) as f64 / (k + 1) as f64;
+        below += term;
+    }
+    from.map(|from| (values[from], values[n - 1 - from]))
 }
 
 #[cfg(test)]
@@ -164,7 +213,32 @@ mod tests {
         };
         // The machine slowed down to a half between the pairs; the ratio does not notice.
         let (with, without) = (figure(&[99.0, 49.5, 99.0]), figure(&[100.0, 50.0, 100.0]));
-        assert_eq!(ratio(&with, &without).unwrap().value, 0.99);
+        assert_eq!(ratios(&with, &without), [0.99, 0.99, 0.99]);
+    }
+
+    #[test]
+    fn few_values_tell_less_of_the_median_than_many() {
+        let values = |n: u32| (1..=n).map(f64::from).collect::<Vec<_>>();
+        assert_eq!(interval(values(5)), None, "1 of 16 such series lies on one side");
+        assert_eq!(interval(values(6)), Some((1.0, 6.0)));
+        // From the usual tables of the sign test.
+        assert_eq!(interval(values(9)), Some((2.0, 8.0)));
+        assert_eq!(interval(values(20)), Some((6.0, 15.0)));
+    }
+
+    #[test]
+    fn an_area_measured_again_replaces_its_own_figures_alone() {
+        let series = |names: &[&str], value: f64| {
+            let mut samples = Samples::default();
+            names.iter().for_each(|name| samples.add(name, "", None, value));
+            samples
+        };
+        let mut samples = series(&["kernel/a", "run/kernel/took", "machine 6.12/kernel/a"], 1.0);
+        samples.replace("kernel", series(&["kernel/b"], 2.0));
+        let names: Vec<_> = samples.figures.keys().map(String::as_str).collect();
+        assert_eq!(names, ["kernel/b", "machine 6.12/kernel/a"]);
+        samples.replace("machine", Samples::default());
+        assert_eq!(samples.figures.len(), 1);
     }
 
     #[test]

@@ -27,9 +27,8 @@ const WORKLOADS: [(&str, f64); 5] = [
 ];
 
 /// Runs the benchmarks; a quick run plays each once and has no times.
-pub fn criterion(samples: &mut Samples, quick: bool) -> Result<()> {
+pub fn criterion(samples: &mut Samples, program: &Path, quick: bool) -> Result<()> {
     let started = SystemTime::now();
-    let program = build::benchmark("twtrace", "userspace")?;
     let mut command = Command::new(program);
     command.env("CRITERION_HOME", home()).current_dir(build::workspace());
     if quick {
@@ -75,11 +74,10 @@ fn result(dir: &Path) -> Result<(String, f64)> {
 }
 
 /// Counts the instructions of an event: the difference of two runs that differ in length alone.
-pub fn instructions(samples: &mut Samples, quick: bool) -> Result<()> {
-    let program = build::benchmark("twtrace", "userspace")?;
+pub fn instructions(samples: &mut Samples, program: &Path, quick: bool) -> Result<()> {
     let workloads = if quick { &WORKLOADS[..1] } else { &WORKLOADS[..] };
     for (name, events) in workloads {
-        let (once, twice) = (collected(&program, name, 0)?, collected(&program, name, 1)?);
+        let (once, twice) = (collected(program, name, 0)?, collected(program, name, 1)?);
         let each = (twice - once) / events;
         say!("{name}: {each:.0} instructions an event");
         samples.add(&format!("instructions/{name}"), "instructions an event", None, each);
