@@ -87,11 +87,20 @@ pub fn main(args: &Args) -> Result<ExitCode> {
             samples.replace(area, measured);
         }
     }
-    let complete = steps.all_ok() && !args.quick && (args.areas.is_empty() || args.keep);
+    let whole = !args.quick && (args.areas.is_empty() || args.keep);
+    let has = |area: &str| samples.get(&format!("run/{area}/took")).is_some();
+    let docs = if whole && AREAS.into_iter().all(has) {
+        build::workspace().join("docs")
+    } else {
+        draft()?
+    };
+    samples.save(&if whole { kept } else { docs.join("bench.ndjson") })?;
+    let text = report::write(&samples, &docs)?;
+    plot::write(&samples, &docs)?;
     if !args.quick {
-        samples.save(&kept)?;
+        println!("{text}");
     }
-    write(&samples, complete, args.quick)?;
+    say!("page and pictures are in {}", docs.display());
     say!("in all:\n{}", steps.table().trim_end());
     Ok(if steps.all_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -122,26 +131,13 @@ fn measure(area: &str, samples: &mut Samples, built: &Built, args: &Args) -> Res
     }
 }
 
-/// Writes page and pictures: those of the documents after a complete run, else copies.
-fn write(samples: &Samples, complete: bool, quick: bool) -> Result<()> {
-    let docs = if complete {
-        build::workspace().join("docs")
-    } else {
-        let copy = build::target_dir().join("bench");
-        fs::create_dir_all(&copy)?;
-        fs::copy(build::workspace().join("docs").join(report::PAGE), copy.join(report::PAGE))
-            .context("copying the page")?;
-        copy
-    };
-    let text = report::write(samples, &docs)?;
-    plot::write(samples, &docs)?;
-    if quick {
-        say!("every table and picture could be made: {}", docs.display());
-    } else {
-        println!("{text}");
-        say!("written to {}", docs.display());
-    }
-    Ok(())
+/// Where page and pictures go that are not fit for the documents: beside a copy of the page.
+fn draft() -> Result<PathBuf> {
+    let draft = build::target_dir().join("bench");
+    fs::create_dir_all(&draft)?;
+    fs::copy(build::workspace().join("docs").join(report::PAGE), draft.join(report::PAGE))
+        .context("copying the page")?;
+    Ok(draft)
 }
 
 /// The commit that is measured, with a mark if files differ from it.

@@ -86,10 +86,15 @@ impl Agent {
 
     /// Ends it as Ctrl-C does and gives back what it wrote to stdout.
     pub fn finish(mut self) -> Result<String> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.context("process id")?, Signal::INT)?;
+        self.signal(Signal::INT)?;
         wait::until("it to end after SIGINT", START, || Ok(self.child.try_wait()?))?;
         self.said("stdout")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        Ok(kill_process(pid.context("process id")?, signal)?)
     }
 
     fn proc(&self, name: &str) -> PathBuf {

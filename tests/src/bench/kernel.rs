@@ -74,7 +74,7 @@ fn label(bench: &Bench, tool: Tool) -> String {
 
 /// Waits until the namespace's sockets have gone: far fewer runs in one look than in the one
 /// before, which is what the rest of the machine causes.
-fn await_quiet(agent: &Agent) -> Result<()> {
+pub fn await_quiet(agent: &Agent) -> Result<()> {
     let mut before: Option<u64> = None;
     let mut calm = 0;
     wait::until("the sockets to be purged", wait::SOON, || {

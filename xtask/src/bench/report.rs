@@ -62,7 +62,8 @@ fn short(value: f64) -> String {
         0.0 => "0".to_owned(),
         size if size >= 100.0 => thousands(value),
         size if size >= 10.0 => format!("{value:.1}"),
-        size if size >= 0.01 => format!("{value:.2}"),
+        size if size >= 0.1 => format!("{value:.2}"),
+        size if size >= 0.001 => format!("{value:.3}"),
         _ => format!("{value:.1e}"),
     }
 }
@@ -318,26 +319,35 @@ fn snapshot(samples: &Samples) -> String {
 }
 
 fn burst(samples: &Samples) -> String {
-    let Some(lost) = samples.get("burst/lost") else { return String::new() };
-    let at = |what: &str, x: f64| {
-        let points = samples.get(&format!("burst/{what}")).map(Figure::points).unwrap_or_default();
-        let found = points.into_iter().find(|(place, _)| *place == x);
-        found.map_or_else(|| "-".to_owned(), |(_, value)| short(value))
-    };
-    let lines = lost
-        .points()
-        .into_iter()
-        .map(|(x, lost)| {
+    let mut lines = Vec::new();
+    for (name, agent) in [("burst", "runs"), ("burst stopped", "is stopped meanwhile")] {
+        let figure = |what: &str| samples.get(&format!("{name}/{what}")).map(Figure::points);
+        let at = |what: &str, x: f64| {
+            let points = figure(what).unwrap_or_default();
+            let found = points.into_iter().find(|(place, _)| *place == x);
+            found.map_or_else(|| "-".to_owned(), |(_, value)| short(value))
+        };
+        lines.extend(figure("lost").unwrap_or_default().into_iter().map(|(x, lost)| {
             vec![
+                agent.to_owned(),
                 thousands(x),
                 short(lost),
                 at("ended unseen", x),
                 at("live afterwards", x),
                 format!("{} s", at("from deletion to quiet", x)),
+                format!("{} s", at("processor", x)),
             ]
-        })
-        .collect();
-    let heading = ["sockets", "events lost", "ended unseen", "still live", "until all is counted"];
+        }));
+    }
+    let heading = [
+        "the agent",
+        "sockets",
+        "events lost",
+        "ended unseen",
+        "still live",
+        "until all is counted",
+        "its processor time",
+    ];
     table(&heading, lines)
 }
 
