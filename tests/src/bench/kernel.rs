@@ -7,6 +7,7 @@ use super::agent::Agent;
 use super::load::Site;
 use super::tools::Tool;
 use super::{Bench, note, sample};
+use crate::lab::Object;
 use crate::wait;
 
 /// Runs the same connections under each tool, in turn.
@@ -30,7 +31,7 @@ pub fn run(bench: &Bench) -> Result<()> {
 
 /// A number of connections whose sockets end with their namespace.
 fn measure(bench: &Bench, agent: Agent, tool: Tool, first: bool) -> Result<()> {
-    let count = bench.size(20_000, 200);
+    let count = bench.connections.unwrap_or_else(|| bench.size(20_000, 200));
     let prefix = format!("kernel/{}", label(bench, tool));
     let (before, cpu) = (agent.programs()?, agent.cpu_seconds()?);
     let site = Site::loopback()?;
@@ -65,9 +66,14 @@ fn measure(bench: &Bench, agent: Agent, tool: Tool, first: bool) -> Result<()> {
 
 /// The tool, and for twtrace the way it is attached.
 fn label(bench: &Bench, tool: Tool) -> String {
+    let backend = bench.lab.backend.name();
+    let way = match bench.lab.object {
+        Object::RingBuf => backend.to_owned(),
+        Object::Perf => format!("{backend}-perf"),
+    };
     match tool {
-        Tool::Twtrace => format!("twtrace, {}", bench.lab.backend.name()),
-        Tool::NoEnds => format!("twtrace, {} --no-ends", bench.lab.backend.name()),
+        Tool::Twtrace => format!("twtrace, {way}"),
+        Tool::NoEnds => format!("twtrace, {way} --no-ends"),
         other => other.name().to_owned(),
     }
 }

@@ -1,7 +1,7 @@
 //! What twtrace costs: measurements, as `cargo xtask bench` runs them here and in virtual machines.
 //!
-//! `twtrace-tests bench AREA... [--quick] [--attach WAY]` writes one JSON object a line to stdout:
-//! a sample, a point of a curve, or a remark. Nothing is judged here. Quick runs do everything
+//! `twtrace-tests bench AREA... [--quick] [--attach WAYS] [--object OBJECTS] [--connections N]`
+//! writes one JSON object a line to stdout: a sample, a point of a curve, or a remark. Nothing is judged here. Quick runs do everything
 //! once and small, and prove only that it works.
 
 mod agent;
@@ -26,6 +26,9 @@ pub struct Bench {
     pub lab: Lab,
     /// Small, for a look whether it works.
     pub quick: bool,
+    /// Connections that the area `kernel` looks at, where not its own number: for machines that
+    /// are slow.
+    pub connections: Option<usize>,
 }
 
 /// One area of measurement.
@@ -46,6 +49,10 @@ const AREAS: [Area; 7] = [
 pub fn main(mut args: Vec<String>) -> Result<()> {
     let attach = crate::take_option(&mut args, "--attach")?;
     let attach = Backend::list(attach.as_deref().unwrap_or("tracepoint"))?;
+    let objects = crate::take_option(&mut args, "--object")?;
+    let objects = Object::list(objects.as_deref().unwrap_or("ringbuf"))?;
+    let connections = crate::take_option(&mut args, "--connections")?;
+    let connections = connections.map(|count| count.parse()).transpose()?;
     let named = crate::take_option(&mut args, "--twtrace")?;
     let (flags, areas): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.starts_with("--"));
     if let Some(unknown) = flags.iter().find(|flag| **flag != "--quick") {
@@ -54,10 +61,11 @@ pub fn main(mut args: Vec<String>) -> Result<()> {
     if let Some(unknown) = areas.iter().find(|area| AREAS.iter().all(|(name, _)| name != *area)) {
         bail!("there is no area {unknown}");
     }
-    for backend in attach {
+    let ways = attach.iter().flat_map(|backend| objects.iter().map(|object| (*backend, *object)));
+    for (backend, object) in ways.filter(|(backend, object)| object.attaches(*backend)) {
         let twtrace = lab::find_twtrace(named.as_deref())?;
-        let lab = Lab { backend, object: Object::RingBuf, btf: None, twtrace };
-        let bench = Bench { lab, quick: !flags.is_empty() };
+        let lab = Lab { backend, object, btf: None, twtrace };
+        let bench = Bench { lab, quick: !flags.is_empty(), connections };
         for (name, run) in AREAS {
             if areas.is_empty() || areas.iter().any(|area| *area == name) {
                 eprintln!("bench: {name}, {}", backend.name());

@@ -51,10 +51,11 @@ fn way_here(programs: &StaticPrograms) -> Result<String> {
     Ok(document["backend"].as_str().context("no backend in twtrace's document")?.to_owned())
 }
 
-/// Measures the programs of both function backends in a virtual machine: slow under emulation,
-/// but in the same proportion.
+/// Measures the programs of both function backends, and those for old kernels, in a virtual
+/// machine: slow under emulation, hence fewer connections, but in the same proportion.
 pub fn in_machine(samples: &mut Samples, programs: &StaticPrograms, series: &str) -> Result<()> {
-    let words = ["bench", "kernel", "--attach", "fentry,kprobe"].map(str::to_owned);
+    let words = "bench kernel --attach fentry,kprobe --object ringbuf,perf --connections 5000";
+    let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
     let lines = vm::say_lines(series, programs, &words)?;
     let prefix = format!("machine {series}/");
     for line in lines.iter().filter(|line| !line.contains("is not on this machine")) {
