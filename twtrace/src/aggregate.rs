@@ -305,10 +305,10 @@ impl Aggregate {
         peer.last_ns = peer.last_ns.max(ended.mono_ns);
         let counts = peer.tally.count();
         counts.ended[outcome as usize] += 1;
-        counts.rearms += u32::from(ended.rearms);
         if ended.header.state == TCP_FIN_WAIT2 && !blocked {
             counts.blocked[Block::FinWait2 as usize] += 1;
         }
+        peer.tally.add_rearms(ended.rearms);
         peer.history.end(ended.mono_ns, blocked);
         let flag = |flag: u16| ended.header.flags & flag != 0;
         let promotion = u32::from(flag(ended_flags::PROMOTED));

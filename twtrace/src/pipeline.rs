@@ -13,7 +13,7 @@ use crate::{
     feed::{self, Core, Input, KernelFeed, NoMoment, Origin, StreamEnd, StreamFeed, Wishes},
     filter::Selection,
     kernel::{KernelError, Options, Totals},
-    peer::minutes::Memory,
+    peer::{Past, minutes::Memory},
     recording::{Recorder, WriteError},
     summary::{RowChoice, Summary},
 };
@@ -25,8 +25,6 @@ pub const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 const MOMENTS: Duration = Duration::from_secs(1);
 /// How often a moment is looked for in which nothing happens.
 const QUIET_TRIES: usize = 64;
-/// Peers whose past goes into one input.
-const PAST_AT_ONCE: usize = 1024;
 /// Sockets that go into one input.
 const SOCKETS_AT_ONCE: usize = 16_384;
 
@@ -200,7 +198,7 @@ impl Pipeline {
     }
 
     /// Takes in what was known before.
-    pub fn remember(&mut self, past: Vec<crate::peer::Past>) {
+    pub fn remember(&mut self, past: Vec<Past>) {
         self.sink.take(Input::Past(past), &mut |_| {});
     }
 
@@ -366,9 +364,8 @@ impl Pipeline {
         let (present, count) = present(aggregate, &sockets);
         let before = totals.of(Counter::Present).wrapping_sub(count);
         let before = totals.with(Counter::Present, before);
-        let past = aggregate.table().past();
         let mut inputs: Vec<Input> =
-            past.chunks(PAST_AT_ONCE).map(|some| Input::Past(some.to_vec())).collect();
+            Past::parts(aggregate.table().past()).map(Input::Past).collect();
         inputs.extend(present);
         inputs.push(Input::Ready(feed::monotonic_ns()));
         let wishes = Wishes { facts: true, cgroup_names: true };

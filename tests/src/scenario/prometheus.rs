@@ -94,11 +94,13 @@ impl Drop for Prometheus {
 /// Prometheus finds no fault in the metrics, scrapes them, and counts what happened.
 pub fn prometheus_scrapes_the_counts(lab: &Lab) -> Result<()> {
     let target = format!("127.0.0.1:{}", free_port()?);
-    let daemon = Daemon::start(lab, &["--listen", &target])?;
+    let net = topology::pair()?;
+    // Of this namespace alone: beside other scenarios the peer would not be among the busiest.
+    let netns = net.client.name();
+    let daemon = Daemon::start(lab, &["--listen", &target, "--netns", netns])?;
     let prometheus = Prometheus::scraping(&target)?;
     prometheus.await_value("up", 1.0)?;
 
-    let net = topology::pair()?;
     let server = Server::start(&net.server, PEER, Behaviour::AnswersEof)?;
     Client::new(&net.client).short_connections(server.addr(), 30)?;
     crate::equation::settled(&net.client, 30)?;

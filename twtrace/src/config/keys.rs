@@ -104,14 +104,14 @@ settings! {
         /// Most peers told apart; the others are counted together.
         max_peers: usize = "65536" in 1..=16_777_216, Restart;
         /// Size of the event buffer, rounded up to a power of two.
-        buffer: ByteSize = "8MiB" in ByteSize::mib(1)..=ByteSize::gib(1), Restart;
+        buffer: ByteSize = "4MiB" in ByteSize::mib(1)..=ByteSize::gib(1), Restart;
     }
     "What is kept" {
         /// How far back the minutes of each peer are kept.
         history: Duration = "6h" in Duration::from_secs(60)..=Duration::from_secs(172_800), Reload;
         /// Memory the whole may take; what does not fit into it is refused at the start, and what
         /// is left over is for the history.
-        memory: ByteSize = "160MiB" in ByteSize::mib(16)..=ByteSize::gib(64), Restart;
+        memory: ByteSize = "96MiB" in ByteSize::mib(16)..=ByteSize::gib(64), Restart;
         /// File that keeps the history over a restart.
         state_file: Option<PathBuf> = "/var/lib/twtrace/state", Restart;
         /// Time between two writes of that file; it is written at the end as well.
@@ -145,22 +145,25 @@ settings! {
     }
 }
 
-/// Bytes of a process that follows nothing: the binary and its libraries, the runtime, the
-/// kernel's types while they are read.
-const BASE_BYTES: u64 = 42 << 20;
-/// Bytes a peer takes beside its minutes: a row, its index, its histogram, and its share of a
-/// summary. With the base and the sockets this is what a daemon was seen to take with 65,536 peers
-/// and 200,000 live sockets, all of one connection each.
-const PEER_BYTES: u64 = 1200;
+/// Bytes of a process that follows nothing, its event buffer aside: the binary and the runtime.
+const BASE_BYTES: u64 = 14 << 20;
+/// The event buffer is resident twice: the kernel maps it once more behind itself, so that no record
+/// is ever in two pieces.
+const BUFFER_TIMES: u64 = 2;
+/// Bytes a peer takes beside its minutes: a row, its place in the index, and for one in four the
+/// histogram and the seconds of a busy one. With 65,536 peers and 200,000 live sockets, all of one
+/// connection each, a daemon was seen to take 430.
+const PEER_BYTES: u64 = 640;
 /// Bytes a socket takes while it is followed.
-const SOCKET_BYTES: u64 = 66;
+const SOCKET_BYTES: u64 = 36;
 
 impl Config {
     /// What these settings need in the worst case, bytes, without any history.
     pub fn memory_needed(&self) -> u64 {
         let peers = (self.max_peers as u64).saturating_mul(PEER_BYTES);
         let sockets = u64::from(self.max_live).saturating_mul(SOCKET_BYTES);
-        BASE_BYTES.saturating_add(peers).saturating_add(sockets)
+        let buffer = self.buffer.as_u64().saturating_mul(BUFFER_TIMES);
+        BASE_BYTES.saturating_add(buffer).saturating_add(peers).saturating_add(sockets)
     }
 
     /// What is left for the history, bytes.

@@ -220,6 +220,10 @@ impl Owner {
         if !listened_to && self.kept_up.elapsed() < UPKEEP {
             return Ok(());
         }
+        if self.kept_up.elapsed() >= UPKEEP {
+            // What large answers took is kept by the allocator otherwise.
+            give_back_memory();
+        }
         self.kept_up = Instant::now();
         let mut seen = Vec::new();
         let facts = listened_to;
@@ -265,7 +269,7 @@ impl Owner {
         let core = self.pipeline.core();
         let past = core.aggregate().table().past();
         let now = now();
-        match state::save(&path, core.origin(), &past, now) {
+        match state::save(&path, core.origin(), past, now) {
             Ok(()) => {
                 self.state_saved = Some(now.wall);
                 self.state_fault = None;

@@ -19,8 +19,6 @@ use crate::{
     units::Clock,
 };
 
-/// Peers that go into one input.
-const AT_ONCE: usize = 1024;
 /// This process's own namespace, which has the same number in every boot of a host.
 const OWN: &str = "/proc/self/ns/net";
 
@@ -132,7 +130,12 @@ pub struct Unsaved {
 ///
 /// # Errors
 /// [`Unsaved`].
-pub fn save(path: &Path, origin: &Origin, past: &[Past], now: Clock) -> Result<(), Unsaved> {
+pub fn save(
+    path: &Path,
+    origin: &Origin,
+    past: impl Iterator<Item = Past>,
+    now: Clock,
+) -> Result<(), Unsaved> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
@@ -151,10 +154,15 @@ pub fn save(path: &Path, origin: &Origin, past: &[Past], now: Clock) -> Result<(
     written.map_err(|error| Unsaved { path: path.to_owned(), source: error.error })
 }
 
-fn write(path: &Path, origin: &Origin, past: &[Past], now: Clock) -> Result<(), WriteError> {
+fn write(
+    path: &Path,
+    origin: &Origin,
+    past: impl Iterator<Item = Past>,
+    now: Clock,
+) -> Result<(), WriteError> {
     let mut recorder = Recorder::create(path, origin, None)?;
-    for some in past.chunks(AT_ONCE) {
-        recorder.write(&Input::Past(some.to_vec()))?;
+    for part in Past::parts(past) {
+        recorder.write(&Input::Past(part))?;
     }
     recorder.write(&Input::Moment(Box::new(Moment::bare(now))))?;
     recorder.finish()
@@ -218,7 +226,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
         assert!(load(&path, clock(1, 1)).unwrap().peers.is_empty(), "no file, no past");
-        save(&path, &origin(&boot_id()), &[peer(1), peer(2)], clock(100, 1000)).unwrap();
+        save(&path, &origin(&boot_id()), [peer(1), peer(2)].into_iter(), clock(100, 1000)).unwrap();
         let restored = load(&path, clock(130, 10)).unwrap();
         assert_eq!(restored.peers, [peer(1), peer(2)], "a clock set back changes nothing");
         assert_eq!(restored.written, Some(clock(100, 1000).wall));
@@ -230,7 +238,7 @@ mod tests {
         let path = directory.path().join("state");
         let own = find_namespace(OWN).unwrap();
         let peers = [peer(own), peer(own + 1)];
-        save(&path, &origin("another boot"), &peers, clock(100, 1000)).unwrap();
+        save(&path, &origin("another boot"), peers.into_iter(), clock(100, 1000)).unwrap();
         // Five minutes off, three up: the minute 90 was 18 minutes ago.
         let restored = load(&path, clock(3, 1008)).unwrap();
         assert_eq!((restored.peers.len(), restored.forgotten), (1, 1));
@@ -244,7 +252,7 @@ mod tests {
     fn a_state_that_cannot_be_used_is_moved_aside_with_a_message() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
-        save(&path, &origin("b"), &[peer(1)], clock(1, 1)).unwrap();
+        save(&path, &origin("b"), [peer(1)].into_iter(), clock(1, 1)).unwrap();
         let whole = fs::read(&path).unwrap();
         for bytes in [&b"garbage"[..], &whole[..whole.len() - 1], &whole[..20], b""] {
             fs::write(&path, bytes).unwrap();
@@ -259,7 +267,8 @@ mod tests {
     fn a_state_that_cannot_be_written_leaves_the_one_before() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("no/such/directory/state");
-        let error = save(&missing, &origin("b"), &[], clock(1, 1)).unwrap_err().to_string();
+        let error =
+            save(&missing, &origin("b"), std::iter::empty(), clock(1, 1)).unwrap_err().to_string();
         assert!(error.contains("no/such/directory"), "{error}");
     }
 }

@@ -183,6 +183,15 @@ impl Tally {
         &mut self.recent
     }
 
+    /// Adds times a timer was set again: a peer that sends its FIN over and over can make them many.
+    pub fn add_rearms(&mut self, rearms: u32) {
+        if rearms <= Self::STEP {
+            self.count().rearms += rearms;
+        } else {
+            self.edit(|counts| counts.rearms += u64::from(rearms));
+        }
+    }
+
     /// Changes the counts as one likes.
     pub fn edit(&mut self, edit: impl FnOnce(&mut Counts)) {
         edit(self.carry());
@@ -267,12 +276,14 @@ mod tests {
         for _ in 0..events {
             let counts = tally.count();
             counts.entered += 1;
-            counts.rearms += Tally::STEP;
             counts.ended[0] += 1;
+            tally.add_rearms(Tally::STEP);
         }
+        tally.add_rearms(u32::MAX);
         let counts = tally.counts();
         assert_eq!((counts.entered, counts.ended[0], tally.live()), (events, events, 0));
-        assert_eq!(counts.rearms, events * u64::from(Tally::STEP));
+        let rearms = events * u64::from(Tally::STEP) + u64::from(u32::MAX);
+        assert_eq!(counts.rearms, rearms);
     }
 
     #[test]

@@ -121,13 +121,12 @@ impl Book {
         })
     }
 
-    /// All minutes, by row.
-    pub fn by_row(&self) -> rustc_hash::FxHashMap<u32, Vec<Minute>> {
-        let mut rows = rustc_hash::FxHashMap::<u32, Vec<Minute>>::default();
-        for (serial, minute) in self.pages.iter().flat_map(|(_, page)| page) {
-            rows.entry(*serial).or_default().push(*minute);
-        }
-        rows
+    /// All minutes with their rows' serial numbers, by row and then ascending.
+    pub fn by_row(&self) -> Vec<(u32, Minute)> {
+        let mut minutes = Vec::with_capacity(self.entries);
+        minutes.extend(self.pages.iter().flat_map(|(_, page)| page).copied());
+        minutes.sort_unstable_by_key(|(serial, minute)| (*serial, minute.minute));
+        minutes
     }
 
     /// Rows' minutes kept.
@@ -154,7 +153,9 @@ mod tests {
         book.put(1, minute(13, 0));
         let minutes: Vec<_> = book.of(1).map(|minute| (minute.minute, minute.entered)).collect();
         assert_eq!(minutes, [(10, 5), (11, 1), (12, 6)], "an empty minute is not kept");
-        assert_eq!(book.by_row()[&2], [minute(10, 7)]);
+        let all = [(1, 10, 5), (1, 11, 1), (1, 12, 6), (2, 10, 7)];
+        let by_row = all.map(|(row, at, entered)| (row, minute(at, entered)));
+        assert_eq!(book.by_row(), by_row);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use super::{
 };
 use crate::event::{Role, ip};
 
+/// Peers whose past goes into one part.
+const AT_ONCE: usize = 1024;
+
 /// One peer's past.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Past {
@@ -36,6 +39,14 @@ pub struct Past {
 }
 
 impl Past {
+    /// Puts the past of many peers into parts of a bounded size, as recordings have them.
+    pub fn parts(mut all: impl Iterator<Item = Self>) -> impl Iterator<Item = Vec<Self>> {
+        std::iter::from_fn(move || {
+            let part: Vec<Self> = all.by_ref().take(AT_ONCE).collect();
+            (!part.is_empty()).then_some(part)
+        })
+    }
+
     /// Its address as events have it, IPv4 v4-mapped.
     pub fn octets(&self) -> [u8; 16] {
         match self.address {

@@ -191,15 +191,17 @@ impl PeerTable {
         self.book.of(peer.serial).chain(newest).collect()
     }
 
-    /// What is known of each peer that would be worth telling another session.
-    pub fn past(&self) -> Vec<Past> {
-        let mut minutes = self.book.by_row();
-        let past = |peer: &Peer| {
-            let mut minutes = minutes.remove(&peer.serial).unwrap_or_default();
-            minutes.extend(Some(peer.minute).filter(|minute| !minute.is_empty()));
+    /// What is known of each peer that would be worth telling another session; one at a time, since
+    /// all together are as much as the table.
+    pub fn past(&self) -> impl Iterator<Item = Past> {
+        let book = self.book.by_row();
+        self.rows().iter().filter_map(move |peer| {
+            let from = book.partition_point(|(serial, _)| *serial < peer.serial);
+            let own = book[from..].iter().take_while(|(serial, _)| *serial == peer.serial);
+            let newest = Some(peer.minute).filter(|minute| !minute.is_empty());
+            let minutes = own.map(|(_, minute)| *minute).chain(newest).collect();
             Past::of(&peer.group, &peer.history, minutes)
-        };
-        self.rows().iter().filter_map(past).collect()
+        })
     }
 
     /// Takes in what was known of a peer before.
