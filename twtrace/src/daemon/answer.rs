@@ -11,7 +11,8 @@ use hyper::{
     body::{Body, Frame, SizeHint},
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// JSON.
@@ -110,7 +111,7 @@ pub struct Text {
 
 impl Text {
     /// A document.
-    pub fn json(document: &Value) -> Self {
+    pub fn json(document: &impl Serialize) -> Self {
         let mut body = serde_json::to_vec(document).unwrap_or_default();
         body.push(b'\n');
         Self { status: StatusCode::OK, content_type: JSON, body }

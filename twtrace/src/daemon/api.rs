@@ -201,43 +201,43 @@ impl Api {
         path: &[&str],
         query: &impl Fn(&'q [&'q str]) -> Result<Query<'q>, BadQuery>,
     ) -> Result<Text, Fault> {
-        let document = match path {
+        let text = match path {
             ["openapi.json"] => {
                 query(&[])?;
-                return Ok(Text { body: OPENAPI.into(), ..Text::json(&json!(null)) });
+                Text { body: OPENAPI.into(), ..Text::json(&json!(null)) }
             }
             ["status"] => {
                 query(&[])?;
-                view::status::document(&self.agent().await?)
+                Text::json(&view::status::document(&self.agent().await?))
             }
             ["summary"] => {
                 let choice = query(&ROW_PARAMETERS)?.rows()?;
-                view::json::document(&*self.hub.summary(choice).await?)
+                Text::json(&view::json::document(&*self.hub.summary(choice).await?))
             }
             ["peers"] => {
                 let choice = query(&ROW_PARAMETERS)?.rows()?;
-                view::json::rows(&*self.hub.summary(choice).await?)
+                Text::json(&view::json::rows(&*self.hub.summary(choice).await?))
             }
             ["peers", peer] => {
                 query(&[])?;
-                view::json::rows(&*self.one_peer(peer).await?)
+                Text::json(&view::json::rows(&*self.one_peer(peer).await?))
             }
             ["peers", peer, "history"] => {
                 query(&[])?;
-                view::diagnosis::histories(&*self.one_peer(peer).await?)
+                Text::json(&view::diagnosis::histories(&*self.one_peer(peer).await?))
             }
             ["diagnosis"] => {
                 let choice = query(&ROW_PARAMETERS)?.rows()?;
-                view::diagnosis::document(&*self.hub.summary(choice).await?)
+                Text::json(&view::diagnosis::document(&*self.hub.summary(choice).await?))
             }
             ["findings"] => {
                 let query = query(&["peer", "severity"])?;
                 let (peer, severity) = (query.value("peer")?, query.value("severity")?);
-                view::diagnosis::findings(&*self.limits_only().await?, peer, severity)
+                Text::json(&view::diagnosis::findings(&*self.limits_only().await?, peer, severity))
             }
             ["margins"] => {
                 query(&[])?;
-                view::diagnosis::margins(&*self.limits_only().await?)
+                Text::json(&view::diagnosis::margins(&*self.limits_only().await?))
             }
             other => {
                 return Err(Fault::Missing(format!(
@@ -246,7 +246,7 @@ impl Api {
                 )));
             }
         };
-        Ok(Text::json(&document))
+        Ok(text)
     }
 
     /// The summary without rows.

@@ -2,14 +2,15 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::{
     diagnose::Finding,
+    kernel::Refusal,
     path::{Block, Outcome},
     peer::{Counts, LifetimeSummary, Refused},
-    summary::{Row, Summary},
+    summary::{Examined, Row, Summary, Trust},
 };
 
 /// Name and version of the document.
@@ -71,62 +72,95 @@ impl Known {
     }
 }
 
+/// The rows, one at a time: as values of JSON each takes some thirty kilobytes.
+struct Peers<'a>(&'a Summary);
+
+impl Serialize for Peers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let known = Known::of(self.0);
+        serializer.collect_seq(self.0.rows.iter().map(|row| peer(self.0, row, &known)))
+    }
+}
+
 /// The rows alone, as the summary has them, and how many there are.
-pub fn rows(summary: &Summary) -> Value {
-    let known = Known::of(summary);
-    json!({
-        "peers": summary.rows.iter().map(|row| peer(summary, row, &known)).collect::<Vec<_>>(),
-        "peers_total": summary.peers,
-    })
+pub fn rows(summary: &Summary) -> impl Serialize {
+    #[derive(Serialize)]
+    struct Rows<'a> {
+        peers: Peers<'a>,
+        peers_total: u64,
+    }
+    Rows { peers: Peers(summary), peers_total: summary.peers }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    backend: &'static str,
+    object: &'static str,
+    types: &'static str,
+    backends_refused: Vec<Value>,
+    blind_spots: Vec<&'static str>,
+    elapsed_s: f64,
+    by: &'static str,
+    filter: Option<String>,
+    totals: Map<String, Value>,
+    trust: Value,
+    peers: Peers<'a>,
+    peers_total: u64,
+    peers_evicted: u64,
+    peers_folded: u64,
+    other: Option<Map<String, Value>>,
+    /// Null where rows stand for something else than peers, or ends are not followed.
+    findings: Option<Vec<Value>>,
 }
 
 /// The summary as programs read it.
-pub fn document(summary: &Summary) -> Value {
+pub fn document(summary: &Summary) -> impl Serialize {
     let known = Known::of(summary);
     let mut totals = counts(&summary.totals, &known);
     totals.insert("live".into(), known.ends(summary.live()));
     totals.insert("lost".into(), json!(summary.trust.lost));
-    let peers: Vec<Value> = summary.rows.iter().map(|row| peer(summary, row, &known)).collect();
     let other = summary.other.as_ref().map(|(folded, row)| {
         let mut other = counts(row, &known);
         other.insert("peers".into(), json!(folded));
         other
     });
-    let trust = &summary.trust;
+    let refusal = |refusal: &Refusal| json!({ "backend": refusal.backend.as_str(), "reason": refusal.reason });
+    let findings =
+        |examined: &Examined| examined.diagnosis.findings.iter().map(Finding::document).collect();
+    Document {
+        schema: SCHEMA,
+        backend: summary.backend.as_str(),
+        object: summary.object.as_str(),
+        types: summary.types.as_str(),
+        backends_refused: summary.refused_backends.iter().map(refusal).collect(),
+        blind_spots: summary.blind_spots(),
+        elapsed_s: (summary.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
+        by: summary.group_by.as_str(),
+        filter: (!summary.selection.is_any()).then(|| summary.selection.to_string()),
+        totals,
+        trust: trust(&summary.trust, &known),
+        peers: Peers(summary),
+        peers_total: summary.peers,
+        peers_evicted: summary.peers_evicted,
+        peers_folded: summary.peers_folded,
+        other,
+        findings: summary.examined.as_ref().map(findings),
+    }
+}
+
+/// How far the counts can be trusted.
+fn trust(trust: &Trust, known: &Known) -> Value {
     json!({
-        "schema": SCHEMA,
-        "backend": summary.backend.as_str(),
-        "object": summary.object.as_str(),
-        "types": summary.types.as_str(),
-        "backends_refused": summary.refused_backends.iter().map(|refusal| json!({
-            "backend": refusal.backend.as_str(),
-            "reason": refusal.reason,
-        })).collect::<Vec<_>>(),
-        "blind_spots": summary.blind_spots(),
-        "elapsed_s": (summary.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
-        "by": summary.group_by.as_str(),
-        "filter": (!summary.selection.is_any()).then(|| summary.selection.to_string()),
-        "totals": totals,
-        "trust": {
-            "lost_sockets": trust.lost_sockets,
-            "undecided": trust.undecided,
-            "skipped": trust.skipped,
-            "healed": known.ends(trust.healed),
-            "unfollowed": known.ends(trust.unfollowed),
-            "unseen_ends": known.ends(trust.unseen_ends),
-            "read_failures": trust.read_failures,
-            "refusals_dropped": trust.refusals_dropped,
-            "undecodable": trust.undecodable,
-        },
-        "peers": peers,
-        "peers_total": summary.peers,
-        "peers_evicted": summary.peers_evicted,
-        "peers_folded": summary.peers_folded,
-        "other": other,
-        // Null where rows stand for something else than peers, or ends are not followed.
-        "findings": summary.examined.as_ref().map(|examined| {
-            examined.diagnosis.findings.iter().map(Finding::document).collect::<Vec<_>>()
-        }),
+        "lost_sockets": trust.lost_sockets,
+        "undecided": trust.undecided,
+        "skipped": trust.skipped,
+        "healed": known.ends(trust.healed),
+        "unfollowed": known.ends(trust.unfollowed),
+        "unseen_ends": known.ends(trust.unseen_ends),
+        "read_failures": trust.read_failures,
+        "refusals_dropped": trust.refusals_dropped,
+        "undecodable": trust.undecodable,
     })
 }
 
