@@ -28,7 +28,7 @@ use crate::{expect, http, wait};
 /// Resident memory the daemon may take with its default sizes while it counts, bytes.
 const MEMORY: u64 = 64 << 20;
 /// What it may take besides while it answers a large question.
-const ANSWER: u64 = 48 << 20;
+const ANSWER: u64 = 32 << 20;
 
 /// A document without what two sessions of the same time need not have in common: their length to
 /// the millisecond, and lifetimes of sockets whose entry only the daemon saw.
