@@ -1,14 +1,12 @@
 //! Control groups of a scenario: made, joined by a program, and removed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
-
-/// Where the unified hierarchy is: by itself, or beside the first version's.
-const ROOTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+use twtrace::host::cgroup::root;
 
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -27,8 +25,7 @@ impl Cgroup {
 
     /// Makes one of that name, which begins with a slash.
     pub fn named(name: &str) -> Result<Self> {
-        let unified = |root: &&Path| root.join("cgroup.procs").exists();
-        let root = ROOTS.iter().map(Path::new).find(unified).context("no unified hierarchy")?;
+        let root = root().context("no control groups are mounted")?;
         let directory = root.join(&name[1..]);
         fs::create_dir(&directory).with_context(|| format!("making {}", directory.display()))?;
         Ok(Self { directory, name: name.to_owned() })

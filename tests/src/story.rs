@@ -1,8 +1,8 @@
 //! The story that twtrace is for, played on this machine: `cargo xtask lab`.
 //!
-//! The hidden command `lab [--twtrace PATH] [--hold | --picture FILE]`. A client reaches one server directly and
-//! another one through a router that strips TCP timestamps; all of it in network namespaces that
-//! are gone in the end, whatever ended it.
+//! The hidden command `lab [--twtrace PATH] [--hold | --picture FILE]`. A client reaches one server
+//! directly and another one through a router that strips TCP timestamps; all of it in network
+//! namespaces that are gone in the end, whatever ended it.
 
 use std::fs;
 use std::path::Path;

@@ -130,8 +130,10 @@ fn replays_as(lab: &Lab, question: &[&str], recording: &Path, live: &str) -> Res
 pub fn watch_to_its_end(lab: &Lab, args: &[&str], ending: &[&str]) -> Result<Summary> {
     let recording = tempfile::NamedTempFile::new()?.into_temp_path();
     let kept = recording.to_str().context("the recording's path")?;
-    let question = [&["watch", "-o", "json", "--max-live", "16384"], args].concat();
-    let live = [&question[..], &lab.attach(), &["--buffer", "2", "--record", kept], ending];
+    // The buffer is no matter of a replay's; how many sockets are followed is.
+    let (follows, buffer) = SMALL.split_at(2);
+    let question = [&["watch", "-o", "json"], follows, args].concat();
+    let live = [&question[..], &lab.attach(), buffer, &["--record", kept], ending];
     let output = run(lab, &live.concat())?;
     if !output.status.success() {
         bail!("{}", shown(&output));

@@ -1,6 +1,6 @@
 //! The read model: what a session knows at one moment. Views see nothing else.
 
-use std::{collections::HashMap, time::Duration};
+use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use rustc_hash::FxHashMap;
 use twtrace_common::Counter;
@@ -147,11 +147,12 @@ fn choose<'a>(
 ) -> (Vec<Row>, Vec<&'a Peer>) {
     let wanted = |peer: &Peer| choice.peer.is_none_or(|address| address.matches(&peer.group));
     let known = peers.iter().filter(|peer| choice.with_past || !peer.is_empty());
-    let (mut candidates, mut others): (Vec<&Peer>, Vec<&Peer>) =
-        known.partition(|peer| wanted(peer));
-    let order = |one: &&Peer, two: &&Peer| {
-        let by_rank = choice.sort.rank(&two.counts()).cmp(&choice.sort.rank(&one.counts()));
-        by_rank.then_with(|| one.group.cmp(&two.group))
+    let (candidates, mut others): (Vec<&Peer>, Vec<&Peer>) = known.partition(|peer| wanted(peer));
+    // Each is compared many times, and its rank is read out of all that was counted.
+    let rank = |peer: &Peer| Reverse(choice.sort.rank(&peer.counts()));
+    let mut candidates: Vec<_> = candidates.into_iter().map(|peer| (rank(peer), peer)).collect();
+    let order = |one: &(Reverse<u64>, &Peer), two: &(Reverse<u64>, &Peer)| {
+        one.0.cmp(&two.0).then_with(|| one.1.group.cmp(&two.1.group))
     };
     let first = choice.skip.min(candidates.len());
     let last = first + choice.top.unwrap_or(candidates.len()).min(candidates.len() - first);
@@ -160,13 +161,13 @@ fn choose<'a>(
         candidates.select_nth_unstable_by(last, order);
     }
     candidates[..last].sort_unstable_by(order);
-    let row = |peer: &&Peer| {
+    let row = |(_, peer): &(Reverse<u64>, &Peer)| {
         let minutes = if choice.with_past { table.minutes(peer) } else { Vec::new() };
         Row { minutes, ..Row::of(peer) }
     };
     let rows = candidates[first..last].iter().map(row).collect();
-    others.extend(&candidates[..first]);
-    others.extend(&candidates[last..]);
+    let passed_over = candidates[..first].iter().chain(&candidates[last..]);
+    others.extend(passed_over.map(|(_, peer)| peer));
     (rows, others)
 }
 

@@ -103,9 +103,7 @@ impl Agent {
 
     /// Processor time it has used, user and system together, seconds.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let stat = fs::read_to_string(self.proc("schedstat"))?;
-        let nanoseconds = stat.split(' ').next().and_then(|word| word.parse::<u64>().ok());
-        Ok(nanoseconds.context("schedstat")? as f64 / 1e9)
+        cpu_seconds(self.child.id())
     }
 
     /// Memory of its own that is resident, bytes.
@@ -165,6 +163,19 @@ impl Agent {
             })
             .collect())
     }
+}
+
+/// Processor time that a process's threads, those there now, have used, user and system together,
+/// seconds.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let mut all = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may have ended since it was listed.
+        let Ok(stat) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+        let nanoseconds = stat.split(' ').next().and_then(|word| word.parse::<u64>().ok());
+        all += nanoseconds.context("schedstat")?;
+    }
+    Ok(all as f64 / 1e9)
 }
 
 impl Drop for Agent {

@@ -1,11 +1,11 @@
 //! What the full screen costs in a real terminal, beside a session that shows nothing.
 
-use std::fs;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::agent::cpu_seconds;
 use super::load::Site;
 use super::{Bench, sample};
 use crate::terminal::Terminal;
@@ -73,13 +73,4 @@ fn connect(site: &Site, time: Duration) -> Result<u32> {
         }
         Ok(done)
     })
-}
-
-/// Processor time that a process has used.
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = stat.rsplit_once(')').context("a process's numbers")?;
-    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-    let ticks = ticks.sum::<Result<u64, _>>().context("processor time")?;
-    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }

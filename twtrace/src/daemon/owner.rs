@@ -33,7 +33,8 @@ use crate::{
 
 /// Time between two moments while somebody listens to the feed.
 const MOMENTS: Duration = Duration::from_secs(1);
-/// Time between two looks at what was lost and refused while nobody does.
+/// Time between two looks at what was lost and refused while nobody does, and between two returns
+/// of memory that is not needed any more.
 const UPKEEP: Duration = Duration::from_secs(10);
 
 /// Owns the pipeline.
@@ -125,6 +126,7 @@ impl Owner {
         let mut drain = every(DRAIN_INTERVAL);
         let mut moments = every(MOMENTS);
         let mut save = self.saving();
+        let mut tidy = every(UPKEEP);
         loop {
             tokio::select! {
                 ask = self.asks.recv() => match ask {
@@ -141,6 +143,8 @@ impl Owner {
                 _ = drain.tick() => {}
                 _ = moments.tick() => self.look()?,
                 _ = save.tick() => self.save(),
+                // What large answers took is kept by the allocator otherwise.
+                _ = tidy.tick() => give_back_memory(),
             }
             self.drain()?;
         }
@@ -219,10 +223,6 @@ impl Owner {
         let listened_to = !self.feeds.is_empty();
         if !listened_to && self.kept_up.elapsed() < UPKEEP {
             return Ok(());
-        }
-        if self.kept_up.elapsed() >= UPKEEP {
-            // What large answers took is kept by the allocator otherwise.
-            give_back_memory();
         }
         self.kept_up = Instant::now();
         let mut seen = Vec::new();

@@ -128,16 +128,17 @@ impl Client {
             let entry = Entry { with_timestamps, blocked, local, mono_ns, ..Entry::default() };
             peer.history.present(&entry);
         }
-        peer.tally.edit(|counts| counts.entered = self.live.max(entries));
-        let ended = peer.counts().entered - self.live;
-        peer.tally.edit(|counts| counts.ended[Outcome::TwoMsl as usize] = ended);
+        peer.tally.edit(|counts| {
+            counts.entered = self.live.max(entries);
+            counts.ended[Outcome::TwoMsl as usize] = counts.entered - self.live;
+            if self.with_timestamps {
+                counts.with_timestamps = counts.entered;
+                counts.eligible = counts.entered;
+            } else {
+                counts.without_timestamps = counts.entered;
+            }
+        });
         peer.history.stuck = if self.blocked { self.live } else { 0 };
-        if self.with_timestamps {
-            peer.tally.edit(|counts| counts.with_timestamps = counts.entered);
-            peer.tally.edit(|counts| counts.eligible = counts.entered);
-        } else {
-            peer.tally.edit(|counts| counts.without_timestamps = counts.entered);
-        }
         peer.scheduled_ms = 60_000;
         peer
     }

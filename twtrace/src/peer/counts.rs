@@ -169,12 +169,11 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Most that an event may add to one count.
-    const STEP: u32 = u16::MAX as u32;
-    /// Events after which what is recent becomes older: none of its counts can have overflowed.
-    const CARRY: u32 = u32::MAX / Self::STEP;
+    /// Events after which what is recent becomes older. Any number would do that 32 bits hold; this
+    /// one is often reached.
+    const CARRY: u32 = 1 << 16;
 
-    /// The counts to add an event to: to each at most 65,535.
+    /// The counts to add an event to: to each at most one.
     pub fn count(&mut self) -> &mut Counts<u32> {
         if self.events == Self::CARRY {
             self.carry();
@@ -185,10 +184,9 @@ impl Tally {
 
     /// Adds times a timer was set again: a peer that sends its FIN over and over can make them many.
     pub fn add_rearms(&mut self, rearms: u32) {
-        if rearms <= Self::STEP {
-            self.count().rearms += rearms;
-        } else {
-            self.edit(|counts| counts.rearms += u64::from(rearms));
+        match self.recent.rearms.checked_add(rearms) {
+            Some(sum) => self.recent.rearms = sum,
+            None => self.edit(|counts| counts.rearms += u64::from(rearms)),
         }
     }
 
@@ -271,18 +269,19 @@ mod tests {
 
     #[test]
     fn a_tally_overflows_nothing() {
+        const STEP: u32 = u16::MAX as u32;
         let mut tally = Tally::default();
         let events = u64::from(Tally::CARRY) * 2 + 7;
         for _ in 0..events {
             let counts = tally.count();
             counts.entered += 1;
             counts.ended[0] += 1;
-            tally.add_rearms(Tally::STEP);
+            tally.add_rearms(STEP);
         }
         tally.add_rearms(u32::MAX);
         let counts = tally.counts();
         assert_eq!((counts.entered, counts.ended[0], tally.live()), (events, events, 0));
-        let rearms = events * u64::from(Tally::STEP) + u64::from(u32::MAX);
+        let rearms = events * u64::from(STEP) + u64::from(u32::MAX);
         assert_eq!(counts.rearms, rearms);
     }
 

@@ -72,7 +72,7 @@ impl Known {
     }
 }
 
-/// The rows, one at a time: as values of JSON each takes some thirty kilobytes.
+/// The rows, one at a time: as values of JSON each takes some twenty kilobytes.
 struct Peers<'a>(&'a Summary);
 
 impl Serialize for Peers<'_> {
@@ -125,7 +125,6 @@ pub fn document(summary: &Summary) -> impl Serialize {
         other.insert("peers".into(), json!(folded));
         other
     });
-    let refusal = |refusal: &Refusal| json!({ "backend": refusal.backend.as_str(), "reason": refusal.reason });
     let findings =
         |examined: &Examined| examined.diagnosis.findings.iter().map(Finding::document).collect();
     Document {
@@ -147,6 +146,11 @@ pub fn document(summary: &Summary) -> impl Serialize {
         other,
         findings: summary.examined.as_ref().map(findings),
     }
+}
+
+/// A better way to attach that did not work.
+fn refusal(refusal: &Refusal) -> Value {
+    json!({ "backend": refusal.backend.as_str(), "reason": refusal.reason })
 }
 
 /// How far the counts can be trusted.

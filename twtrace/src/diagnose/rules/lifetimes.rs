@@ -141,8 +141,10 @@ mod tests {
 
     fn peer(ended: u64, mark: impl FnOnce(&mut Peer)) -> [Peer; 1] {
         let mut peer = Client::at("10.2.0.2", 443).peer();
-        peer.tally.edit(|counts| counts.entered = ended);
-        peer.tally.edit(|counts| counts.ended[Outcome::TwoMsl as usize] = ended);
+        peer.tally.edit(|counts| {
+            counts.entered = ended;
+            counts.ended[Outcome::TwoMsl as usize] = ended;
+        });
         mark(&mut peer);
         [peer]
     }

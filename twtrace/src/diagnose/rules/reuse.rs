@@ -147,8 +147,10 @@ mod tests {
         let facts = facts();
         let shares = |blocked| {
             let mut peer = Client::at("10.2.0.2", 443).rate(475.0).peer();
-            peer.tally.edit(|counts| counts.with_timestamps = 1000);
-            peer.tally.edit(|counts| counts.blocked[Block::ReuseLoopbackOnly as usize] = blocked);
+            peer.tally.edit(|counts| {
+                counts.with_timestamps = 1000;
+                counts.blocked[Block::ReuseLoopbackOnly as usize] = blocked;
+            });
             found(RULES, "TW004", &case(&[peer], &facts)).len()
         };
         assert_eq!(shares(499), 0);
