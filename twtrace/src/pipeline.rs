@@ -351,7 +351,7 @@ impl Pipeline {
             return Err(NoMoment.into());
         };
         let mut sockets: HashMap<u64, Entered> =
-            kernel.live_now().into_values().flatten().map(|socket| (socket.tw, socket)).collect();
+            kernel.live_now(|socket| (socket.tw, socket)).into_values().flatten().collect();
         // What came since the walk began is newer than what the walk saw.
         let (totals, skipped) = quiet_totals(kernel, sink, &mut |event| {
             if let Event::Entered(entered) = event {

@@ -133,13 +133,16 @@ impl KernelFeed {
         Ok(())
     }
 
-    /// The sockets in TIME_WAIT now, as the kernel has them. Namespaces that cannot be read are
-    /// missing from the answer.
-    pub fn live_now(&mut self) -> HashMap<u32, Vec<Entered>> {
+    /// What `keep` keeps of the sockets in TIME_WAIT now, as the kernel has them. Namespaces that
+    /// cannot be read are missing from the answer.
+    pub fn live_now<T: Send>(
+        &mut self,
+        keep: impl Fn(Entered) -> T + Send + Copy,
+    ) -> HashMap<u32, Vec<T>> {
         let mut alive = HashMap::new();
         for namespace in Tracer::namespaces_of(&self.options.filter) {
             let Ok(mut inventory) = self.tracer.list_live() else { break };
-            if let Ok(sockets) = inventory.read(&namespace) {
+            if let Ok(sockets) = inventory.read(&namespace, keep) {
                 alive.insert(namespace.inum, sockets);
             }
         }
@@ -174,9 +177,9 @@ impl KernelFeed {
         let before = monotonic_ns();
         // First what the kernel side itself missed: sockets it follows that are no more.
         let alive: HashMap<u32, HashSet<u64>> = self
-            .live_now()
+            .live_now(|socket| socket.tw)
             .into_iter()
-            .map(|(inum, sockets)| (inum, sockets.iter().map(|socket| socket.tw).collect()))
+            .map(|(inum, sockets)| (inum, sockets.into_iter().collect()))
             .collect();
         let missed = aggregate.vanished(before, |tw, socket| {
             alive.get(&socket.netns).is_none_or(|sockets| sockets.contains(&tw))
@@ -279,7 +282,7 @@ fn read_beside(
     mut meanwhile: impl FnMut(),
 ) -> std::io::Result<()> {
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| inventory.read(namespace).map(drop));
+        let reader = scope.spawn(|| inventory.read(namespace, drop).map(drop));
         while !reader.is_finished() {
             meanwhile();
             std::thread::yield_now();

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, BufReader, ErrorKind, Read},
 };
 
 use aya::programs::Iter;
@@ -20,28 +20,42 @@ impl<'a> Inventory<'a> {
         Self { program }
     }
 
-    /// Walks a namespace and answers what the iterator wrote: its timewait sockets, or nothing
-    /// from the one that makes the kernel side follow them.
+    /// Walks a namespace and answers what `keep` keeps of that which the iterator writes: of its
+    /// timewait sockets, or nothing from the one that makes the kernel side follow them.
     ///
     /// # Errors
     /// The namespace vanished, may not be entered, or could not be read.
-    pub fn read(&mut self, namespace: &Namespace) -> io::Result<Vec<Entered>> {
+    pub fn read<T: Send>(
+        &mut self,
+        namespace: &Namespace,
+        keep: impl Fn(Entered) -> T + Send,
+    ) -> io::Result<Vec<T>> {
         let program = &mut *self.program;
         namespace.run(move || {
             let link = program.attach().map_err(io::Error::other)?;
             let link = program.take_link(link).map_err(io::Error::other)?;
             // The walk is bound to the namespace of the thread that opens it.
-            let mut file: File = link.into_file().map_err(io::Error::other)?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok(sockets(&bytes))
+            let file: File = link.into_file().map_err(io::Error::other)?;
+            let mut kept = Vec::new();
+            sockets(BufReader::with_capacity(PIECE, file), |socket| kept.push(keep(socket)))?;
+            Ok(kept)
         })?
     }
 }
 
-/// The sockets in what the iterator wrote.
-fn sockets(bytes: &[u8]) -> Vec<Entered> {
-    bytes.chunks_exact(size_of::<Entered>()).filter_map(Entered::from_bytes).collect()
+/// Bytes read at once: hundreds of thousands of sockets are some 30 MB.
+const PIECE: usize = 1 << 16;
+
+/// Shows the sockets in what the iterator writes, one by one.
+fn sockets(mut written: impl Read, mut show: impl FnMut(Entered)) -> io::Result<()> {
+    let mut record = [0; size_of::<Entered>()];
+    loop {
+        match written.read_exact(&mut record) {
+            Ok(()) => Entered::from_bytes(&record).into_iter().for_each(&mut show),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -51,6 +65,11 @@ mod tests {
     #[test]
     fn what_the_iterator_wrote_is_a_list_of_sockets() {
         let socket = |tw| Entered { tw, ..Entered::default() };
+        let sockets = |bytes: &[u8]| {
+            let mut all = Vec::new();
+            sockets(bytes, |socket| all.push(socket)).unwrap();
+            all
+        };
         let bytes = [socket(7).as_bytes(), socket(9).as_bytes()].concat();
         assert_eq!(sockets(&bytes), [socket(7), socket(9)]);
         assert_eq!(sockets(&bytes[..bytes.len() - 1]), [socket(7)], "one cut off is none");
