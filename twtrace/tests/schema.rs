@@ -189,7 +189,9 @@ fn without_types_only_what_needs_none_is_told() {
     view::table::write(&mut text, &summary, Palette::PLAIN).expect("writing to memory");
     let text = String::from_utf8(text).expect("UTF-8");
     assert!(text.starts_with("twtrace: entries and ends through kprobe with the object for old"));
-    assert!(text.contains("not seen this way: sockets present at the start, refused takeovers\n"));
+    assert!(text.contains(
+        "not seen this way: timestamps of sockets present at the start, refused takeovers\n"
+    ));
     assert!(text.contains("--btf FILE"), "{text}");
     assert!(text.contains("timestamps unknown"), "{text}");
 }

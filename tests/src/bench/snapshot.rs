@@ -29,7 +29,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     for _ in 0..bench.size(5, 1) {
         let live = site.live()?;
         time("snapshot/twtrace's iterator", live, || {
-            Ok(tracer.list_live()?.read(&namespace, |socket| socket.tw)?.len() as u64)
+            Ok(tracer.list_live()?.read(&namespace, |socket| Some(socket.tw))?.len() as u64)
         })?;
         time("snapshot/ss -tan state time-wait", live, || {
             let said = site.client.exec(&["ss", "-Htan", "state", "time-wait"])?;

@@ -59,10 +59,8 @@ pub enum On {
     Every,
     /// Those that see function calls; the tracepoints do not show what is asked here.
     Functions,
-    /// Those that come with iterators over the sockets present: not the object for old kernels.
-    Iterators,
-    /// The same, but not through kprobes: what is asked is of the process, and fentry in the
-    /// machines and the tracepoints of the host are enough.
+    /// Not through kprobes: what is asked is of the process, and fentry in the machines and the
+    /// tracepoints of the host are enough.
     Agent,
     /// The object for old kernels.
     Old,
@@ -76,9 +74,11 @@ pub enum On {
 
 /// Scenarios that the object for old kernels is put through as well where none is named; with
 /// `--object perf` it is put through all.
-const OLD_TOO: [&str; 9] = [
+const OLD_TOO: [&str; 11] = [
     "expiry_is_two_msl",
     "counts_over_six_peers",
+    "present_at_start",
+    "recording_in_several_files",
     "event_fields_match_the_socket",
     "reused_by_an_ephemeral_connect",
     "refused_for_each_reason",
@@ -94,7 +94,6 @@ impl Scenario {
     pub fn applies(&self, backend: Backend, object: Object, once: bool) -> bool {
         let backend_fits = match self.on {
             On::Every => true,
-            On::Iterators => object == Object::RingBuf,
             On::Agent => object == Object::RingBuf && backend != Backend::Kprobe,
             On::Old => object == Object::Perf,
             On::Functions => backend.sees_functions(),
@@ -118,10 +117,6 @@ const fn functions(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario 
     Scenario { name, on: On::Functions, run }
 }
 
-const fn iterators(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
-    Scenario { name, on: On::Iterators, run }
-}
-
 const fn agent(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
     Scenario { name, on: On::Agent, run }
 }
@@ -142,7 +137,7 @@ const fn once(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
 pub const ALL: &[Scenario] = &[
     once("diagnosis_of_the_story", diagnosis::of_the_story),
     every("expiry_is_two_msl", expiry::expiry_is_two_msl),
-    iterators("a_present_socket_expires", expiry::a_present_socket_expires),
+    every("a_present_socket_expires", expiry::a_present_socket_expires),
     every("counts_over_six_peers", counting::counts_over_six_peers),
     every("stripped_timestamps_story", stripped::stripped_timestamps_story),
     every("offsets_are_those_known", offsets::offsets_are_those_known),
@@ -158,14 +153,14 @@ pub const ALL: &[Scenario] = &[
     every("why_a_socket_is_blocked", entry::why_a_socket_is_blocked),
     every("no_ends_counts_the_same", limits::no_ends_counts_the_same),
     every("cap_of_peers_folds_into_other", limits::cap_of_peers_folds_into_other),
-    tracepoints("recording_in_several_files", recording::in_several_files),
+    every("recording_in_several_files", recording::in_several_files),
     tracepoints("recording_on_a_full_disk", recording::on_a_full_disk),
     tracepoints("recording_killed_in_the_middle", recording::killed_in_the_middle),
     tracepoints("export_is_queried_by_duckdb", recording::export_is_queried_by_duckdb),
     every("command_mode", session::command_mode),
     every("count_ends_the_session", session::count_ends_the_session),
     every("duration_ends_the_session", session::duration_ends_the_session),
-    iterators("events_ndjson", events::events_ndjson),
+    every("events_ndjson", events::events_ndjson),
     every("without_root_it_says_what_is_missing", startup::without_root),
     every("missing_btf_is_named", startup::missing_btf_is_named),
     every("wrong_flags_are_a_usage_error", startup::wrong_flags_are_a_usage_error),
@@ -186,7 +181,7 @@ pub const ALL: &[Scenario] = &[
     functions("overflow_of_buckets", overflow::overflow_of_buckets),
     every("rearmed_by_a_retransmitted_fin", rearmed::by_a_retransmitted_fin),
     every("rearmed_by_promotion", rearmed::by_promotion),
-    iterators("present_at_start", present::present_at_start),
+    every("present_at_start", present::present_at_start),
     agent("daemon_answers_like_a_session_of_its_own", daemon::answers_like_a_session),
     agent("daemon_reloads_and_loses_nothing", daemon::reloads_and_loses_nothing),
     agent("daemon_keeps_its_history_over_a_restart", daemon::keeps_its_history),

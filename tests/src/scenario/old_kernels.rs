@@ -36,35 +36,44 @@ pub fn without_types(lab: &Lab) -> Result<()> {
     let net = topology::pair()?;
     net.client.set("ipv4/tcp_tw_reuse", "1")?;
     net.client.set("ipv4/tcp_fin_timeout", "2")?;
-    let ledger = Ledger::open(&net.client)?;
-    let tracer = super::watch(&lab, &net.client)?;
     let client = Client::new(&net.client);
     let answering = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
     let over_v6 = Server::start(&net.server, "[fd01::2]:8082", Behaviour::AnswersEof)?;
+    client.short_connections(answering.addr(), 4)?;
+    client.short_connections(over_v6.addr(), 3)?;
+    settled(&net.client, 7)?;
+    let ledger = Ledger::open(&net.client)?;
+    let tracer = super::watch(&lab, &net.client)?;
     client.short_connections(answering.addr(), 20)?;
     client.short_connections(over_v6.addr(), 5)?;
-    settled(&net.client, 25)?;
+    settled(&net.client, 32)?;
 
     // Mini-sockets: five that time out, and five whose peer closes in time.
     let holding = Server::start(&net.server, &format!("{SERVER}:8081"), Behaviour::Holds)?;
     let timing_out = client.open_many(holding.addr(), 5)?;
     let held = holding.take(5)?;
     timing_out.into_iter().for_each(abandon);
-    settled(&net.client, 30)?;
-    settled(&net.client, 25)?;
+    settled(&net.client, 37)?;
+    settled(&net.client, 32)?;
     net.client.set("ipv4/tcp_fin_timeout", "60")?;
     let promoted = client.open_many(holding.addr(), 5)?;
     let closing = holding.take(5)?;
     promoted.into_iter().for_each(abandon);
-    settled(&net.client, 30)?;
+    settled(&net.client, 37)?;
     let ports: Vec<_> = closing.iter().flat_map(|stream| stream.peer_addr()).collect();
     drop(closing);
     for port in ports {
         crate::ss::in_state(&net.client, port.port(), "TIME-WAIT")?;
     }
 
-    let want =
-        Totals { entered: 35, fin_wait2: 10, fin_wait2_timeout: 5, live: 30, ..Totals::default() };
+    let want = Totals {
+        present_at_start: 7,
+        entered: 35,
+        fin_wait2: 10,
+        fin_wait2_timeout: 5,
+        live: 37,
+        ..Totals::default()
+    };
     let summary = super::totals_are(tracer, &ledger, want)?;
     drop(held);
     expect::equal("types", &json!("unknown"), summary.at("/types")?)?;

@@ -12,14 +12,15 @@ use twtrace_common::{ABI, Counter, Entered};
 use super::{Core, Input, Moment, Origin, Wishes, open::Counted};
 use crate::{
     aggregate::Aggregate,
-    filter::Selection,
+    event::Event,
+    filter::{self, Selection, Verdict},
     host::{
         HostFactError, cgroup,
         facts::{self, HostFacts, NamespaceFacts},
     },
     kernel::{
-        Inventory, KernelError, Namespace, Namespaces, ObjectKind, Options, ProgramCost, Source,
-        Totals, Tracer, find_namespace,
+        Inventory, KernelError, Namespace, Namespaces, Options, ProgramCost, Source, Totals,
+        Tracer, find_namespace,
     },
     units::{Clock, Hz},
 };
@@ -38,6 +39,7 @@ pub struct KernelFeed {
     tracer: Tracer,
     source: Source,
     options: Options,
+    selection: Selection,
     /// Open connections as they were counted last.
     open: Counted,
     /// Signs of trouble already dealt with: losses, skips and missed ends together.
@@ -72,13 +74,14 @@ impl KernelFeed {
             types: tracer.types(),
             refused: tracer.refused().to_vec(),
             follow_ends: options.follow_ends,
-            selection,
+            selection: selection.clone(),
             netns_names: Namespaces::scan().names(),
             cgroup_names: cgroup_names(wishes),
             totals_before: Totals::default(),
             skipped_before: 0,
         };
-        Ok((Self { tracer, source, options, open: Counted::default(), trouble: 0 }, origin))
+        let open = Counted::default();
+        Ok((Self { tracer, source, options, selection, open, trouble: 0 }, origin))
     }
 
     /// The kernel side.
@@ -104,30 +107,40 @@ impl KernelFeed {
         self.source.drain().map(Input::Records)
     }
 
-    /// Reads what is in TIME_WAIT already, namespace by namespace, taking records in meanwhile so
+    /// Finds what is in TIME_WAIT already, namespace by namespace, taking records in meanwhile so
     /// that a crowded host does not overflow the buffer.
     ///
     /// # Errors
     /// [`KernelError::Inventory`].
     pub fn follow_present(&mut self, take: &mut dyn FnMut(Input)) -> Result<(), KernelError> {
-        if self.tracer.object() == ObjectKind::Perf {
-            // The kernels it is for have no iterator over sockets; the views say so.
+        if !self.tracer.numbers_namespaces() {
+            tracing::warn!(
+                "cannot tell network namespaces apart: the ends of sockets present are counted as \
+                 unseen"
+            );
             return Ok(());
         }
         for namespace in Tracer::namespaces_of(&self.options.filter) {
             let mut inventory = self.tracer.follow_present()?;
-            let source = &mut self.source;
-            let read = read_beside(&mut inventory, &namespace, || {
-                while let Some(batch) = source.drain() {
+            let (source, selection) = (&mut self.source, &self.selection);
+            let wanted = |socket: &Entered| {
+                let socket = filter::Socket::from(&Event::Present(*socket));
+                selection.whole.matches(&socket) != Verdict::No
+            };
+            let keep = |socket: Entered| Some(socket).filter(wanted);
+            let read = read_beside(&mut inventory, &namespace, keep, || {
+                while let Some(batch) = source.drain_meanwhile() {
                     take(Input::Records(batch));
                 }
             });
-            if let Err(error) = read {
-                tracing::warn!(
+            match read {
+                Ok(listed) if listed.is_empty() => {}
+                Ok(listed) => take(Input::Records(source.follow(listed))),
+                Err(error) => tracing::warn!(
                     namespace = namespace.inum,
                     %error,
                     "cannot read the sockets present; their ends will be told apart"
-                );
+                ),
             }
         }
         Ok(())
@@ -137,12 +150,15 @@ impl KernelFeed {
     /// cannot be read are missing from the answer.
     pub fn live_now<T: Send>(
         &mut self,
-        keep: impl Fn(Entered) -> T + Send + Copy,
+        keep: impl Fn(Entered) -> T + Sync,
     ) -> HashMap<u32, Vec<T>> {
         let mut alive = HashMap::new();
+        let source = &self.source;
         for namespace in Tracer::namespaces_of(&self.options.filter) {
             let Ok(mut inventory) = self.tracer.list_live() else { break };
-            if let Ok(sockets) = inventory.read(&namespace, keep) {
+            if let Ok(sockets) =
+                inventory.read(&namespace, |socket| source.named(socket).map(&keep))
+            {
                 alive.insert(namespace.inum, sockets);
             }
         }
@@ -181,17 +197,20 @@ impl KernelFeed {
             .into_iter()
             .map(|(inum, sockets)| (inum, sockets.into_iter().collect()))
             .collect();
-        let missed = aggregate.vanished(before, |tw, socket| {
-            alive.get(&socket.netns).is_none_or(|sockets| sockets.contains(&tw))
-        });
-        for (tw, entered_ns) in missed {
-            self.source.forget(tw, entered_ns);
+        let missed: HashSet<(u64, u64)> = aggregate
+            .vanished(before, |tw, socket| {
+                alive.get(&socket.netns).is_none_or(|sockets| sockets.contains(&tw))
+            })
+            .into_iter()
+            .collect();
+        for (tw, entered_ns) in &missed {
+            self.source.forget(*tw, *entered_ns);
         }
         // Then the ends whose event was lost: sockets it follows no more.
         let source = &self.source;
-        Input::Vanished(
-            aggregate.vanished(before, |tw, socket| source.follows(tw, socket.entered_ns)),
-        )
+        Input::Vanished(aggregate.vanished(before, |tw, socket| {
+            !missed.contains(&(tw, socket.entered_ns)) && source.follows(tw, socket.entered_ns)
+        }))
     }
 
     /// The facts of this moment. The first moment has those of all namespaces, so that counters
@@ -279,10 +298,11 @@ fn cgroup_names(wishes: Wishes) -> HashMap<u64, String> {
 fn read_beside(
     inventory: &mut Inventory<'_>,
     namespace: &Namespace,
+    keep: impl Fn(Entered) -> Option<Entered> + Send,
     mut meanwhile: impl FnMut(),
-) -> std::io::Result<()> {
+) -> std::io::Result<Vec<Entered>> {
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| inventory.read(namespace, drop).map(drop));
+        let reader = scope.spawn(|| inventory.read(namespace, keep));
         while !reader.is_finished() {
             meanwhile();
             std::thread::yield_now();

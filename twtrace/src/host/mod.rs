@@ -9,6 +9,7 @@ pub mod facts;
 pub mod netstat;
 pub mod open;
 pub mod process;
+pub mod sockets;
 pub mod sysctl;
 
 use std::{

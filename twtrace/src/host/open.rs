@@ -1,19 +1,14 @@
 //! Ports that are held by something else than TIME_WAIT: open connections, and listeners.
-//!
-//! Read from `net/tcp` and `net/tcp6`, line by line: sock_diag would tell the same, but makes the
-//! kernel load a module where it is not loaded, and gives every socket a cookie.
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{self, BufRead, BufReader},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::Path,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::HostFactError;
+use super::{HostFactError, sockets};
 
 /// The ports of one network namespace that are held, TIME_WAIT sockets and FIN_WAIT2 mini-sockets
 /// left out.
@@ -41,10 +36,8 @@ impl OpenPorts {
 /// Reads the ports held among those that `usable` names, below `net_root`
 /// (`/proc/thread-self/net`), by connections to `peers` and by listeners.
 ///
-/// Time grows with the namespace's sockets, some 2 us each; memory does not.
-///
 /// # Errors
-/// [`HostFactError`]. A kernel without IPv6 has no `tcp6`, which is none.
+/// Those of [`sockets::read`].
 pub fn read(
     net_root: &Path,
     usable: impl Fn(u16) -> bool,
@@ -53,90 +46,24 @@ pub fn read(
     let mut open = OpenPorts::default();
     open.peers.extend(peers.iter().map(|peer| (*peer, BTreeMap::new())));
     let mut listening: Vec<u16> = Vec::new();
-    for name in ["tcp", "tcp6"] {
-        sockets(&net_root.join(name), |socket| {
-            let Socket { local, remote, listens } = socket;
-            if !usable(local.port()) {
-                return;
-            }
-            if listens {
-                listening.push(local.port());
-            } else if let Some(by_source) = open.peers.get_mut(&remote) {
-                *by_source.entry(local.ip()).or_default() += 1;
-            }
-        })?;
-    }
+    sockets::read(net_root, |socket| {
+        if socket.is_in_time_wait() {
+            return Some(());
+        }
+        let (local, remote) = socket.ends()?;
+        if !usable(local.port()) {
+            return Some(());
+        }
+        if socket.listens() {
+            listening.push(local.port());
+        } else if let Some(by_source) = open.peers.get_mut(&remote) {
+            *by_source.entry(local.ip()).or_default() += 1;
+        }
+        Some(())
+    })?;
     listening.sort_unstable();
     listening.dedup();
     Ok(OpenPorts { listening: listening.len() as u64, ..open })
-}
-
-/// A socket that is not in TIME_WAIT.
-struct Socket {
-    local: SocketAddr,
-    remote: SocketAddr,
-    listens: bool,
-}
-
-/// Shows each socket of a file that is not in TIME_WAIT.
-fn sockets(path: &Path, mut show: impl FnMut(Socket)) -> Result<(), HostFactError> {
-    let unreadable = |source| HostFactError::Unreadable { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(unreadable(error)),
-    };
-    let mut file = BufReader::with_capacity(1 << 16, file);
-    let mut line = String::new();
-    file.read_line(&mut line).map_err(unreadable)?;
-    loop {
-        line.clear();
-        if file.read_line(&mut line).map_err(unreadable)? == 0 {
-            return Ok(());
-        }
-        match parse(&line) {
-            Some(Some(socket)) => show(socket),
-            Some(None) => {}
-            None => return Err(HostFactError::malformed(path, &line, "a line of a socket")),
-        }
-    }
-}
-
-/// State of a listening socket, `TCP_LISTEN`.
-const LISTEN: &str = "0A";
-/// Beginning of a TIME_WAIT socket's timer, mini-sockets' too: `get_timewait4_sock()`,
-/// net/ipv4/tcp_ipv4.c. No other socket has it.
-const TIMEWAIT_TIMER: &str = "03:";
-
-/// Reads a line: number, local, remote, state, queues, timer. `Some(None)` is a TIME_WAIT socket,
-/// `None` no socket at all.
-fn parse(line: &str) -> Option<Option<Socket>> {
-    let mut words = line.split_ascii_whitespace().skip(1);
-    let (local, remote, state) = (words.next()?, words.next()?, words.next()?);
-    if words.nth(1)?.starts_with(TIMEWAIT_TIMER) {
-        return Some(None);
-    }
-    let (local, remote) = (address(local)?, address(remote)?);
-    Some(Some(Socket { local, remote, listens: state == LISTEN }))
-}
-
-/// An address and a port in hexadecimal: the address as 32-bit words in this machine's byte order,
-/// the port as a number.
-fn address(text: &str) -> Option<SocketAddr> {
-    let (words, port) = text.split_once(':')?;
-    let word = |at: usize| {
-        let word = u32::from_str_radix(words.get(at * 8..at * 8 + 8)?, 16).ok()?;
-        Some(u32::from_be_bytes(word.to_ne_bytes()))
-    };
-    let ip = match words.len() {
-        8 => IpAddr::V4(Ipv4Addr::from_bits(word(0)?)),
-        32 => {
-            let bits = (0..4).try_fold(0_u128, |bits, at| Some(bits << 32 | u128::from(word(at)?)));
-            IpAddr::V6(Ipv6Addr::from_bits(bits?)).to_canonical()
-        }
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
 #[cfg(test)]

@@ -62,6 +62,7 @@ pub struct Tracer {
     backend: Backend,
     object: ObjectKind,
     types: Types,
+    numbers_namespaces: bool,
     refused: Vec<Refusal>,
     attached: Vec<&'static str>,
     outlet: Option<Outlet>,
@@ -136,7 +137,16 @@ impl Tracer {
                 if options.follow_ends {
                     load_walks(&mut ebpf, &btf)?;
                 }
-                Ok(Self { ebpf, backend, object, types, refused, attached, outlet })
+                Ok(Self {
+                    ebpf,
+                    backend,
+                    object,
+                    types,
+                    numbers_namespaces: true,
+                    refused,
+                    attached,
+                    outlet,
+                })
             }
             (_, _, Some(error)) => Err(error),
             _ => Err(KernelError::NothingAttached(refused)),
@@ -145,12 +155,14 @@ impl Tracer {
 
     /// Starts the object for old kernels.
     fn start_old(options: &Options, refused: Vec<Refusal>) -> Result<Self, KernelError> {
-        let old::Started { ebpf, outlet, types, attached } = old::start(options)?;
+        let started = old::start(options)?;
+        let old::Started { ebpf, outlet, types, numbers_namespaces, attached } = started;
         Ok(Self {
             ebpf,
             backend: Backend::Kprobe,
             object: ObjectKind::Perf,
             types,
+            numbers_namespaces,
             refused,
             attached,
             outlet: Some(Outlet::Perf(outlet)),
@@ -165,6 +177,11 @@ impl Tracer {
     /// Whether the positions of the kernel's fields are known.
     pub fn types(&self) -> Types {
         self.types
+    }
+
+    /// Whether records tell network namespaces apart.
+    pub fn numbers_namespaces(&self) -> bool {
+        self.numbers_namespaces
     }
 
     /// The way that worked.
@@ -216,11 +233,15 @@ impl Tracer {
     }
 
     fn inventory(&mut self, name: &'static str) -> Result<Inventory<'_>, KernelError> {
+        if self.object == ObjectKind::Perf {
+            // The kernels it is for have no iterator over sockets.
+            return Ok(Inventory::Listing);
+        }
         let program = walk(&mut self.ebpf, name)?;
         if program.fd().is_err() {
             return Err(KernelError::Incomplete(name));
         }
-        Ok(Inventory::new(program))
+        Ok(Inventory::Walk(program))
     }
 
     /// How often each attached program was skipped because another one ran on its CPU, as the

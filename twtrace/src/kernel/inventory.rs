@@ -1,4 +1,5 @@
-//! The sockets that are in TIME_WAIT already, from the kernel's own iterator over TCP sockets.
+//! The sockets that are in TIME_WAIT already: from the kernel's own iterator over TCP sockets, or from
+//! its list of them.
 
 use std::{
     fs::File,
@@ -8,36 +9,40 @@ use std::{
 use aya::programs::Iter;
 use twtrace_common::{Decode, Entered};
 
-use super::Namespace;
+use super::{Namespace, listing};
 
 /// Reads one namespace after the other.
-pub struct Inventory<'a> {
-    program: &'a mut Iter,
+pub enum Inventory<'a> {
+    /// With an iterator.
+    Walk(&'a mut Iter),
+    /// From the list, which knows no addresses.
+    Listing,
 }
 
-impl<'a> Inventory<'a> {
-    pub(super) fn new(program: &'a mut Iter) -> Self {
-        Self { program }
-    }
-
-    /// Walks a namespace and answers what `keep` keeps of that which the iterator writes: of its
-    /// timewait sockets, or nothing from the one that makes the kernel side follow them.
+impl Inventory<'_> {
+    /// Goes through a namespace and answers what `keep` keeps of its timewait sockets; there are
+    /// none from the iterator that makes the kernel side follow them.
     ///
     /// # Errors
     /// The namespace vanished, may not be entered, or could not be read.
     pub fn read<T: Send>(
         &mut self,
         namespace: &Namespace,
-        keep: impl Fn(Entered) -> T + Send,
+        keep: impl Fn(Entered) -> Option<T> + Send,
     ) -> io::Result<Vec<T>> {
-        let program = &mut *self.program;
+        let program = match self {
+            Self::Walk(program) => &mut **program,
+            Self::Listing => {
+                return Ok(listing::read(namespace)?.into_iter().filter_map(keep).collect());
+            }
+        };
         namespace.run(move || {
             let link = program.attach().map_err(io::Error::other)?;
             let link = program.take_link(link).map_err(io::Error::other)?;
             // The walk is bound to the namespace of the thread that opens it.
             let file: File = link.into_file().map_err(io::Error::other)?;
             let mut kept = Vec::new();
-            sockets(BufReader::with_capacity(PIECE, file), |socket| kept.push(keep(socket)))?;
+            sockets(BufReader::with_capacity(PIECE, file), |socket| kept.extend(keep(socket)))?;
             Ok(kept)
         })?
     }

@@ -6,6 +6,7 @@ mod btf;
 mod hooks;
 mod inventory;
 mod layout;
+mod listing;
 mod namespaces;
 mod object;
 mod old;

@@ -47,7 +47,7 @@ impl ObjectKind {
     pub const fn blind_spots(self) -> &'static [&'static str] {
         match self {
             Self::RingBuf => &[],
-            Self::Perf => &["sockets present at the start"],
+            Self::Perf => &["timestamps of sockets present at the start"],
         }
     }
 }

@@ -33,6 +33,8 @@ pub struct Started {
     pub ebpf: Ebpf,
     pub outlet: PerfOutlet,
     pub types: Types,
+    /// Whether the number of a namespace can be read.
+    pub numbers_namespaces: bool,
     pub attached: Vec<&'static str>,
 }
 
@@ -99,7 +101,7 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
     };
     outlet.begin()?;
     settings.set(&config)?;
-    Ok(Started { ebpf, outlet, types, attached })
+    Ok(Started { ebpf, outlet, types, numbers_namespaces: can_single_out, attached })
 }
 
 /// Compares what the programs read of our own connection with what is known of it, more than once

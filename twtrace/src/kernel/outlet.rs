@@ -5,10 +5,11 @@ use aya::{
     maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use tokio::io::unix::AsyncFd;
-use twtrace_common::{Counter, RefusalKey};
+use twtrace_common::{Counter, Entered, RefusalKey};
 
 use super::{
     KernelError, Totals,
+    listing::ByEnds,
     perf::PerfOutlet,
     source::{take, watch},
 };
@@ -45,6 +46,31 @@ impl Outlet {
         match self {
             Self::RingBuf(outlet) => outlet.drain(batch, most),
             Self::Perf(outlet) => outlet.drain(batch, most),
+        }
+    }
+
+    /// Takes out what waits while the sockets that were there at the start are being found. Where
+    /// they are listed it is given out later: it has to be compared with the list first.
+    pub fn drain_meanwhile(&mut self, batch: &mut BatchBuilder, most: usize) {
+        match self {
+            Self::RingBuf(outlet) => outlet.drain(batch, most),
+            Self::Perf(outlet) => outlet.read(),
+        }
+    }
+
+    /// Gives out those of the sockets listed at the start that were there before the session.
+    pub fn follow(&mut self, listed: Vec<Entered>, batch: &mut BatchBuilder) {
+        match self {
+            Self::RingBuf(_) => debug_assert!(listed.is_empty(), "the kernel side follows them"),
+            Self::Perf(outlet) => outlet.follow(listed, batch),
+        }
+    }
+
+    /// The sockets followed, by their ends, where that is how they are known.
+    pub fn by_ends(&self) -> Option<&ByEnds> {
+        match self {
+            Self::RingBuf(_) => None,
+            Self::Perf(outlet) => Some(outlet.sockets()),
         }
     }
 

@@ -4,7 +4,7 @@
 //! order of their times here, and what is younger than the moment the reading began waits for the
 //! next one, so that no end comes out before its entry.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use aya::{
     Ebpf, Pod,
@@ -16,7 +16,12 @@ use aya::{
 };
 use twtrace_common::{Counter, Cpu, Decode, Ended, Entered, Kind, PerCpuRefusal, RefusalKey};
 
-use super::{KernelError, Totals, monotonic_ns, source::take};
+use super::{
+    KernelError, Totals,
+    listing::{ByEnds, Ends},
+    monotonic_ns,
+    source::take,
+};
 use crate::event::BatchBuilder;
 
 /// Least size of one CPU's buffer, bytes: two thousand events.
@@ -36,12 +41,11 @@ struct PodCpu(Cpu);
 // SAFETY: repr(C), words only.
 unsafe impl Pod for PodCpu {}
 
-/// One record, and the time in it.
-#[derive(Clone, Copy)]
-struct Record {
-    mono_ns: u64,
-    len: usize,
-    bytes: [u8; size_of::<Entered>()],
+/// One record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Record {
+    Entered(Entered),
+    Ended(Ended),
 }
 
 /// Perf buffers and arrays.
@@ -51,6 +55,8 @@ pub struct PerfOutlet {
     refusals: HashMap<MapData, PodKey, u64>,
     /// Read and not yet given out, by time.
     waiting: VecDeque<Record>,
+    /// The sockets followed, as of what was given out.
+    sockets: ByEnds,
     /// Records read, by kind: entries and ends.
     received: [u64; 2],
     /// Totals of what came before the session.
@@ -76,6 +82,7 @@ impl PerfOutlet {
             cpus: Array::try_from(take(ebpf, "CPUS")?).map_err(object)?,
             refusals: HashMap::try_from(take(ebpf, "REFUSALS")?).map_err(object)?,
             waiting: VecDeque::new(),
+            sockets: ByEnds::default(),
             received: [0; 2],
             before: Totals::default(),
         })
@@ -108,16 +115,16 @@ impl PerfOutlet {
         }
     }
 
-    /// Takes the records out of every buffer and puts them in order.
-    fn read(&mut self) {
+    /// Takes the records out of every buffer and puts them in order; none is given out yet.
+    pub fn read(&mut self) {
         let mut fresh = Vec::new();
         self.read_raw(|bytes| fresh.extend(Record::from_bytes(bytes)));
         for record in &fresh {
-            self.received[usize::from(record.bytes[0] == Kind::Ended as u8)] += 1;
+            self.received[usize::from(matches!(record, Record::Ended(_)))] += 1;
         }
         if !fresh.is_empty() {
             self.waiting.extend(fresh);
-            self.waiting.make_contiguous().sort_by_key(|record| record.mono_ns);
+            self.waiting.make_contiguous().sort_by_key(Record::mono_ns);
         }
     }
 
@@ -125,14 +132,32 @@ impl PerfOutlet {
     pub fn drain(&mut self, batch: &mut BatchBuilder, most: usize) {
         let mut until = monotonic_ns();
         self.read();
-        if self.waiting.front().is_some_and(|first| first.mono_ns > until) {
+        if self.waiting.front().is_some_and(|first| first.mono_ns() > until) {
             until = u64::MAX;
         }
         while batch.len() < most
-            && let Some(record) = self.waiting.pop_front_if(|record| record.mono_ns <= until)
+            && let Some(mut record) = self.waiting.pop_front_if(|record| record.mono_ns() <= until)
         {
-            batch.push(&record.bytes[..record.len]);
+            record.pass(&mut self.sockets);
+            batch.push(record.as_bytes());
         }
+    }
+
+    /// Gives out those of the sockets listed at the start that were there before the session: of
+    /// the others there is a record among those that wait.
+    pub fn follow(&mut self, listed: Vec<Entered>, batch: &mut BatchBuilder) {
+        self.read();
+        let told: HashSet<Ends> = self.waiting.iter().map(Record::ends).collect();
+        for socket in listed {
+            if !told.contains(&Ends::of(&socket.header, &socket.flow)) {
+                batch.push(self.sockets.number(socket).as_bytes());
+            }
+        }
+    }
+
+    /// The sockets followed, by their ends.
+    pub fn sockets(&self) -> &ByEnds {
+        &self.sockets
     }
 
     /// The exact totals, and what was lost.
@@ -173,16 +198,41 @@ impl PerfOutlet {
 impl Record {
     /// A record without the padding that the kernel puts behind it.
     fn from_bytes(sample: &[u8]) -> Option<Self> {
-        let ends = *sample.first()? == Kind::Ended as u8;
-        let len = if ends { size_of::<Ended>() } else { size_of::<Entered>() };
-        let mut bytes = [0; size_of::<Entered>()];
-        bytes[..len].copy_from_slice(sample.get(..len)?);
-        let mono_ns = if ends {
-            Ended::from_bytes(&bytes)?.mono_ns
+        if *sample.first()? == Kind::Ended as u8 {
+            Ended::from_bytes(sample).map(Self::Ended)
         } else {
-            Entered::from_bytes(&bytes)?.mono_ns
-        };
-        Some(Self { mono_ns, len, bytes })
+            Entered::from_bytes(sample).map(Self::Entered)
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Entered(entered) => entered.as_bytes(),
+            Self::Ended(ended) => ended.as_bytes(),
+        }
+    }
+
+    fn mono_ns(&self) -> u64 {
+        match self {
+            Self::Entered(entered) => entered.mono_ns,
+            Self::Ended(ended) => ended.mono_ns,
+        }
+    }
+
+    /// Namespace and ends of its socket.
+    fn ends(&self) -> Ends {
+        match self {
+            Self::Entered(entered) => Ends::of(&entered.header, &entered.flow),
+            Self::Ended(ended) => Ends::of(&ended.header, &ended.flow),
+        }
+    }
+
+    /// Brings the sockets followed up to date, and itself: see [`ByEnds::end`].
+    fn pass(&mut self, sockets: &mut ByEnds) {
+        match self {
+            Self::Entered(entered) => sockets.enter(entered),
+            Self::Ended(ended) => sockets.end(ended),
+        }
     }
 }
 
@@ -197,9 +247,9 @@ mod tests {
         let ended = Ended { header, mono_ns: 77, ..Ended::default() };
         let padded = [ended.as_bytes(), &[0xee; 4]].concat();
         let record = Record::from_bytes(&padded).unwrap();
-        assert_eq!((record.mono_ns, record.len), (77, size_of::<Ended>()));
-        assert_eq!(&record.bytes[..record.len], ended.as_bytes());
-        assert!(Record::from_bytes(&padded[..40]).is_none(), "cut short");
-        assert!(Record::from_bytes(&[]).is_none());
+        assert_eq!(record, Record::Ended(ended));
+        assert_eq!((record.mono_ns(), record.as_bytes()), (77, ended.as_bytes()));
+        assert_eq!(Record::from_bytes(&padded[..40]), None, "cut short");
+        assert_eq!(Record::from_bytes(&[]), None);
     }
 }

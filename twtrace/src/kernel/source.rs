@@ -8,9 +8,9 @@ use aya::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
-use twtrace_common::{Counter, Live, RefusalKey, Refusals};
+use twtrace_common::{Counter, Entered, Live, RefusalKey, Refusals};
 
-use super::{KernelError, outlet::Outlet};
+use super::{KernelError, listing, outlet::Outlet};
 use crate::{
     event::{Batch, BatchBuilder},
     peer::Refused,
@@ -120,6 +120,29 @@ impl Source {
         (!self.batch.is_empty()).then(|| self.batch.take())
     }
 
+    /// Takes out what is waiting while the sockets that were there at the start are being found;
+    /// `None` also when it has to wait for what is found.
+    pub fn drain_meanwhile(&mut self) -> Option<Batch> {
+        self.outlet.drain_meanwhile(&mut self.batch, BATCH);
+        (!self.batch.is_empty()).then(|| self.batch.take())
+    }
+
+    /// Follows those of the sockets listed at the start that were there before the session, and
+    /// answers their records.
+    pub fn follow(&mut self, listed: Vec<Entered>) -> Batch {
+        self.outlet.follow(listed, &mut self.batch);
+        self.batch.take()
+    }
+
+    /// Gives a socket found in TIME_WAIT the name that its end will have: its address, or the number
+    /// that stands for it. `None` if it is not followed.
+    pub fn named(&self, found: Entered) -> Option<Entered> {
+        match self.outlet.by_ends() {
+            Some(sockets) => sockets.named(&found),
+            None => Some(found),
+        }
+    }
+
     /// Reads the exact totals.
     ///
     /// # Errors
@@ -148,9 +171,11 @@ impl Source {
         changed
     }
 
-    /// Whether the kernel side still follows the socket that entered at `entered_ns`.
+    /// Whether the kernel side still follows the socket that entered at `entered_ns`. Of one that it
+    /// never followed the answer is yes: it cannot tell.
     pub fn follows(&self, tw: u64, entered_ns: u64) -> bool {
-        self.live.get(&tw, 0).is_ok_and(|live| live.0.entered_ns == entered_ns)
+        listing::is_number(tw)
+            || self.live.get(&tw, 0).is_ok_and(|live| live.0.entered_ns == entered_ns)
     }
 
     /// Makes the kernel side let go of a socket whose end it missed, unless the address has
