@@ -44,6 +44,11 @@ impl Tracer {
         Self::start(lab, "2", &[&["watch", "-o", "json"], args].concat())
     }
 
+    /// The same, with the smallest buffer.
+    pub fn watch_with_smallest_buffer(lab: &Lab, args: &[&str]) -> Result<Self> {
+        Self::start(lab, "1", &[&["watch", "-o", "json"], args].concat())
+    }
+
     /// Starts `twtrace diagnose` or `explain` with more arguments and waits until it watches; it
     /// goes on until it is stopped.
     pub fn report(lab: &Lab, verb: &str, args: &[&str]) -> Result<Self> {

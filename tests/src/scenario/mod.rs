@@ -67,17 +67,18 @@ pub enum On {
     /// The tracepoints, hence this host: a rule sees the same counts whatever the backend, so once
     /// is enough.
     Tracepoints,
-    /// The tracepoints, and with `--once` fentry: the host and one machine are enough for what takes
-    /// a minute.
+    /// The tracepoints, and with `--once` fentry and the object for old kernels: the host and one
+    /// machine are enough for what takes long.
     Once,
 }
 
 /// Scenarios that the object for old kernels is put through as well where none is named; with
 /// `--object perf` it is put through all.
-const OLD_TOO: [&str; 11] = [
+const OLD_TOO: [&str; 12] = [
     "expiry_is_two_msl",
     "counts_over_six_peers",
     "present_at_start",
+    "lost_events_are_found_missing",
     "recording_in_several_files",
     "event_fields_match_the_socket",
     "reused_by_an_ephemeral_connect",
@@ -98,7 +99,10 @@ impl Scenario {
             On::Old => object == Object::Perf,
             On::Functions => backend.sees_functions(),
             On::Tracepoints => !backend.sees_functions(),
-            On::Once => !backend.sees_functions() || (once && backend == Backend::Fentry),
+            On::Once => {
+                let in_machine = backend == Backend::Fentry || object == Object::Perf;
+                !backend.sees_functions() || (once && in_machine)
+            }
         };
         backend_fits && object.attaches(backend)
     }
@@ -136,6 +140,7 @@ const fn once(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
 /// All scenarios, those that wait for 2MSL first so that the others run beside them.
 pub const ALL: &[Scenario] = &[
     once("diagnosis_of_the_story", diagnosis::of_the_story),
+    once("lost_events_are_found_missing", limits::lost_events_are_found_missing),
     every("expiry_is_two_msl", expiry::expiry_is_two_msl),
     every("a_present_socket_expires", expiry::a_present_socket_expires),
     every("counts_over_six_peers", counting::counts_over_six_peers),

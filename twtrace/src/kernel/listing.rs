@@ -5,7 +5,7 @@
 //! end record is about. One that was there at the start gets a number where others have an address.
 
 use std::{
-    hash::{BuildHasher as _, Hash as _, Hasher as _},
+    hash::BuildHasher as _,
     io,
     net::{IpAddr, SocketAddr},
     path::Path,
@@ -19,6 +19,10 @@ use twtrace_common::{
 
 use super::{Namespace, monotonic_ns, old};
 use crate::{host::sockets, units::Hz};
+
+/// How much later the timer of a socket may be due than it was said to be: what the kernel and this
+/// program round. More, and it is another socket's.
+const SLACK_NS: u64 = 100_000_000;
 
 /// The files of the thread's own namespace.
 const NET: &str = "/proc/thread-self/net";
@@ -113,14 +117,19 @@ impl Ends {
 }
 
 /// The sockets followed, by their ends.
-#[derive(Default)]
 pub struct ByEnds {
     sockets: HashTable<Entered>,
     /// Numbers given.
     numbers: u64,
+    hz: Hz,
 }
 
 impl ByEnds {
+    /// None yet; timers are told in ticks of `hz`.
+    pub fn new(hz: Hz) -> Self {
+        Self { sockets: HashTable::new(), numbers: 0, hz }
+    }
+
     /// Follows a socket that was there at the start. Answers its record with a number in it.
     pub fn number(&mut self, listed: Entered) -> Entered {
         self.numbers += 1;
@@ -158,11 +167,24 @@ impl ByEnds {
     }
 
     /// The record of a listed socket, if it is followed, as it is now.
+    ///
+    /// One that was there at the start may have ended unseen and another one have the same ends
+    /// now, whose timer is due later. So it is if a packet set the timer again, which is rare, and
+    /// then the socket is taken not to live any more.
     pub fn named(&self, listed: &Entered) -> Option<Entered> {
         let ends = of(listed);
         let known = self.sockets.find(hash(&ends), |socket| of(socket) == ends)?;
+        let promoted = known.header.state != listed.header.state;
+        if is_number(known.tw) && !promoted && self.due_ns(listed) > self.due_ns(known) + SLACK_NS {
+            return None;
+        }
         let header = Header { state: listed.header.state, ..known.header };
         Some(Entered { header, ..*known })
+    }
+
+    /// When the timer of a socket that was there is due, `CLOCK_MONOTONIC` nanoseconds.
+    fn due_ns(&self, socket: &Entered) -> u64 {
+        socket.mono_ns + self.hz.millis(socket.armed) * 1_000_000
     }
 
     fn insert(&mut self, socket: Entered) {
@@ -181,9 +203,7 @@ fn of(socket: &Entered) -> Ends {
 }
 
 fn hash(ends: &Ends) -> u64 {
-    let mut hasher = FxBuildHasher.build_hasher();
-    ends.hash(&mut hasher);
-    hasher.finish()
+    FxBuildHasher.hash_one(ends)
 }
 
 #[cfg(test)]
@@ -209,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_socket_that_was_there_gets_its_number_once() {
-        let mut sockets = ByEnds::default();
+        let mut sockets = ByEnds::new(Hz::new(250));
         let number = sockets.number(entered(0, 5, 4000)).tw;
         assert!(is_number(number) && !is_number(0) && !is_number(ADDRESS));
         let mut end = ended(ADDRESS, 0, 4000);
@@ -222,7 +242,7 @@ mod tests {
 
     #[test]
     fn another_port_or_namespace_is_another_socket() {
-        let mut sockets = ByEnds::default();
+        let mut sockets = ByEnds::new(Hz::new(250));
         sockets.number(entered(0, 5, 4000));
         for mut other in [ended(ADDRESS, 0, 4001), {
             let mut end = ended(ADDRESS, 0, 4000);
@@ -237,7 +257,7 @@ mod tests {
 
     #[test]
     fn the_next_socket_with_the_same_ends_is_not_mistaken_for_the_one_before() {
-        let mut sockets = ByEnds::default();
+        let mut sockets = ByEnds::new(Hz::new(250));
         sockets.enter(&entered(ADDRESS, 5, 4000));
         sockets.enter(&entered(ADDRESS, 9, 4000));
         sockets.end(&mut ended(ADDRESS, 5, 4000));
@@ -249,12 +269,27 @@ mod tests {
 
     #[test]
     fn what_is_listed_now_is_named_with_its_substate_of_now() {
-        let mut sockets = ByEnds::default();
+        let mut sockets = ByEnds::new(Hz::new(250));
         sockets.enter(&entered(ADDRESS, 5, 4000));
         let mut listed = entered(0, 20, 4000);
         listed.header.state = 6;
         let named = sockets.named(&listed).unwrap();
         assert_eq!((named.tw, named.mono_ns, named.header.state), (ADDRESS, 5, 6));
         assert_eq!(sockets.named(&entered(0, 20, 4001)), None, "not followed");
+    }
+
+    #[test]
+    fn a_later_timer_is_that_of_another_socket_unless_the_peers_fin_set_it() {
+        let mut sockets = ByEnds::new(Hz::new(250));
+        let listed = |mono_s: u64, left_s: u32, state| {
+            let mut socket = entered(0, mono_s * 1_000_000_000, 4000);
+            (socket.armed, socket.header.state) = (left_s * 250, state);
+            socket
+        };
+        sockets.number(listed(10, 40, 6));
+        assert!(sockets.named(&listed(20, 30, 6)).is_some());
+        assert!(sockets.named(&listed(20, 59, 6)).is_none());
+        sockets.number(listed(10, 40, 5));
+        assert!(sockets.named(&listed(20, 59, 6)).is_some());
     }
 }

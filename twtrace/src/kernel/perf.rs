@@ -22,7 +22,7 @@ use super::{
     monotonic_ns,
     source::take,
 };
-use crate::event::BatchBuilder;
+use crate::{event::BatchBuilder, units::Hz};
 
 /// Least size of one CPU's buffer, bytes: two thousand events.
 const LEAST_BYTES: usize = 256 << 10;
@@ -82,7 +82,7 @@ impl PerfOutlet {
             cpus: Array::try_from(take(ebpf, "CPUS")?).map_err(object)?,
             refusals: HashMap::try_from(take(ebpf, "REFUSALS")?).map_err(object)?,
             waiting: VecDeque::new(),
-            sockets: ByEnds::default(),
+            sockets: ByEnds::new(Hz::of_running_kernel()),
             received: [0; 2],
             before: Totals::default(),
         })
