@@ -88,6 +88,12 @@ macro_rules! layout {
                     })?,)*
                 })
             }
+
+            /// The first field that lies elsewhere in `other`: its name, and both places.
+            pub fn difference(&self, other: &Self) -> Option<(&'static str, Field, Field)> {
+                let pairs = [$((stringify!($name), self.$name, other.$name),)*];
+                pairs.into_iter().find(|(_, this, that)| this != that)
+            }
         }
     };
 }

@@ -74,10 +74,11 @@ pub enum On {
 
 /// Scenarios that the object for old kernels is put through as well where none is named; with
 /// `--object perf` it is put through all.
-const OLD_TOO: [&str; 12] = [
+const OLD_TOO: [&str; 13] = [
     "expiry_is_two_msl",
     "counts_over_six_peers",
     "present_at_start",
+    "a_wrong_btf_file_is_noticed",
     "lost_events_are_found_missing",
     "recording_in_several_files",
     "event_fields_match_the_socket",
@@ -148,7 +149,7 @@ pub const ALL: &[Scenario] = &[
     every("offsets_are_those_known", offsets::offsets_are_those_known),
     every("event_fields_match_the_socket", fields::event_fields_match_the_socket),
     old("without_types_the_headline_remains", old_kernels::without_types),
-    old("a_wrong_btf_file_is_noticed", old_kernels::a_wrong_btf_file_is_noticed),
+    every("a_wrong_btf_file_is_noticed", old_kernels::a_wrong_btf_file_is_noticed),
     old("old_object_is_named", old_kernels::object_is_named),
     every("reset_is_not_an_entry", reset::reset_is_not_an_entry),
     every("reset_while_closing_is_not_an_entry", reset::reset_while_closing_is_not_an_entry),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::equation::{Ledger, settled};
 use crate::expect;
-use crate::lab::Lab;
+use crate::lab::{Lab, Object};
 use crate::summary::Totals;
 use crate::topology::{self, SERVER};
 use crate::traffic::{Behaviour, Client, Server, abandon};
@@ -104,7 +104,8 @@ pub fn a_wrong_btf_file_is_noticed(lab: &Lab) -> Result<()> {
     let args = [&["watch", "--for", "1s"], &lab.attach()[..]].concat();
     let output = twtrace::run(&lab, &args)?;
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let told = stderr.contains("not of this kernel") && stderr.contains("RTO");
+    let field = if lab.object == Object::Perf { "the RTO" } else { "icsk_rto" };
+    let told = stderr.contains("not of this kernel") && stderr.contains(field);
     expect::that(output.status.code() == Some(1) && told && stderr.contains(path), || {
         twtrace::shown(&output)
     })

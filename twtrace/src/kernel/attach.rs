@@ -71,8 +71,8 @@ pub struct Tracer {
 impl Tracer {
     /// Loads and attaches.
     ///
-    /// The object for old kernels is taken where the kernel has no ring buffer, or no type
-    /// information of its own, which the other needs.
+    /// The object for old kernels is taken where the kernel has no ring buffer, no iterator over
+    /// sockets, or no type information of its own, which the other needs.
     ///
     /// # Errors
     /// What is missing, or what each way failed with.
@@ -87,9 +87,11 @@ impl Tracer {
             (Some(ObjectKind::Perf), _) => Self::start_old(options, Vec::new()),
             (Some(ObjectKind::RingBuf), _) => Self::start_ringbuf(options),
             (None, _) => match Self::start_ringbuf(options) {
-                Err(error @ (KernelError::TooOld { .. } | KernelError::NoBtf { .. }))
-                    if kprobe_only && !is_users_file(&error, options) =>
-                {
+                Err(
+                    error @ (KernelError::TooOld { .. }
+                    | KernelError::NoBtf { .. }
+                    | KernelError::Inventory(_)),
+                ) if kprobe_only && !is_users_file(&error, options) => {
                     let reason = error.to_string();
                     let refusal = Refusal { backend: Backend::Fentry, reason };
                     Self::start_old(options, vec![refusal])
@@ -111,9 +113,10 @@ impl Tracer {
             let btf = scope.spawn(Btf::from_sys_fs);
             let symbols = needs_symbols(&candidates).then(|| scope.spawn(object::read_symbols));
             let read = object::read_types(options);
-            let read = read.and_then(|(path, types)| match layout::resolve(&types) {
-                Ok(layout) => Ok((types, object::configure(options, layout))),
-                Err(source) => Err(KernelError::BadBtf { path, source }),
+            let read = read.and_then(|(path, types)| {
+                let layout = layout::of_file(&path, &types)?;
+                layout::check(&path, &layout)?;
+                Ok((types, object::configure(options, layout)))
             });
             tracing::debug!(elapsed = ?started.elapsed(), "offsets resolved");
             (btf.join(), symbols.map(|symbols| symbols.join()), read)

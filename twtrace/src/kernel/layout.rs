@@ -1,8 +1,14 @@
 //! Resolves every field the kernel programs read, on the running kernel.
 
+use std::path::Path;
+
 use twtrace_common::{Field, Layout};
 
-use super::btf::{BtfError, BtfIndex};
+use super::{
+    KernelError,
+    btf::{BtfError, BtfIndex},
+    object::VMLINUX,
+};
 
 /// Bytes of `struct sock_common` that the programs copy at once; all `skc_` members they take
 /// from the copy lie before.
@@ -27,6 +33,42 @@ pub fn resolve(btf: &BtfIndex<'_>) -> Result<Layout, BtfError> {
         }
         Err(error) => Err(error),
     })
+}
+
+/// Resolves all fields with the types of a file.
+///
+/// # Errors
+/// [`KernelError::BadBtf`], for what [`resolve`] says.
+pub fn of_file(path: &Path, types: &BtfIndex<'_>) -> Result<Layout, KernelError> {
+    resolve(types).map_err(|source| KernelError::BadBtf { path: path.to_owned(), source })
+}
+
+/// Compares what a file says with the running kernel's own types, which are there wherever ring
+/// buffers are used.
+///
+/// # Errors
+/// [`KernelError::WrongTypes`] if a field lies elsewhere, [`KernelError::NoBtf`].
+pub fn check(path: &Path, layout: &Layout) -> Result<(), KernelError> {
+    let own = Path::new(VMLINUX);
+    if path == own {
+        return Ok(());
+    }
+    let types = BtfIndex::from_file(own).map_err(|_| KernelError::NoBtf { path: own.into() })?;
+    match layout.difference(&of_file(own, &types)?) {
+        None => Ok(()),
+        Some((name, there, here)) => Err(KernelError::WrongTypes {
+            path: path.to_owned(),
+            what: format!("{name} is {} in it and {} in {VMLINUX}", place(there), place(here)),
+        }),
+    }
+}
+
+fn place(field: Field) -> String {
+    match field {
+        Field { size: 0, .. } => "nowhere".to_owned(),
+        Field { offset, size, bit: 0, .. } => format!("at {offset}, {size} bytes wide,"),
+        Field { offset, bit, .. } => format!("at {offset}, from bit {bit} on,"),
+    }
 }
 
 /// What is known without type information: the front of `struct sock_common`, which has not moved

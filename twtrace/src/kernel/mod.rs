@@ -205,10 +205,9 @@ pub enum KernelError {
         /// The limit, in words.
         limit: String,
     },
-    /// What our own connection looked like does not fit what is known about it.
+    /// The type information is of another kernel.
     #[error(
-        "{path} is not of this kernel: of a connection that twtrace made to itself, {what}. Give \
-         a BTF file made for exactly this kernel, or none, which shows less but nothing wrong"
+        "{path} is not of this kernel: {what}. Give a BTF file made for exactly this kernel, or none"
     )]
     WrongTypes {
         /// The file.

@@ -44,13 +44,7 @@ pub struct Started {
 /// What is missing, or what does not fit.
 pub fn start(options: &Options) -> Result<Started, KernelError> {
     let known = match object::read_types(options) {
-        Ok((path, types)) => {
-            let layout = layout::resolve(&types);
-            Some((
-                layout.map_err(|source| KernelError::BadBtf { path: path.clone(), source })?,
-                path,
-            ))
-        }
+        Ok((path, types)) => Some((layout::of_file(&path, &types)?, path)),
         // Only the file that a user named has to be there.
         Err(KernelError::NoBtf { .. }) if options.btf.is_none() || object::wants_none(options) => {
             None
@@ -88,7 +82,10 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
             if let Err(what) = outcome {
                 detach(&mut ebpf, &attached);
                 return Err(match known {
-                    Some((_, path)) => KernelError::WrongTypes { path, what },
+                    Some((_, path)) => {
+                        let what = format!("of a connection that twtrace made to itself, {what}");
+                        KernelError::WrongTypes { path, what }
+                    }
                     None => KernelError::UnknownLayout(what),
                 });
             }
