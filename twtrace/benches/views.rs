@@ -54,13 +54,13 @@ fn rows(criterion: &mut Criterion, name: &str, aggregate: &Aggregate) {
         group.bench_function(what, |bencher| {
             bencher.iter_batched(
                 context,
-                |context| summary(aggregate, choice, context),
+                |context| summary(aggregate, &choice, context),
                 BatchSize::PerIteration,
             );
         });
     }
     let (top, all) =
-        (summary(aggregate, table(), context()), summary(aggregate, every(), context()));
+        (summary(aggregate, &table(), context()), summary(aggregate, &every(), context()));
     group.bench_function("table of the 20 busiest", |bencher| {
         bencher.iter(|| view::table::write(&mut io::sink(), &top, Palette::PLAIN));
     });
@@ -83,7 +83,7 @@ fn metrics(criterion: &mut Criterion) {
     workload::play(&workload.batches(), &mut aggregate);
     let page = |peers| {
         let choice = RowChoice { top: Some(peers), ..RowChoice::default() };
-        let summary = summary(&aggregate, choice, context());
+        let summary = summary(&aggregate, &choice, context());
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let lines = Shown::default().take(&summary, now, now);
         view::metrics::text(&summary, &lines, &agent(now), Dialect::OpenMetrics)
@@ -145,7 +145,7 @@ fn events(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn summary(aggregate: &Aggregate, choice: RowChoice, context: Context) -> Summary {
+fn summary(aggregate: &Aggregate, choice: &RowChoice, context: Context) -> Summary {
     Summary::new(aggregate, choice, context)
 }
 

@@ -298,7 +298,7 @@ impl Pipeline {
     /// Those of [`Pipeline::look`], and [`NoMoment`] in a stream.
     pub fn summary(
         &mut self,
-        choice: RowChoice,
+        choice: &RowChoice,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<Summary, PipelineError> {
         self.look(observe)?;

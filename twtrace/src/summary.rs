@@ -8,7 +8,7 @@ use twtrace_common::Counter;
 use crate::{
     aggregate::Aggregate,
     diagnose::Diagnosis,
-    filter::{Expr, RowFacts},
+    filter::{Expr, Open, RowFacts},
     host::facts::HostFacts,
     kernel::{self, Backend, ObjectKind, Refusal, Totals, Types},
     path::Outcome,
@@ -47,10 +47,12 @@ pub enum SortKey {
 }
 
 /// How the rows are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowChoice {
     /// Only rows of this peer; the others are summed up.
     pub peer: Option<PeerAddress>,
+    /// Only rows that may hold sockets that match; the others are summed up.
+    pub filter: Expr,
     /// Rows passed over before the first that is chosen; they are summed up as well.
     pub skip: usize,
     /// Most rows; the others are summed up.
@@ -139,13 +141,38 @@ impl SortKey {
     }
 }
 
-/// The rows chosen, in order, and the others.
-fn choose<'a>(
-    peers: &'a [Peer],
-    table: &PeerTable,
-    choice: RowChoice,
-) -> (Vec<Row>, Vec<&'a Peer>) {
-    let wanted = |peer: &Peer| choice.peer.is_none_or(|address| address.matches(&peer.group));
+/// What a filter made of the rows.
+#[derive(Clone, Debug)]
+pub struct RowFilter {
+    /// The filter.
+    pub filter: Expr,
+    /// Rows that may hold sockets that match, shown or not.
+    pub rows: u64,
+    /// What it leaves open of those shown.
+    pub open: Open,
+}
+
+/// The rows chosen.
+struct Chosen<'a> {
+    /// In order.
+    rows: Vec<Row>,
+    /// All the others.
+    others: Vec<&'a Peer>,
+    /// What the filter made of them, if there is one.
+    filtered: Option<RowFilter>,
+}
+
+fn choose<'a>(peers: &'a [Peer], table: &PeerTable, choice: &RowChoice) -> Chosen<'a> {
+    let filter = (!choice.filter.is_any()).then_some(&choice.filter);
+    let may_match = |peer: &Peer| {
+        filter.is_none_or(|filter| {
+            let (group, history) = (&peer.group, &peer.history);
+            filter.may_match_row(RowFacts { group, counts: &peer.counts(), history })
+        })
+    };
+    let wanted = |peer: &Peer| {
+        choice.peer.is_none_or(|address| address.matches(&peer.group)) && may_match(peer)
+    };
     let known = peers.iter().filter(|peer| choice.with_past || !peer.is_empty());
     let (candidates, mut others): (Vec<&Peer>, Vec<&Peer>) = known.partition(|peer| wanted(peer));
     // Each is compared many times, and its rank is read out of all that was counted.
@@ -165,10 +192,15 @@ fn choose<'a>(
         let minutes = if choice.with_past { table.minutes(peer) } else { Vec::new() };
         Row { minutes, ..Row::of(peer) }
     };
-    let rows = candidates[first..last].iter().map(row).collect();
+    let rows: Vec<Row> = candidates[first..last].iter().map(row).collect();
     let passed_over = candidates[..first].iter().chain(&candidates[last..]);
     others.extend(passed_over.map(|(_, peer)| peer));
-    (rows, others)
+    let filtered = filter.map(|filter| RowFilter {
+        filter: filter.clone(),
+        rows: candidates.len() as u64,
+        open: filter.open_for_rows(rows.iter().map(Row::facts)),
+    });
+    Chosen { rows, others, filtered }
 }
 
 /// How far the counts can be trusted.
@@ -233,6 +265,8 @@ pub struct Summary {
     pub totals: Row,
     /// The chosen rows, in order.
     pub rows: Vec<Row>,
+    /// What the filter they were chosen by leaves open, if there was one.
+    pub row_filter: Option<RowFilter>,
     /// The rest, and how many rows that is; the peers that found no place are one.
     pub other: Option<(u64, Row)>,
     /// Rows in all.
@@ -302,7 +336,7 @@ fn fold(peers: &[Peer], by: GroupBy, prefixes: Prefixes) -> Vec<Peer> {
 
 impl Summary {
     /// Takes the summary of a moment.
-    pub fn new(aggregate: &Aggregate, choice: RowChoice, context: Context) -> Self {
+    pub fn new(aggregate: &Aggregate, choice: &RowChoice, context: Context) -> Self {
         let settings = aggregate.settings();
         debug_assert!(
             !settings.follow_ends || aggregate.conservation().holds(),
@@ -325,7 +359,7 @@ impl Summary {
 
         let folded = choice.by.map(|by| fold(table.rows(), by, settings.prefixes));
         let all = folded.as_deref().unwrap_or(table.rows());
-        let (rows, hidden) = choose(all, table, choice);
+        let Chosen { rows, others: hidden, filtered } = choose(all, table, choice);
         let peers = (rows.len() + hidden.len()) as u64;
         let mut other = table.other().clone();
         hidden.iter().for_each(|peer| other.absorb(peer));
@@ -340,6 +374,7 @@ impl Summary {
             group_by: choice.by.unwrap_or(settings.group_by),
             selection: settings.selection.whole.clone(),
             rows,
+            row_filter: filtered,
             other: (!none).then(|| (hidden.len() as u64, Row::of(&other))),
             peers,
             peers_evicted: table.evicted(),

@@ -159,7 +159,7 @@ fn summary(examined: Examined) -> Summary {
         netns_names: HashMap::from([(NETNS, "blue".to_owned())]),
         cgroup_names: HashMap::new(),
     };
-    let mut summary = Summary::new(&aggregate, RowChoice::default(), context);
+    let mut summary = Summary::new(&aggregate, &RowChoice::default(), context);
     summary.examined = Some(examined);
     summary
 }

@@ -204,7 +204,7 @@ fn summary(origin: Origin, inputs: impl IntoIterator<Item = Input>) -> Option<Va
     let mut core = Core::new(origin, settings);
     inputs.into_iter().for_each(|input| core.take(input, &mut |_| {}));
     assert!(core.aggregate().conservation().holds(), "{:?}", core.aggregate().conservation());
-    let summary = core.summary(RowChoice::default()).ok()?;
+    let summary = core.summary(&RowChoice::default()).ok()?;
     let mut text = Vec::new();
     view::json::write_line(&mut text, &summary).expect("writing to memory");
     Some(serde_json::from_slice(&text).expect("one JSON document"))

@@ -112,7 +112,7 @@ fn summary(backend: Backend, follow_ends: bool, top: Option<usize>) -> Summary {
         netns_names: HashMap::from([(4_026_531_840, "blue".to_owned())]),
         cgroup_names: HashMap::new(),
     };
-    Summary::new(&aggregate, RowChoice { top, ..RowChoice::default() }, context)
+    Summary::new(&aggregate, &RowChoice { top, ..RowChoice::default() }, context)
 }
 
 fn document(summary: &Summary) -> Value {

@@ -152,7 +152,7 @@ impl Host {
             }));
         }
         self.second += 1;
-        let summary = self.summary(self.state.choice());
+        let summary = self.summary(&self.state.choice());
         let clock = self.clock();
         self.state.update(summary, clock);
     }
@@ -162,7 +162,7 @@ impl Host {
         Clock { mono_ns: self.second * SECOND, wall }
     }
 
-    fn summary(&self, choice: twtrace::summary::RowChoice) -> Summary {
+    fn summary(&self, choice: &twtrace::summary::RowChoice) -> Summary {
         let context = Context {
             backend: Backend::Tracepoint,
             object: ObjectKind::RingBuf,
@@ -222,10 +222,10 @@ impl Host {
             let request = tui::effect(&self.state, key).and_then(|effect| self.state.apply(effect));
             match request {
                 Some(Request::Choose(choice)) => {
-                    let summary = self.summary(choice);
+                    let summary = self.summary(&choice);
                     self.state.update(summary, self.clock());
                 }
-                Some(Request::Reset(choice)) => self.state.begin_anew(&self.summary(choice)),
+                Some(Request::Reset(choice)) => self.state.begin_anew(&self.summary(&choice)),
                 Some(Request::Quit) | None => {}
             }
         }

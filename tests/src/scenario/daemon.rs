@@ -97,7 +97,28 @@ pub fn answers_like_a_session(lab: &Lab) -> Result<()> {
         &comparable(own.document().clone()),
         &comparable(serde_json::from_str(&through)?),
     )?;
-    expect::equal("of all since the start", &55, &totals_of(&daemon, &net.client)?.entered)
+    expect::equal("of all since the start", &55, &totals_of(&daemon, &net.client)?.entered)?;
+    chooses_rows_by_a_filter(&daemon, &net)
+}
+
+/// A filter chooses the one peer of two that it is meant for; whatever else happened on the host is
+/// in `other`, to the last socket.
+fn chooses_rows_by_a_filter(daemon: &Daemon, net: &topology::Pair) -> Result<()> {
+    let second = Server::start(&net.server, &format!("{SERVER}:8081"), Behaviour::AnswersEof)?;
+    Client::new(&net.client).short_connections(second.addr(), 7)?;
+    settled(&net.client, 77)?;
+    let question = "/v1/summary?filter=dport+=+8081+and+role+client+and+netns+";
+    let summary = daemon.ask(&format!("{question}{}", net.client.inum()))?;
+    let rows = summary["peers"].as_array().context("rows")?;
+    let names: Vec<&str> = rows.iter().filter_map(|row| row["peer"].as_str()).collect();
+    expect::equal("rows", &vec![second.addr().to_string().as_str()], &names)?;
+    expect::equal("rows that may match", &Some(1), &summary["row_filter"]["rows"].as_u64())?;
+    expect::equal("open rows", &Some(0), &summary["row_filter"]["open_rows"].as_u64())?;
+    let (row, other) = (Totals::of(&rows[0])?, Totals::of(&summary["other"])?);
+    expect::equal("the row", &Totals { entered: 7, live: 7, ..Totals::default() }, &row)?;
+    let totals = Totals::of(&summary["totals"])?;
+    let rest = Totals { entered: totals.entered - 7, live: totals.live - 7, ..totals };
+    expect::equal("all that is not in the row", &rest, &other)
 }
 
 /// Settings change while connections come, and a faulty file changes nothing.

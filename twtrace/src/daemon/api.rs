@@ -176,7 +176,7 @@ impl Api {
                 return Ok(Answer::Stream(streams::events(self, filter).await?));
             }
             (Way::Local, ["v1", "summaries"]) => {
-                let query = query(&["sort", "top", "skip", "peer", "interval"])?;
+                let query = query(&["sort", "top", "skip", "peer", "filter", "interval"])?;
                 let (choice, interval) = (query.rows()?, query.interval()?);
                 return Ok(Answer::Stream(streams::summaries(self, choice, interval)));
             }

@@ -133,7 +133,7 @@ impl Hub {
             tokio::time::sleep_until(recent.next).await;
         }
         let asked = Instant::now();
-        let summary = self.ask(|reply| Ask::Summary { choice, reply }).await?;
+        let summary = self.ask(|reply| Ask::Summary { choice: choice.clone(), reply }).await?;
         let taken = Instant::now();
         let next = taken + (taken - asked);
         *recent = Some(Recent { choice, summary: Arc::clone(&summary), taken, next });

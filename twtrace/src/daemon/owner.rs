@@ -155,7 +155,7 @@ impl Owner {
         match ask {
             Ask::Summary { choice, reply } => {
                 let mut seen = Vec::new();
-                let summary = self.pipeline.summary(choice, &mut |event| seen.push(*event));
+                let summary = self.pipeline.summary(&choice, &mut |event| seen.push(*event));
                 self.publish(seen);
                 let _ = reply.send(summary.map(Arc::new).map_err(failed));
             }

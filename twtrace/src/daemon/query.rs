@@ -16,6 +16,8 @@ use crate::{
 const ROWS: usize = 100;
 /// Most rows of a page.
 pub const MAX_ROWS: usize = 1000;
+/// Most conditions of a filter: on rows it is asked of each, by the thread that counts.
+const MAX_CONDITIONS: usize = 64;
 /// Shortest time between two summaries of a stream.
 const MIN_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -71,7 +73,7 @@ impl<'a> Query<'a> {
         self.text(name).map(read).transpose()
     }
 
-    /// Which rows are wanted: `sort`, `top`, `skip`, `peer`.
+    /// Which rows are wanted: `sort`, `top`, `skip`, `peer`, `filter`.
     ///
     /// # Errors
     /// [`BadQuery`].
@@ -85,6 +87,7 @@ impl<'a> Query<'a> {
         let peer = self.value::<PeerAddress>("peer")?;
         Ok(RowChoice {
             peer,
+            filter: self.row_filter()?,
             skip: self.value::<usize>("skip")?.unwrap_or(0),
             top: Some(top),
             sort: self.sort()?,
@@ -108,11 +111,29 @@ impl<'a> Query<'a> {
     /// # Errors
     /// [`BadQuery`].
     pub fn filter(&self) -> Result<Expr, BadQuery> {
+        let filter = self.value::<Expr>("filter")?.unwrap_or(Expr::ANY);
+        let conditions = filter.terms().len();
+        if conditions > MAX_CONDITIONS {
+            return Err(BadQuery(format!(
+                "filter has {conditions} conditions: at most {MAX_CONDITIONS} are taken"
+            )));
+        }
         let netns =
             |name: &str| find_namespace(name).map(u64::from).map_err(|error| error.to_string());
         let cgroup = |_: &str| Err("give its number".to_owned());
-        let expression = self.value::<Expr>("filter")?.unwrap_or(Expr::ANY);
-        expression.bind(&netns, &cgroup).map_err(|error| BadQuery(error.to_string()))
+        filter.bind(&netns, &cgroup).map_err(|error| BadQuery(error.to_string()))
+    }
+
+    /// The same for rows, which stand for peers.
+    fn row_filter(&self) -> Result<Expr, BadQuery> {
+        let filter = self.filter()?;
+        match filter.beyond_peers() {
+            None => Ok(filter),
+            Some(word) => Err(BadQuery(format!(
+                "filter: {word} is known of each socket and not of a peer's row, which adds up \
+                 sockets of all; /v1/events takes it"
+            ))),
+        }
     }
 
     /// Time between two documents of a stream.
@@ -131,7 +152,7 @@ impl<'a> Query<'a> {
 }
 
 /// Parameters of everything that has rows.
-pub const ROW_PARAMETERS: [&str; 4] = ["sort", "top", "skip", "peer"];
+pub const ROW_PARAMETERS: [&str; 5] = ["sort", "top", "skip", "peer", "filter"];
 
 /// The parts of a path, each decoded.
 ///
@@ -165,12 +186,14 @@ mod tests {
         let choice = rows("sort=two-msl&top=5&skip=10&peer=%5B2001:db8::2%5D:443").unwrap();
         assert_eq!((choice.sort, choice.top, choice.skip), (SortKey::TwoMsl, Some(5), 10));
         assert_eq!(choice.peer, Some("[2001:db8::2]:443".parse().unwrap()));
+        let filter = rows("filter=dst+10.2.0.0/16+and+not+timestamps").unwrap().filter;
+        assert_eq!(filter, "dst 10.2.0.0/16 not timestamps".parse().unwrap());
         assert_eq!(rows("").unwrap(), RowChoice { top: Some(ROWS), ..RowChoice::default() });
     }
 
     #[test]
     fn what_cannot_be_understood_is_answered_with_what_can() {
-        let known = "sort, top, skip, peer";
+        let known = "sort, top, skip, peer, filter";
         assert_eq!(
             rows("order=x").unwrap_err(),
             format!("unknown parameter order: known are {known}")
@@ -179,6 +202,9 @@ mod tests {
         assert!(rows("top=5000").unwrap_err().contains("at most 1000"));
         assert!(rows("top=-1").unwrap_err().starts_with("top=-1 is not usable"));
         assert!(rows("peer=server").unwrap_err().contains("10.2.0.2:8080"));
+        assert!(rows("filter=uid+0+or+role+client").unwrap_err().contains("/v1/events takes it"));
+        let many = ["timestamps"; MAX_CONDITIONS + 1].join("+");
+        assert!(rows(&format!("filter={many}")).unwrap_err().contains("65 conditions: at most 64"));
         assert_eq!(rows("top=1&top=2").unwrap_err(), "top is given twice");
     }
 

@@ -81,7 +81,7 @@ pub(super) fn summaries(api: &Api, choice: RowChoice, every: Duration) -> Respon
                 () = stop.cancelled() => return,
                 _ = due.tick() => {}
             }
-            let Ok(summary) = hub.summary(choice).await else { return };
+            let Ok(summary) = hub.summary(choice.clone()).await else { return };
             let mut line = Vec::new();
             // Writing to memory cannot fail.
             let _ = view::json::write_line(&mut line, &summary);

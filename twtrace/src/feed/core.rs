@@ -149,7 +149,7 @@ impl Core {
     ///
     /// # Errors
     /// [`NoMoment`].
-    pub fn summary(&self, choice: RowChoice) -> Result<Summary, NoMoment> {
+    pub fn summary(&self, choice: &RowChoice) -> Result<Summary, NoMoment> {
         let moment = self.moment.as_deref().ok_or(NoMoment)?;
         let context = Context {
             backend: self.origin.backend,

@@ -18,7 +18,7 @@ use twtrace_common::{TCP_FIN_WAIT2, TCP_TIME_WAIT};
 
 pub use error::{BindError, FilterError};
 pub use parse::{GRAMMAR, MAX_DEPTH, canonical};
-pub use row::RowFacts;
+pub use row::{Open, RowFacts};
 pub use socket::Socket;
 
 use crate::{event::Role, path::Block};
@@ -226,6 +226,15 @@ impl Expr {
             0 => Self::ANY,
             1 => flat.remove(0),
             _ => Self::Or(flat),
+        }
+    }
+
+    /// Its conditions, in the order they are written.
+    pub fn terms(&self) -> Vec<&Term> {
+        match self {
+            Self::Term(term) => vec![term],
+            Self::Not(inner) => inner.terms(),
+            Self::And(parts) | Self::Or(parts) => parts.iter().flat_map(Self::terms).collect(),
         }
     }
 

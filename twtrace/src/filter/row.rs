@@ -22,15 +22,47 @@ pub struct RowFacts<'a> {
     pub history: &'a History,
 }
 
+/// What a filter leaves open of several rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// Rows that may hold sockets that do not match.
+    pub rows: usize,
+    /// The words of the conditions that leave it open.
+    pub words: BTreeSet<&'static str>,
+}
+
 impl Expr {
     /// Whether a row's sockets match: all, some or perhaps some, or none.
     pub fn matches_row(&self, row: RowFacts<'_>) -> Verdict {
         self.decide(&|condition| term(&row, condition))
     }
 
+    /// Whether a row may hold sockets that match, which is why it is shown.
+    pub fn may_match_row(&self, row: RowFacts<'_>) -> bool {
+        self.matches_row(row) != Verdict::No
+    }
+
+    /// What is open of rows that may match.
+    pub fn open_for_rows<'a>(&self, rows: impl IntoIterator<Item = RowFacts<'a>>) -> Open {
+        let mut open = Open::default();
+        let each = rows.into_iter().map(|row| self.open_for_row(row));
+        for words in each.filter(|words| !words.is_empty()) {
+            open.rows += 1;
+            open.words.extend(words);
+        }
+        open
+    }
+
+    /// The word of a condition that no row can answer whose sockets share a peer and nothing else:
+    /// whose they are is known of each socket alone.
+    pub fn beyond_peers(&self) -> Option<&'static str> {
+        let beyond = |term: &&Term| matches!(term, Term::Uid(_) | Term::Cgroup(_));
+        self.terms().into_iter().find(beyond).map(Term::word)
+    }
+
     /// The words of the conditions that leave a row's verdict open: of its sockets some match and
     /// some do not, or a row does not tell. None where the verdict is clear.
-    pub fn open_for_row(&self, row: RowFacts<'_>) -> BTreeSet<&'static str> {
+    fn open_for_row(&self, row: RowFacts<'_>) -> BTreeSet<&'static str> {
         let open = RefCell::new(BTreeSet::new());
         let verdict = self.decide(&|condition| {
             let verdict = term(&row, condition);
@@ -53,7 +85,14 @@ fn term(row: &RowFacts<'_>, term: &Term) -> Verdict {
             Ports::Same(local, _) => Verdict::of(Some(op.holds(local, *bound))),
             Ports::None | Ports::Many => Verdict::Maybe,
         },
-        Term::Timestamps => share(counts.with_timestamps, counts.entered, counts.present),
+        Term::Timestamps => {
+            let known = counts.with_timestamps + counts.without_timestamps;
+            share(
+                counts.with_timestamps,
+                known,
+                counts.entered.saturating_sub(known) + counts.present,
+            )
+        }
         Term::Autobound => share(row.history.autobound, counts.entered + counts.present, 0),
         Term::Role(role) => Verdict::of(row.group.role().map(|known| known == *role)),
         Term::State(EntryState::FinWait2) => {
@@ -68,7 +107,8 @@ fn term(row: &RowFacts<'_>, term: &Term) -> Verdict {
                 Some(reason) => counts.blocked(*reason),
                 None => counts.blocked_at_entry(),
             };
-            share(blocked, counts.entered, counts.present)
+            let known = counts.allowed + counts.blocked_at_entry();
+            share(blocked, known, counts.entered.saturating_sub(known) + counts.present)
         }
         Term::Netns(name) => named(name, row.group.netns().map(u64::from)),
         Term::Uid(uid) => match *row.group {
@@ -120,4 +160,44 @@ fn remote_port(row: &RowFacts<'_>, op: Op, bound: u16) -> Verdict {
         _ => None,
     };
     Verdict::of(port.map(|port| op.holds(port, bound)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(text: &str, counts: &Counts) -> Verdict {
+        let group = Group::Peer { netns: 7, role: Role::Client, address: [0; 16], port: 443 };
+        let history = History::default();
+        let expr: Expr = text.parse().unwrap();
+        expr.matches_row(RowFacts { group: &group, counts, history: &history })
+    }
+
+    #[test]
+    fn what_was_not_known_of_its_sockets_a_row_does_not_answer() {
+        let all_known = Counts {
+            entered: 2,
+            without_timestamps: 2,
+            blocked: [2, 0, 0, 0, 0],
+            ..Counts::default()
+        };
+        assert_eq!(verdict("timestamps", &all_known), Verdict::No);
+        assert_eq!(verdict("blocked", &all_known), Verdict::Yes);
+        // Without the kernel's types nobody sees timestamps or why the fast path is closed.
+        let types_unknown = Counts { entered: 2, ..Counts::default() };
+        for text in ["timestamps", "not timestamps", "blocked", "not blocked reuse-off"] {
+            assert_eq!(verdict(text, &types_unknown), Verdict::Maybe, "{text}");
+        }
+        assert_eq!(verdict("state fin-wait-2", &types_unknown), Verdict::No);
+        let one_unknown = Counts { entered: 3, ..all_known };
+        assert_eq!(verdict("timestamps", &one_unknown), Verdict::Maybe);
+    }
+
+    #[test]
+    fn whose_its_sockets_are_is_beyond_a_row_of_a_peer() {
+        let beyond = |text: &str| text.parse::<Expr>().unwrap().beyond_peers();
+        assert_eq!(beyond("dst 10.0.0.0/8 and not (role client or uid 0)"), Some("uid"));
+        assert_eq!(beyond("cgroup /a or netns 7"), Some("cgroup"));
+        assert_eq!(beyond("netns 7 and sport = 1 and blocked and state fin-wait-2"), None);
+    }
 }

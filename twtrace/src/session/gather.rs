@@ -53,7 +53,7 @@ pub async fn gather<T>(
     observe_for(&mut pipeline, &mut stop, args, args.duration.or(usual)).await?;
     observe::catch_up(&mut pipeline, args, &mut |_| {}).await?;
     observe::tell_end(&pipeline, args);
-    let summary = pipeline.summary(question.choice, &mut |_| {})?;
+    let summary = pipeline.summary(&question.choice, &mut |_| {})?;
     let mut out = BufWriter::new(io::stdout().lock());
     let shown = show(&mut out, &summary)?;
     out.flush()?;

@@ -77,7 +77,7 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
                     due = true;
                 }
                 Some(Request::Reset(all)) => {
-                    let summary = pipeline.summary(all, &mut |event| screen.take(event))?;
+                    let summary = pipeline.summary(&all, &mut |event| screen.take(event))?;
                     screen.begin_anew(&summary)?;
                 }
                 None => {}
@@ -108,7 +108,8 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
             screen.end();
         }
         if due && screen.refreshes() {
-            let summary = pipeline.summary(screen.choice, &mut |event| screen.take(event))?;
+            let choice = screen.choice.clone();
+            let summary = pipeline.summary(&choice, &mut |event| screen.take(event))?;
             screen.refresh(summary, pipeline.core().clock())?;
         }
         if enough && !stop.has_command() || over && !screen.is_full() {
@@ -121,7 +122,8 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     }
     screen.close();
     observe::tell_end(&pipeline, &args.observe);
-    let summary = pipeline.summary(screen.choice, &mut |event| screen.take(event))?;
+    let choice = screen.choice.clone();
+    let summary = pipeline.summary(&choice, &mut |event| screen.take(event))?;
     screen.finish(&summary)?;
     pipeline.finish_recording()?;
     Ok(match stopped {

@@ -43,7 +43,7 @@ pub fn document(summary: &Summary) -> Value {
     };
     let findings: Vec<Value> = examined.diagnosis.findings.iter().map(Finding::document).collect();
     let wall = humantime::format_rfc3339_millis(examined.clock.wall);
-    json!({
+    let mut document = json!({
         "schema": SCHEMA,
         "at": wall.to_string(),
         "backend": summary.backend.as_str(),
@@ -53,7 +53,11 @@ pub fn document(summary: &Summary) -> Value {
         "margins": margins_document(&examined.diagnosis.margins),
         "histories": history_documents(summary, examined),
         "unread": examined.facts.unread,
-    })
+    });
+    if let Some(filter) = super::json::row_filter(summary) {
+        document["row_filter"] = filter;
+    }
+    document
 }
 
 /// The findings alone: those of one peer, and those at least as bad as asked for.

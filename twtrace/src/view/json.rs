@@ -10,7 +10,7 @@ use crate::{
     kernel::Refusal,
     path::{Block, Outcome},
     peer::{Counts, LifetimeSummary, Refused},
-    summary::{Examined, Row, Summary, Trust},
+    summary::{Examined, Row, RowFilter, Summary, Trust},
 };
 
 /// Name and version of the document.
@@ -86,10 +86,12 @@ impl Serialize for Peers<'_> {
 pub fn rows(summary: &Summary) -> impl Serialize {
     #[derive(Serialize)]
     struct Rows<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        row_filter: Option<Value>,
         peers: Peers<'a>,
         peers_total: u64,
     }
-    Rows { peers: Peers(summary), peers_total: summary.peers }
+    Rows { row_filter: row_filter(summary), peers: Peers(summary), peers_total: summary.peers }
 }
 
 #[derive(Serialize)]
@@ -105,6 +107,8 @@ struct Document<'a> {
     filter: Option<String>,
     totals: Map<String, Value>,
     trust: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    row_filter: Option<Value>,
     peers: Peers<'a>,
     peers_total: u64,
     peers_evicted: u64,
@@ -139,6 +143,7 @@ pub fn document(summary: &Summary) -> impl Serialize {
         filter: (!summary.selection.is_any()).then(|| summary.selection.to_string()),
         totals,
         trust: trust(&summary.trust, &known),
+        row_filter: row_filter(summary),
         peers: Peers(summary),
         peers_total: summary.peers,
         peers_evicted: summary.peers_evicted,
@@ -151,6 +156,17 @@ pub fn document(summary: &Summary) -> impl Serialize {
 /// A better way to attach that did not work.
 fn refusal(refusal: &Refusal) -> Value {
     json!({ "backend": refusal.backend.as_str(), "reason": refusal.reason })
+}
+
+/// What a filter made of the rows; a summary that none was asked of has no such key.
+pub fn row_filter(summary: &Summary) -> Option<Value> {
+    let RowFilter { filter, rows, open } = summary.row_filter.as_ref()?;
+    Some(json!({
+        "filter": filter.to_string(),
+        "rows": rows,
+        "open_rows": open.rows,
+        "open_by": open.words,
+    }))
 }
 
 /// How far the counts can be trusted.

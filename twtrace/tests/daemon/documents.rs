@@ -1,6 +1,6 @@
 //! Whole answers.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use twtrace_common::EndReason;
 
 use crate::{
@@ -47,6 +47,37 @@ fn a_summary_accounts_for_the_rows_it_leaves_out() {
 }
 
 #[test]
+fn a_filter_chooses_rows_and_the_others_are_summed_up() {
+    let harness = busy();
+    // One of its two sockets had timestamps, so that the row answers for neither.
+    harness.happen(vec![entry(5, "10.1.0.2", true)]);
+    let one = harness.document("/v1/summary?filter=dst+10.1.0.1");
+    assert_eq!(names(&one), ["10.1.0.1:8080"]);
+    let clear = json!({ "filter": "dst 10.1.0.1", "rows": 1, "open_rows": 0, "open_by": [] });
+    assert_eq!(one["row_filter"], clear);
+    assert_eq!((&one["totals"]["entered"], &one["other"]["entered"]), (&json!(5), &json!(4)));
+    assert_eq!((&one["other"]["peers"], &one["peers_total"]), (&json!(2), &json!(3)));
+
+    let some = harness.document("/v1/peers?filter=timestamps&sort=peer&top=1&skip=1");
+    assert_eq!(names(&some), ["10.1.0.2:8080"]);
+    let open = json!({
+        "filter": "timestamps", "rows": 2, "open_rows": 1, "open_by": ["timestamps"],
+    });
+    assert_eq!(some["row_filter"], open, "the page is one of two, and its row is open");
+
+    let both = harness.document("/v1/peers?filter=not+dst+10.1.0.0/16&peer=10.1.0.2");
+    assert!(names(&both).is_empty(), "{both:#}");
+    assert_eq!(both["row_filter"]["rows"], 0);
+    assert!(harness.document("/v1/peers").get("row_filter").is_none());
+
+    let mut summaries = harness.stream("/v1/summaries?filter=dst+10.1.0.1");
+    assert_eq!(names(&summaries.line()), ["10.1.0.1:8080"]);
+    let diagnosis = harness.document("/v1/diagnosis?filter=dst+10.1.0.1");
+    assert_eq!(diagnosis["histories"].as_array().map(Vec::len), Some(1));
+    assert_eq!(diagnosis["row_filter"], clear);
+}
+
+#[test]
 fn a_peer_is_found_by_address_with_port_or_without() {
     let harness = busy();
     for target in ["/v1/peers/10.1.0.2:8080", "/v1/peers/10.1.0.2", "/v1/peers?peer=10.1.0.2"] {
@@ -68,6 +99,8 @@ fn what_is_wrong_is_answered_with_a_sentence_and_the_right_status() {
         ("/v1/peers/10.7.7.7", 404, "nothing is known of 10.7.7.7"),
         ("/v1/peers/server", 400, "server is no peer"),
         ("/v1/peers?top=1001", 400, "at most 1000"),
+        ("/v1/peers?filter=uid+0", 400, "uid is known of each socket"),
+        ("/v1/peers?filter=dst", 400, "expected"),
         ("/v1/status?verbose=1", 400, "this takes none"),
         ("/v1/nothing", 404, "/v1/openapi.json"),
         ("/", 404, "/v1/openapi.json"),
@@ -130,7 +163,7 @@ fn findings_can_be_narrowed_to_a_peer_and_to_how_bad_they_are() {
     assert!(ids(&harness.document("/v1/findings?peer=10.1.0.3")).is_empty());
     let whole = harness.document("/v1/diagnosis?top=0");
     assert_eq!(whole["findings"].as_array().map(Vec::len), Some(ids(&all).len()));
-    assert_eq!(whole["histories"], serde_json::json!([]));
+    assert_eq!(whole["histories"], json!([]));
 }
 
 #[test]

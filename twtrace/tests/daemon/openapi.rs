@@ -89,6 +89,21 @@ fn every_path_answers_what_is_documented() {
 }
 
 #[test]
+fn answers_to_a_filter_are_what_is_documented() {
+    let harness = served();
+    let api = read("openapi.json");
+    for path in ["/v1/summary", "/v1/peers", "/v1/diagnosis"] {
+        let reply = harness.get(&format!("{path}?filter=timestamps+or+sport+=+1")).json();
+        assert_eq!(reply["row_filter"]["filter"], "timestamps or sport = :1", "{path}");
+        let pointer = format!(
+            "/paths/{}/get/responses/200/content/application~1json/schema",
+            path.replace('/', "~1")
+        );
+        assert_fits(&api, api.pointer(&pointer).expect("documented"), &reply, path);
+    }
+}
+
+#[test]
 fn every_line_of_a_stream_is_what_is_documented() {
     let harness = served();
     let api = read("openapi.json");

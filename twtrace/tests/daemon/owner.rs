@@ -142,7 +142,7 @@ impl Owner {
         match ask {
             Ask::Summary { choice, reply } => {
                 self.core.take(Input::Moment(Box::new(self.moment())), &mut |_| {});
-                let summary = self.core.summary(choice);
+                let summary = self.core.summary(&choice);
                 let summary = summary.map_err(|error| HubError::Failed(error.to_string()));
                 let _ = reply.send(summary.map(Arc::new));
             }

@@ -1,9 +1,7 @@
 //! The line in which a filter is typed.
 
-use std::collections::BTreeSet;
-
 use crate::{
-    filter::{Expr, Verdict},
+    filter::Expr,
     host::cgroup,
     summary::{Row, Summary},
 };
@@ -81,17 +79,15 @@ impl FilterLine {
 
     /// Whether a row may hold sockets that match.
     pub fn shows(&self, row: &Row) -> bool {
-        self.expr.matches_row(row.facts()) != Verdict::No
+        self.expr.may_match_row(row.facts())
     }
 
     /// How many of the rows shown may hold sockets that do not match, and the words of the
     /// conditions that leave it open; `None` where it is clear for all.
     pub fn open_for(&self, rows: &[&Row]) -> Option<(usize, String)> {
-        let open = rows.iter().map(|row| self.expr.open_for_row(row.facts()));
-        let open: Vec<_> = open.filter(|words| !words.is_empty()).collect();
-        let words: BTreeSet<&str> = open.iter().flatten().copied().collect();
-        let words: Vec<&str> = words.into_iter().collect();
-        (!open.is_empty()).then(|| (open.len(), words.join(", ")))
+        let open = self.expr.open_for_rows(rows.iter().map(|row| row.facts()));
+        let words: Vec<&str> = open.words.into_iter().collect();
+        (open.rows > 0).then(|| (open.rows, words.join(", ")))
     }
 }
 

@@ -49,7 +49,7 @@ impl View {
 }
 
 /// What an effect asks of whoever feeds the screen.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Request {
     /// Make the next summary of other rows.
     Choose(RowChoice),
