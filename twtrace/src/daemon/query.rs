@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::{
     filter::Expr,
+    host::cgroup,
     kernel::find_namespace,
     peer::PeerAddress,
     summary::{RowChoice, SortKey},
@@ -105,8 +106,7 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// Which sockets are wanted: `filter`, in the syntax of `watch`. Network namespaces may be
-    /// named, control groups have their numbers.
+    /// Which sockets are wanted: `filter`, in the syntax of `watch`.
     ///
     /// # Errors
     /// [`BadQuery`].
@@ -120,7 +120,7 @@ impl<'a> Query<'a> {
         }
         let netns =
             |name: &str| find_namespace(name).map(u64::from).map_err(|error| error.to_string());
-        let cgroup = |_: &str| Err("give its number".to_owned());
+        let cgroup = |path: &str| cgroup::id(path).map_err(|error| error.to_string());
         filter.bind(&netns, &cgroup).map_err(|error| BadQuery(error.to_string()))
     }
 

@@ -19,10 +19,28 @@ pub fn root() -> Option<&'static Path> {
 /// directory.
 ///
 /// # Errors
-/// There is no such directory.
+/// There is no such directory, or the path leads out of the root: who may ask for an identifier need
+/// not be told what else is on this host.
 pub fn id(path: &str) -> io::Result<u64> {
-    let root = root().ok_or(io::ErrorKind::NotFound)?;
-    Ok(fs::metadata(root.join(&name(path)[1..]))?.ino())
+    let root = root().ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, "no control groups are mounted on this host")
+    })?;
+    below(root, path)
+}
+
+fn below(root: &Path, path: &str) -> io::Result<u64> {
+    let path = name(path);
+    if Path::new(&path).components().any(|part| part == Component::ParentDir) {
+        let why = "a control group's path has no .. in it";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    let directory = root.join(&path[1..]);
+    let metadata = match fs::metadata(&directory) {
+        Ok(metadata) if metadata.is_dir() => metadata,
+        Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+        Err(error) => return Err(error),
+    };
+    Ok(metadata.ino())
 }
 
 /// The name of a control group, as [`names`] gives it, from its path from the root or that of its
@@ -75,6 +93,23 @@ mod tests {
         let inode = fs::metadata(&service).unwrap().ino();
         assert_eq!(names[&inode], "/system.slice/nginx.service");
         assert_eq!(names.len(), 3);
+    }
+
+    #[test]
+    fn only_a_directory_below_the_root_has_an_identifier() {
+        let outside = tempfile::tempdir().unwrap();
+        let root = outside.path().join("cgroup");
+        let service = root.join("system.slice/nginx.service");
+        fs::create_dir_all(&service).unwrap();
+        fs::write(service.join("cgroup.procs"), "").unwrap();
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        assert_eq!(below(&root, "/system.slice/nginx.service").unwrap(), inode(&service));
+        assert_eq!(below(&root, "/").unwrap(), inode(&root));
+        for path in ["/..", "system.slice/../../cgroup", "/sys/fs/cgroup/../cgroup"] {
+            assert!(below(&root, path).unwrap_err().to_string().contains("no .."), "{path}");
+        }
+        assert!(below(&root, "/system.slice/nginx.service/cgroup.procs").is_err());
+        assert!(below(&root, "/none").is_err());
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Answers that go on.
 
-use twtrace_common::EndReason;
+use std::os::unix::fs::MetadataExt;
+
+use twtrace::{event::Event, host::cgroup};
+use twtrace_common::{EndReason, Entered};
 
 use crate::{
     harness::Harness,
@@ -23,6 +26,25 @@ fn events_come_as_they_happen_and_only_those_asked_for() {
     let told: Vec<_> = (0..2).map(|_| one.line()).collect();
     assert_eq!((&told[0]["event"], &told[1]["event"]), (&"entered".into(), &"ended".into()));
     assert!(told.iter().all(|event| event["remote"] == "10.1.0.2:8080"));
+}
+
+#[test]
+fn events_are_chosen_by_the_path_of_a_control_group() {
+    let harness = Harness::start(|_| {});
+    let fault = harness.get("/v1/events?filter=cgroup+/no/such.slice");
+    assert_eq!(fault.status, 400);
+    let sentence = fault.json()["error"].to_string();
+    assert!(sentence.contains("cgroup /no/such.slice: "), "{sentence}");
+    // A machine without control groups has said so, and has no path to choose by.
+    let Some(root) = cgroup::root() else { return };
+    let in_root = |id| {
+        let Event::Entered(entered) = entry(id, "10.1.0.1", true) else { unreachable!() };
+        let cgroup = std::fs::metadata(root).expect("it is mounted").ino();
+        Event::Entered(Entered { cgroup, ..entered })
+    };
+    let mut events = harness.stream("/v1/events?filter=cgroup+/");
+    harness.happen(vec![entry(1, "10.1.0.2", true), in_root(2)]);
+    assert_eq!(events.line()["remote"], "10.1.0.1:8080");
 }
 
 #[test]
