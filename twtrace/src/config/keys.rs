@@ -8,7 +8,7 @@ use super::{
     Change,
     value::{Listen, LogLevel, Mode, Shape, Value, within},
 };
-use crate::cli::Attach;
+use crate::cli::{Attach, WhichObject};
 
 /// One key: what the file, the flags and the documentation say of it.
 #[derive(Debug)]
@@ -95,6 +95,9 @@ settings! {
     "What is watched" {
         /// How to attach to the kernel; auto takes the cheapest way that works.
         attach: Attach = "auto", Restart;
+        /// Which kernel programs to load; auto takes those for ring buffers where the kernel has
+        /// them.
+        object: WhichObject = "auto", Restart;
         /// Only this network namespace: a name of `ip netns`, an inode number, or a path.
         netns: Option<String> = "none", Restart;
         /// Take the kernel's types from this file instead of /sys/kernel/btf/vmlinux.

@@ -10,7 +10,7 @@ use std::{
 use bytesize::ByteSize;
 use clap::ValueEnum;
 
-use crate::cli::Attach;
+use crate::cli::{Attach, WhichObject};
 
 /// How the file writes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +146,7 @@ macro_rules! words {
         }
     )+};
 }
-words!(Attach, LogLevel);
+words!(Attach, WhichObject, LogLevel);
 
 /// The words a value may be.
 fn possible<T: ValueEnum>() -> String {
@@ -246,6 +246,7 @@ mod tests {
         assert_eq!(again::<Option<String>>("none"), None);
         assert_eq!(again::<Option<String>>("adm").as_deref(), Some("adm"));
         assert_eq!(again::<Attach>("kprobe"), Attach::Kprobe);
+        assert_eq!(again::<WhichObject>("perf"), WhichObject::Perf);
         assert_eq!(again::<LogLevel>("debug"), LogLevel::Debug);
     }
 

@@ -299,7 +299,7 @@ fn options(config: &Config) -> Result<(Options, Selection), KernelError> {
     let (filter, selection) = Selection::split(only.unwrap_or(Expr::ANY));
     let bytes = config.buffer.as_u64().next_power_of_two();
     let options = Options {
-        object: None,
+        object: config.object.only(),
         attach: config.attach.only(),
         follow_ends: true,
         filter,
