@@ -17,9 +17,12 @@ use std::{
 use crate::config::Config;
 use rustix::{
     fs::{FlockOperation, Mode, fchmod, flock},
+    io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
 };
 
+/// What gives the unit a network.
+const DROP_IN: &str = "packaging/twtrace-listen.conf";
 /// Connections the kernel keeps until they are taken.
 const BACKLOG: i32 = 128;
 
@@ -56,6 +59,18 @@ pub enum SocketError {
     NoGroup {
         /// What the configuration says.
         group: String,
+    },
+    /// The TCP socket's family is not to be had.
+    #[error(
+        "cannot listen on {address}: {source}; the unit has no network: copy its drop-in \
+         {DROP_IN} to /etc/systemd/system/twtrace.service.d/, then systemctl daemon-reload{}",
+        if .address.is_ipv6() { " (or this host has no IPv6: listen on an IPv4 address)" } else { "" }
+    )]
+    NoFamily {
+        /// Where clients were to come in.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
     },
     /// A step failed.
     #[error("cannot {step} {what}: {source}")]
@@ -216,7 +231,18 @@ impl Drop for Removal<'_> {
 pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, SocketError> {
     let bound = TcpListener::bind(address)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
-    bound.map_err(failed("listen on", address))
+    bound.map_err(tcp_failed(address))
+}
+
+/// RestrictAddressFamilies= lets `socket()` fail as if the kernel did not know the family, by which
+/// nobody would guess at the unit.
+fn tcp_failed(address: SocketAddr) -> impl FnOnce(io::Error) -> SocketError {
+    move |source| match source.raw_os_error() {
+        Some(errno) if errno == Errno::AFNOSUPPORT.raw_os_error() => {
+            SocketError::NoFamily { address, source }
+        }
+        _ => failed("listen on", address)(source),
+    }
 }
 
 fn make_directory(path: &Path) -> Result<(), SocketError> {
@@ -286,6 +312,23 @@ mod tests {
         assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
         drop(first);
         Lock::take(&path).expect("the first one is gone");
+    }
+
+    #[test]
+    fn under_the_unit_a_tcp_address_that_is_not_to_be_had_names_the_drop_in() {
+        let told = |address: &str, errno: Errno| {
+            tcp_failed(address.parse().unwrap())(errno.into()).to_string()
+        };
+        let message = told("127.0.0.1:9464", Errno::AFNOSUPPORT);
+        assert!(
+            message.starts_with("cannot listen on 127.0.0.1:9464: Address family"),
+            "{message}"
+        );
+        assert!(message.contains(DROP_IN) && !message.contains("IPv6"), "{message}");
+        assert!(told("[::1]:9464", Errno::AFNOSUPPORT).contains("has no IPv6"));
+        assert!(!told("127.0.0.1:9464", Errno::ADDRINUSE).contains(DROP_IN));
+        let drop_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(DROP_IN);
+        assert!(fs::read_to_string(drop_in).unwrap().contains("RestrictAddressFamilies=AF_INET"));
     }
 
     #[test]
