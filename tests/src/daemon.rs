@@ -74,7 +74,8 @@ impl Daemon {
         let log = fs::File::options().create(true).append(true).open(at.join("log"))?;
         let mut command = Command::new(&program);
         command
-            .args(["daemon", "--attach", lab.backend.name()])
+            .arg("daemon")
+            .args(lab.attach())
             .args(["--socket", &text(&at.join("socket"))?, "--lock-file", &text(&at.join("lock"))?])
             .args(args)
             .current_dir("/")

@@ -80,6 +80,8 @@ pub fn answers_like_a_session(lab: &Lab) -> Result<()> {
     let client = Client::new(&net.client);
     client.short_connections(server.addr(), 15)?;
     let daemon = Daemon::start(lab, &[])?;
+    let object = &daemon.ask("/v1/status")?["object"];
+    expect::equal("the object in use", &lab.object.name(), &object.as_str().unwrap_or_default())?;
     client.short_connections(server.addr(), 15)?;
     settled(&net.client, 30)?;
 

@@ -59,8 +59,8 @@ pub enum On {
     Every,
     /// Those that see function calls; the tracepoints do not show what is asked here.
     Functions,
-    /// Not through kprobes: what is asked is of the process, and fentry in the machines and the
-    /// tracepoints of the host are enough.
+    /// Not through kprobes with ring buffers: what is asked is of the process, and fentry in the
+    /// machines, the tracepoints of the host and the object for old kernels are enough.
     Agent,
     /// The object for old kernels.
     Old,
@@ -74,7 +74,7 @@ pub enum On {
 
 /// Scenarios that the object for old kernels is put through as well where none is named; with
 /// `--object perf` it is put through all.
-const OLD_TOO: [&str; 13] = [
+const OLD_TOO: [&str; 14] = [
     "expiry_is_two_msl",
     "counts_over_six_peers",
     "present_at_start",
@@ -88,6 +88,7 @@ const OLD_TOO: [&str; 13] = [
     "killed_mini_socket",
     "fin_wait2_promoted",
     "overflow_of_buckets",
+    "daemon_reloads_and_loses_nothing",
 ];
 
 impl Scenario {
@@ -96,7 +97,7 @@ impl Scenario {
     pub fn applies(&self, backend: Backend, object: Object, once: bool) -> bool {
         let backend_fits = match self.on {
             On::Every => true,
-            On::Agent => object == Object::RingBuf && backend != Backend::Kprobe,
+            On::Agent => object == Object::Perf || backend != Backend::Kprobe,
             On::Old => object == Object::Perf,
             On::Functions => backend.sees_functions(),
             On::Tracepoints => !backend.sees_functions(),
