@@ -13,7 +13,7 @@ use twtrace::{
     aggregate::Settings,
     event::BatchBuilder,
     feed::{Core, Input, Moment, Origin},
-    kernel::{Backend, ObjectKind, Totals, Types},
+    kernel::{Backend, Totals},
     peer::{GroupBy, Past, Prefixes, Refused, history::Span, minutes::Memory},
     recording::{Encoder, ReadError, Reader, Recorder, Rotation},
     summary::RowChoice,
@@ -34,24 +34,12 @@ fn clock(seconds: u64) -> Clock {
 
 fn origin() -> Origin {
     Origin {
-        abi: ABI,
         program: "0".into(),
         host: "web-1".into(),
         kernel: "6.12.0".into(),
         boot_id: "b".into(),
-        clock: clock(100),
-        hz: Hz::new(250),
-        recycle_exists: false,
-        backend: Backend::Tracepoint,
-        object: ObjectKind::RingBuf,
-        types: Types::Known,
-        refused: Vec::new(),
-        follow_ends: true,
-        selection: Default::default(),
         netns_names: HashMap::from([(1, "blue".into())]),
-        cgroup_names: Default::default(),
-        totals_before: Totals::default(),
-        skipped_before: 0,
+        ..Origin::bare(Backend::Tracepoint, clock(100), Hz::new(250))
     }
 }
 

@@ -171,34 +171,12 @@ fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        event::Role,
-        kernel::{Backend, ObjectKind, Totals, Types},
-        units::Hz,
-    };
+    use crate::{event::Role, kernel::Backend, units::Hz};
     use std::time::Duration;
 
     fn origin(boot_id: &str) -> Origin {
-        Origin {
-            abi: twtrace_common::ABI,
-            program: "test".into(),
-            host: "test".into(),
-            kernel: "6.18".into(),
-            boot_id: boot_id.into(),
-            clock: Clock { mono_ns: 1, wall: std::time::SystemTime::UNIX_EPOCH },
-            hz: Hz::new(250),
-            recycle_exists: false,
-            backend: Backend::Fentry,
-            object: ObjectKind::RingBuf,
-            types: Types::Known,
-            refused: Vec::new(),
-            follow_ends: true,
-            selection: Default::default(),
-            netns_names: Default::default(),
-            cgroup_names: Default::default(),
-            totals_before: Totals::default(),
-            skipped_before: 0,
-        }
+        let clock = Clock { mono_ns: 1, wall: std::time::SystemTime::UNIX_EPOCH };
+        Origin { boot_id: boot_id.into(), ..Origin::bare(Backend::Fentry, clock, Hz::new(250)) }
     }
 
     fn peer(netns: u32) -> Past {

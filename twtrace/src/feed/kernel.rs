@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use twtrace_common::{ABI, Counter, Entered};
+use twtrace_common::{Counter, Entered};
 
 use super::{Core, Input, Moment, Origin, Wishes, open::Counted};
 use crate::{
@@ -60,16 +60,11 @@ impl KernelFeed {
         let mut tracer = Tracer::start(&options)?;
         let source = tracer.source()?;
         let origin = Origin {
-            abi: ABI,
-            program: env!("CARGO_PKG_VERSION").to_owned(),
             host: host_name(),
             kernel: crate::kernel::release(),
             boot_id: boot_id(),
-            clock,
-            hz: Hz::of_running_kernel(),
             // Gone since 4.12.
             recycle_exists: Path::new("/proc/sys/net/ipv4/tcp_tw_recycle").exists(),
-            backend: tracer.backend(),
             object: tracer.object(),
             types: tracer.types(),
             refused: tracer.refused().to_vec(),
@@ -77,8 +72,7 @@ impl KernelFeed {
             selection: selection.clone(),
             netns_names: Namespaces::scan().names(),
             cgroup_names: cgroup_names(wishes),
-            totals_before: Totals::default(),
-            skipped_before: 0,
+            ..Origin::bare(tracer.backend(), clock, Hz::of_running_kernel())
         };
         let open = Counted::default();
         Ok((Self { tracer, source, options, selection, open, trouble: 0 }, origin))

@@ -12,7 +12,7 @@ mod stream;
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use twtrace_common::RefusalKey;
+use twtrace_common::{ABI, RefusalKey};
 
 pub use self::{
     core::{Core, NoMoment},
@@ -113,6 +113,31 @@ pub struct Moment {
 }
 
 impl Origin {
+    /// One of records as this program knows them, of every socket and its end, with nothing counted,
+    /// refused or named before; host, kernel and boot have no name.
+    pub fn bare(backend: Backend, clock: Clock, hz: Hz) -> Self {
+        Self {
+            abi: ABI,
+            program: env!("CARGO_PKG_VERSION").into(),
+            host: String::new(),
+            kernel: String::new(),
+            boot_id: String::new(),
+            clock,
+            hz,
+            recycle_exists: false,
+            backend,
+            object: ObjectKind::default(),
+            types: Types::default(),
+            refused: Vec::new(),
+            follow_ends: true,
+            selection: Selection::default(),
+            netns_names: HashMap::new(),
+            cgroup_names: HashMap::new(),
+            totals_before: Totals::default(),
+            skipped_before: 0,
+        }
+    }
+
     /// The same in the middle: what was counted until now is not told again, and names are those
     /// of `moment`, the first that will be told.
     #[must_use]

@@ -17,14 +17,13 @@ use twtrace::{
     daemon::hub::{Ask, Events, HubError, Subscribers},
     event::{BatchBuilder, Event},
     feed::{Core, Input, Moment, Origin, boot_id, monotonic_ns},
-    filter::Selection,
     host::facts,
     kernel::{Backend, ObjectKind, ProgramCost, Refusal, Totals, Types},
     peer::{GroupBy, Prefixes, minutes::Memory},
     units::{Clock, Hz},
     view::{Format, events::EventWriter},
 };
-use twtrace_common::{ABI, Counter, Decode};
+use twtrace_common::{Counter, Decode};
 
 /// Inode number of the network namespace the test runs in.
 pub fn own_netns() -> u32 {
@@ -53,24 +52,9 @@ pub struct Owner {
 impl Owner {
     pub fn new(config: Config, dropped: &Arc<AtomicU64>) -> Self {
         let origin = Origin {
-            abi: ABI,
-            program: "test".into(),
-            host: "test".into(),
-            kernel: "6.12".into(),
             boot_id: boot_id(),
-            clock: twtrace::feed::now(),
-            hz: Hz::new(250),
-            recycle_exists: false,
-            backend: Backend::Kprobe,
-            object: ObjectKind::RingBuf,
-            types: Types::Known,
             refused: vec![Refusal { backend: Backend::Fentry, reason: "not here".into() }],
-            follow_ends: true,
-            selection: Selection::default(),
-            netns_names: HashMap::new(),
-            cgroup_names: HashMap::new(),
-            totals_before: Totals::default(),
-            skipped_before: 0,
+            ..Origin::bare(Backend::Kprobe, twtrace::feed::now(), Hz::new(250))
         };
         let settings = Settings {
             selection: origin.selection.clone(),
