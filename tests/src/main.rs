@@ -62,8 +62,8 @@ fn main() -> ExitCode {
 fn harness(mut args: Vec<String>) -> Result<ExitCode> {
     let backends = take_option(&mut args, "--attach")?.unwrap_or_else(|| "tracepoint".to_owned());
     let backends = Backend::list(&backends)?;
-    let objects = take_option(&mut args, "--object")?;
-    let objects = objects.map(|objects| Object::list(&objects)).transpose()?;
+    let objects = take_option(&mut args, "--object")?.unwrap_or_else(|| "ringbuf,perf".to_owned());
+    let objects = Object::list(&objects)?;
     let named = take_option(&mut args, "--twtrace")?;
     let only = take_option(&mut args, "--only")?;
     let once = take_flag(&mut args, "--once");
@@ -74,15 +74,9 @@ fn harness(mut args: Vec<String>) -> Result<ExitCode> {
         .iter()
         .flat_map(|scenario| backends.iter().map(move |backend| (scenario, *backend)))
         .flat_map(|(scenario, backend)| {
-            [Object::RingBuf, Object::Perf].map(|object| (scenario, backend, object))
+            objects.iter().map(move |object| (scenario, backend, *object))
         })
-        .filter(|(scenario, backend, object)| {
-            let wanted = match &objects {
-                Some(objects) => objects.contains(object),
-                None => scenario.by_default(*object),
-            };
-            wanted && scenario.applies(*backend, *object, once)
-        })
+        .filter(|(scenario, backend, object)| scenario.applies(*backend, *object, once))
         .map(|(scenario, backend, object)| {
             // On old kernels the types come in a file: here it is the kernel's own.
             let btf = (object == Object::Perf).then(|| "/sys/kernel/btf/vmlinux".to_owned());

@@ -55,10 +55,9 @@ pub struct Args {
     /// Ways to attach that the scenarios try, with commas between.
     #[arg(long, value_name = "LIST", default_value = "fentry,kprobe")]
     attach: String,
-    /// Kernel programs that the scenarios load: ringbuf, perf, or both with a comma between; if not
-    /// given, ringbuf for all and perf for some.
-    #[arg(long, value_name = "LIST")]
-    object: Option<String>,
+    /// Kernel programs that the scenarios load, with a comma between.
+    #[arg(long, value_name = "LIST", default_value = "ringbuf,perf")]
+    object: String,
     /// Boot into a prompt instead of the scenarios.
     #[arg(long)]
     shell: bool,
@@ -231,10 +230,9 @@ fn run_one(
     options: &[String],
 ) -> Result<Tally> {
     let started = Instant::now();
-    let mut inside = ["--format", "json", "--attach", &args.attach].map(str::to_owned).to_vec();
-    if let Some(object) = &args.object {
-        inside.extend(["--object".to_owned(), object.clone()]);
-    }
+    let mut inside = ["--format", "json", "--attach", &args.attach, "--object", &args.object]
+        .map(str::to_owned)
+        .to_vec();
     if kernel.label == kernel::ONCE {
         inside.push("--once".to_owned());
     }

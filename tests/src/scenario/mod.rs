@@ -72,25 +72,6 @@ pub enum On {
     Once,
 }
 
-/// Scenarios that the object for old kernels is put through as well where none is named; with
-/// `--object perf` it is put through all.
-const OLD_TOO: [&str; 14] = [
-    "expiry_is_two_msl",
-    "counts_over_six_peers",
-    "present_at_start",
-    "a_wrong_btf_file_is_noticed",
-    "lost_events_are_found_missing",
-    "recording_in_several_files",
-    "event_fields_match_the_socket",
-    "reused_by_an_ephemeral_connect",
-    "refused_for_each_reason",
-    "replaced_by_a_syn",
-    "killed_mini_socket",
-    "fin_wait2_promoted",
-    "overflow_of_buckets",
-    "daemon_reloads_and_loses_nothing",
-];
-
 impl Scenario {
     /// Whether it asks something that can be answered this way, `once` telling that this is the one
     /// machine.
@@ -107,11 +88,6 @@ impl Scenario {
             }
         };
         backend_fits && object.attaches(backend)
-    }
-
-    /// Whether it is run with this object when none is named.
-    pub fn by_default(&self, object: Object) -> bool {
-        object == Object::RingBuf || matches!(self.on, On::Old) || OLD_TOO.contains(&self.name)
     }
 }
 
