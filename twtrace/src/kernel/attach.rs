@@ -466,7 +466,8 @@ pub(super) fn attach_kprobes(
 pub(super) fn attach_one_kprobe(ebpf: &mut Ebpf, name: &str, function: &str) -> Result<(), String> {
     let program = ebpf.program_mut(name).ok_or("the embedded object lacks a program")?;
     let attach = |program: &mut Program| attach_kprobe(program.try_into()?, function);
-    attach(program).map_err(|error| format!("{function}: {}", brief(&error)))
+    attach(program)
+        .map_err(|error| format!("{function}: {}{}", brief(&error), preflight::perf_hint()))
 }
 
 fn attach_hook(

@@ -20,6 +20,8 @@ use super::{
     KernelError, Totals,
     listing::{ByEnds, Ends},
     monotonic_ns,
+    object::chain,
+    preflight,
     source::take,
 };
 use crate::{event::BatchBuilder, units::Hz};
@@ -73,9 +75,10 @@ impl PerfOutlet {
         let pages = (each / rustix::param::page_size()).next_power_of_two();
         let mut events = PerfEventArray::try_from(take(ebpf, "EVENTS")?).map_err(object)?;
         let open = |cpu| {
-            events
-                .open(cpu, Some(pages))
-                .map_err(|error| KernelError::Object(format!("perf buffer of CPU {cpu}: {error}")))
+            events.open(cpu, Some(pages)).map_err(|error| {
+                let hint = preflight::perf_hint();
+                KernelError::Object(format!("perf buffer of CPU {cpu}: {}{hint}", chain(&error)))
+            })
         };
         Ok(Self {
             buffers: cpus.into_iter().map(open).collect::<Result<_, _>>()?,

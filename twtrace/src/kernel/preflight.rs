@@ -30,11 +30,7 @@ pub fn check() -> Result<(), KernelError> {
 
 /// The capabilities among those needed that a `/proc/PID/status` text does not show as effective.
 fn missing_capabilities(status: &str) -> Vec<&'static str> {
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    let Some(effective) = effective else { return Vec::new() };
+    let Some(effective) = effective(status) else { return Vec::new() };
     let has = |capability: u32| effective & (1 << capability) != 0;
     if has(CAP_SYS_ADMIN) {
         return Vec::new();
@@ -43,6 +39,12 @@ fn missing_capabilities(status: &str) -> Vec<&'static str> {
         .into_iter()
         .filter_map(|(capability, name)| (!has(capability)).then_some(name))
         .collect()
+}
+
+/// The effective capabilities in a `/proc/PID/status` text.
+fn effective(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
 }
 
 /// Refuses a kernel in confidentiality mode. A file that is missing or unreadable (securityfs is
@@ -59,6 +61,20 @@ fn lockdown(path: &Path) -> Result<(), KernelError> {
 /// Whether this kernel offers kprobes to perf, through which programs are attached to them.
 pub fn has_kprobes() -> bool {
     Path::new("/sys/bus/event_source/devices/kprobe/type").exists()
+}
+
+/// What an error of perf's most probably comes from, if the user can do something about it: Debian's
+/// and Ubuntu's kernels know a level of `perf_event_paranoid` above mainline's highest, 2.
+pub fn perf_hint() -> &'static str {
+    let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let forbidden = level.trim().parse::<i32>().is_ok_and(|level| level > 2);
+    if forbidden && effective(&status).is_some_and(|mask| mask & (1 << CAP_SYS_ADMIN) == 0) {
+        "; with kernel.perf_event_paranoid above 2 this kernel wants CAP_SYS_ADMIN for kprobes and \
+         perf buffers"
+    } else {
+        ""
+    }
 }
 
 /// Lets BPF maps use memory on kernels before 5.11, which charge it to RLIMIT_MEMLOCK. Failure
