@@ -22,7 +22,10 @@ pub struct Socket {
     autobound: Option<bool>,
     state: Option<EntryState>,
     timestamps: Option<bool>,
-    blocked: Option<Option<Block>>,
+    /// Whether its fast path is closed.
+    blocked: Option<bool>,
+    /// And why, if it is known to be.
+    block: Option<Block>,
     uid: Option<u32>,
     cgroup: Option<u64>,
 }
@@ -66,6 +69,7 @@ impl Socket {
             state: None,
             timestamps: None,
             blocked: None,
+            block: None,
             uid: None,
             cgroup: None,
         }
@@ -78,7 +82,8 @@ impl Socket {
             autobound: Some(entered.header.flags & entered_flags::AUTOBOUND != 0),
             state: Some(state(entered.header.state == TCP_FIN_WAIT2)),
             timestamps: path.eligible,
-            blocked: path.allowed.map(|_| path.blocked),
+            blocked: path.allowed.map(|allowed| !allowed),
+            block: path.blocked,
             uid: known.then_some(entered.uid),
             cgroup: known.then_some(entered.cgroup),
             ..self
@@ -111,8 +116,11 @@ impl Socket {
             Term::Role(role) => Some(self.role == *role),
             Term::State(state) => self.state.map(|known| known == *state),
             Term::Uid(uid) => self.uid.map(|known| known == *uid),
-            Term::Blocked(None) => self.blocked.map(|blocked| blocked.is_some()),
-            Term::Blocked(reason) => self.blocked.map(|blocked| blocked == *reason),
+            Term::Blocked(None) => self.blocked,
+            Term::Blocked(Some(reason)) => match self.blocked {
+                Some(true) => self.block.map(|block| block == *reason),
+                open => open,
+            },
             Term::Netns(name) => return named(name, Some(u64::from(self.netns))),
             Term::Cgroup(name) => return named(name, self.cgroup),
         })
@@ -197,6 +205,15 @@ mod tests {
         assert_eq!(verdict("uid 0", &event), Verdict::Maybe);
         assert_eq!(verdict("cgroup 99", &event), Verdict::Maybe);
         assert_eq!(verdict("not timestamps", &event), Verdict::Yes);
+    }
+
+    #[test]
+    fn without_timestamps_a_socket_is_blocked_though_the_settings_that_say_why_are_unknown() {
+        let mut entry = entered();
+        entry.header.flags |= entered_flags::SETTINGS_UNKNOWN;
+        let event = Event::Entered(entry);
+        assert_eq!(verdict("blocked", &event), Verdict::Yes);
+        assert_eq!(verdict("blocked no-peer-timestamps", &event), Verdict::Maybe);
     }
 
     #[test]
