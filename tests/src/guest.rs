@@ -17,7 +17,7 @@ use rustix::{
     io::Errno,
     mount::{MountFlags, mount},
     process::{Pid, WaitOptions, WaitStatus},
-    system::{RebootCommand, finit_module, reboot, sethostname},
+    system::{RebootCommand, finit_module, reboot, sethostname, uname},
 };
 
 /// Arguments for the scenarios, one a line.
@@ -39,6 +39,16 @@ const MOUNTS: [(&str, &str, &str); 10] = [
     ("bpf", "/sys/fs/bpf", ""),
     ("cgroup2", "/sys/fs/cgroup", ""),
 ];
+
+/// The machine's host name.
+const NAME: &str = "twtrace-guest";
+
+/// Whether this is such a machine: its first process is this program, and it has its name.
+pub fn is_here() -> bool {
+    let program = |process: &str| fs::read_link(format!("/proc/{process}/exe")).ok();
+    let own = program("self");
+    own.is_some() && own == program("1") && uname().nodename().to_bytes() == NAME.as_bytes()
+}
 
 /// Runs the machine from its first process to power-off.
 pub fn init() -> ! {
@@ -93,7 +103,7 @@ fn set_up() -> Vec<String> {
             Err(error) => notes.push(format!("cannot load {path}: {error}")),
         }
     }
-    if let Err(error) = sethostname(b"twtrace-guest") {
+    if let Err(error) = sethostname(NAME.as_bytes()) {
         notes.push(format!("cannot set the host name: {error}"));
     }
     // SAFETY: this process has a single thread, which is this one.

@@ -22,6 +22,7 @@ mod sockopt;
 mod ss;
 mod story;
 mod summary;
+mod systemd;
 mod terminal;
 mod topology;
 mod traffic;
@@ -29,6 +30,7 @@ mod twtrace;
 mod wait;
 
 use std::process::ExitCode;
+use std::sync::{PoisonError, RwLock};
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -38,18 +40,22 @@ use crate::lab::{Backend, Lab, Object};
 /// Scenarios mostly wait for timers, so there are more of them at once than processors.
 const THREADS: usize = 6;
 
+/// Held for reading by every scenario, and for writing by one that disturbs all others.
+static MACHINE: RwLock<()> = RwLock::new(());
+
 /// Times a scenario may try to make happen what it is about.
 const TRIES: usize = 3;
 
 fn main() -> ExitCode {
-    if std::process::id() == 1 {
+    let mut args: Vec<String> = std::env::args().collect();
+    if std::process::id() == 1 && args.get(1).is_none_or(|word| word != systemd::WORD) {
         guest::init();
     }
-    let mut args: Vec<String> = std::env::args().collect();
     let outcome = match args.get(1).map(String::as_str) {
         Some("lab") => story::main(&args[2..]),
         Some("full-screen-panic") => scenario::full_screen::panics(),
         Some("traffic") => scenario::session::traffic(&args[2..]).map(|()| ExitCode::SUCCESS),
+        Some(systemd::WORD) => systemd::become_it(),
         Some("bench") => bench::main(args.split_off(2)).map(|()| ExitCode::SUCCESS),
         _ => harness(args),
     };
@@ -101,6 +107,13 @@ fn full_name(scenario: &scenario::Scenario, lab: &Lab) -> String {
 
 fn trial(scenario: &'static scenario::Scenario, lab: Lab) -> Trial {
     Trial::test(full_name(scenario, &lab), move || {
+        // A scenario that panics leaves nothing half done in a lock without contents.
+        let (_alone, _beside);
+        if matches!(scenario.on, scenario::On::MachineAlone) {
+            _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+        } else {
+            _beside = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+        }
         let mut tries = 1;
         loop {
             match (scenario.run)(&lab) {

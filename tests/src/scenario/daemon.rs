@@ -49,7 +49,11 @@ fn comparable(mut document: Value) -> Value {
 
 /// What the daemon has of one namespace since its start.
 fn totals_of(daemon: &Daemon, netns: &Netns) -> Result<Totals> {
-    let document = daemon.ask("/v1/peers?top=1000")?;
+    totals_in(&daemon.ask("/v1/peers?top=1000")?, netns)
+}
+
+/// The sum of the rows of one namespace.
+pub fn totals_in(document: &Value, netns: &Netns) -> Result<Totals> {
     let peers = document["peers"].as_array().context("peers")?;
     let mut sum = Totals::default();
     for peer in peers.iter().filter(|peer| peer["netns"] == netns.inum()) {
@@ -202,8 +206,22 @@ pub fn keeps_its_history(lab: &Lab) -> Result<()> {
     expect::equal("live sockets, those of before among them", &Some(90), &live)
 }
 
+/// Numbers of programs and of maps.
+type Held = (BTreeSet<u32>, BTreeSet<u32>);
+
+/// Waits until none of these programs and maps is in the kernel any more.
+pub fn let_go((programs, maps): &Held) -> Result<()> {
+    wait::until("the kernel to let programs and maps go", wait::SOON, || {
+        let left = aya::programs::loaded_programs().flatten().map(|program| program.id());
+        let left = left.filter(|id| programs.contains(id)).count();
+        let maps_left = aya::maps::loaded_maps().flatten().map(|map| map.id());
+        let maps_left = maps_left.filter(|id| maps.contains(id)).count();
+        Ok((left == 0 && maps_left == 0).then_some(()))
+    })
+}
+
 /// Numbers of the programs and maps that a process holds.
-fn held(pid: u32) -> Result<(BTreeSet<u32>, BTreeSet<u32>)> {
+pub fn held(pid: u32) -> Result<Held> {
     let (mut programs, mut maps) = (BTreeSet::new(), BTreeSet::new());
     for file in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         // Descriptors that were closed meanwhile hold nothing.
@@ -225,13 +243,7 @@ pub fn killed_leaves_nothing(lab: &Lab) -> Result<()> {
         format!("programs {programs:?}, maps {maps:?}")
     })?;
     daemon.kill()?;
-    wait::until("the kernel to let programs and maps go", wait::SOON, || {
-        let left = aya::programs::loaded_programs().flatten().map(|program| program.id());
-        let left = left.filter(|id| programs.contains(id)).count();
-        let maps_left = aya::maps::loaded_maps().flatten().map(|map| map.id());
-        let maps_left = maps_left.filter(|id| maps.contains(id)).count();
-        Ok((left == 0 && maps_left == 0).then_some(()))
-    })?;
+    let_go(&(programs, maps))?;
 
     let net = topology::pair()?;
     let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;

@@ -32,11 +32,13 @@ mod reuse;
 pub mod session;
 mod startup;
 mod stripped;
+mod unit;
 
 use anyhow::{Context, Result};
 
 use crate::equation::Ledger;
 use crate::expect;
+use crate::guest;
 use crate::lab::{Backend, Lab, Object};
 use crate::netns::Netns;
 use crate::summary::{Summary, Totals};
@@ -70,6 +72,10 @@ pub enum On {
     /// The tracepoints, and with `--once` fentry and the object for old kernels: the host and one
     /// machine are enough for what takes long.
     Once,
+    /// Fentry in every virtual machine and nowhere else: the machine itself is put to the test.
+    Machine,
+    /// The same, with no other scenario at the same time, since it disturbs them.
+    MachineAlone,
 }
 
 impl Scenario {
@@ -85,6 +91,9 @@ impl Scenario {
             On::Once => {
                 let in_machine = backend == Backend::Fentry || object == Object::Perf;
                 !backend.sees_functions() || (once && in_machine)
+            }
+            On::Machine | On::MachineAlone => {
+                object == Object::RingBuf && backend == Backend::Fentry && guest::is_here()
             }
         };
         backend_fits && object.attaches(backend)
@@ -113,6 +122,10 @@ const fn tracepoints(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenari
 
 const fn once(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
     Scenario { name, on: On::Once, run }
+}
+
+const fn machine(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
+    Scenario { name, on: On::Machine, run }
 }
 
 /// All scenarios, those that wait for 2MSL first so that the others run beside them.
@@ -174,6 +187,9 @@ pub const ALL: &[Scenario] = &[
     tracepoints("daemon_tells_of_a_full_disk", daemon::tells_of_a_full_disk),
     agent("capabilities_of_the_unit_are_enough", capabilities::of_the_unit_are_enough),
     agent("capabilities_that_are_missing_are_named", capabilities::that_are_missing_are_named),
+    machine("unit_counts_reloads_and_stops", unit::counts_reloads_and_stops),
+    machine("unit_is_started_again_by_the_watchdog", unit::is_started_again),
+    tracepoints("unit_is_exposed_little", unit::is_exposed_little),
     tracepoints("prometheus_scrapes_the_counts", prometheus::prometheus_scrapes_the_counts),
     tracepoints("lab_twice_in_a_row_leaves_nothing", lab::twice_in_a_row),
     tracepoints("full_screen", full_screen::full_screen),

@@ -220,6 +220,18 @@ fn for_machines(look: &dyn Look) -> Vec<Requirement> {
             look.has_program("busybox"),
             &["busybox-static"],
         ),
+        packaged(
+            "systemd",
+            "runs the daemon's unit inside a virtual machine",
+            look.has_file(Path::new("/usr/lib/systemd/systemd")),
+            &["systemd"],
+        ),
+        packaged(
+            "unshare, nsenter, kill",
+            "the same",
+            ["unshare", "nsenter", "kill"].iter().all(|name| look.has_program(name)),
+            &["util-linux", "procps"],
+        ),
         Requirement {
             name: "apt and dpkg-deb".into(),
             why: "fetch and unpack kernels",

@@ -13,9 +13,15 @@ use super::tree::Tree;
 use crate::process;
 
 /// What scenarios call. Not every machine has all; a scenario that misses one says so.
-const TOOLS: [&str; 13] = [
+const TOOLS: [&str; 19] = [
     "sh",
     "bash",
+    "kill",
+    "unshare",
+    "nsenter",
+    "systemctl",
+    "journalctl",
+    "systemd-sysusers",
     "ip",
     "ss",
     "tc",
@@ -36,6 +42,31 @@ const XTABLES: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 const EXTENSIONS: [&str; 6] =
     ["xt_TCPOPTSTRIP", "xt_standard", "xt_tcp", "xt_comment", "xt_conntrack", "ip6t_REJECT"];
 
+/// Where systemd keeps what nobody calls by name.
+const SYSTEMD: &str = "/usr/lib/systemd";
+
+/// Its programs that run a unit and keep what it says; the second is of systemd 254 and later.
+const SYSTEMD_PROGRAMS: [&str; 3] = ["systemd", "systemd-executor", "systemd-journald"];
+
+/// Its units that others rest on, those alone: nothing else of this machine is to be started.
+const SYSTEMD_UNITS: [&str; 15] = [
+    "sysinit.target",
+    "basic.target",
+    "multi-user.target",
+    "network.target",
+    "local-fs.target",
+    "swap.target",
+    "sockets.target",
+    "timers.target",
+    "paths.target",
+    "slices.target",
+    "shutdown.target",
+    "umount.target",
+    "systemd-journald.service",
+    "systemd-journald.socket",
+    "systemd-journald-dev-log.socket",
+];
+
 /// Adds the tools that this machine has.
 pub fn add(tree: &mut Tree) -> Result<()> {
     for (link, target) in
@@ -54,6 +85,7 @@ pub fn add(tree: &mut Tree) -> Result<()> {
             add_program(tree, &path, &mut libraries)?;
         }
     }
+    add_systemd(tree, &mut libraries)?;
     for library in libraries {
         let data = read(&library)?;
         tree.program(&merged(&library), data);
@@ -62,6 +94,19 @@ pub fn add(tree: &mut Tree) -> Result<()> {
     if let Some(busybox) = process::find("busybox") {
         tree.program("usr/bin/busybox", read(&busybox)?);
         tree.dir("usr/local/bin");
+    }
+    Ok(())
+}
+
+/// Adds systemd, which scenarios start in namespaces of their own.
+fn add_systemd(tree: &mut Tree, libraries: &mut BTreeSet<PathBuf>) -> Result<()> {
+    let programs = SYSTEMD_PROGRAMS.map(|name| Path::new(SYSTEMD).join(name));
+    for path in programs.iter().filter(|path| path.exists()) {
+        add_program(tree, path, libraries)?;
+    }
+    let units = SYSTEMD_UNITS.map(|name| Path::new(SYSTEMD).join("system").join(name));
+    for path in units.iter().filter(|path| path.exists()) {
+        tree.file(&merged(path), read(path)?);
     }
     Ok(())
 }
