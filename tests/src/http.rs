@@ -11,10 +11,15 @@ use serde_json::Value;
 
 /// Asks over a unix socket; gives the body of an answer that went well.
 pub fn local(socket: &Path, target: &str) -> Result<String> {
+    local_as(socket, target, "*/*")
+}
+
+/// The same in a format of one's choice, named as in the header `Accept`.
+pub fn local_as(socket: &Path, target: &str, accept: &str) -> Result<String> {
     let stream = UnixStream::connect(socket)
         .with_context(|| format!("connecting to {}", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    ask(stream, target)
+    ask(stream, target, accept)
 }
 
 /// The same as JSON.
@@ -27,12 +32,12 @@ pub fn document(socket: &Path, target: &str) -> Result<Value> {
 pub fn network(address: &str, target: &str) -> Result<String> {
     let stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    ask(stream, target)
+    ask(stream, target, "*/*")
 }
 
 /// HTTP/1.0, which has no chunks.
-fn ask(mut stream: impl Read + Write, target: &str) -> Result<String> {
-    write!(stream, "GET {target} HTTP/1.0\r\nHost: test\r\n\r\n")?;
+fn ask(mut stream: impl Read + Write, target: &str, accept: &str) -> Result<String> {
+    write!(stream, "GET {target} HTTP/1.0\r\nHost: test\r\nAccept: {accept}\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").context("no end of the headers")?;

@@ -15,6 +15,7 @@ use twtrace::{
     host::process::Process,
     kernel::{Backend, ObjectKind, Totals, Types},
     summary::{Context, RowChoice, Summary},
+    units::Clock,
     view::{
         self, Format,
         events::EventWriter,
@@ -84,9 +85,9 @@ fn metrics(criterion: &mut Criterion) {
     let page = |peers| {
         let choice = RowChoice { top: Some(peers), ..RowChoice::default() };
         let summary = summary(&aggregate, &choice, context());
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-        let lines = Shown::default().take(&summary, now, now);
-        view::metrics::text(&summary, &lines, &agent(now), Dialect::OpenMetrics)
+        let agent = agent(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
+        let lines = Shown::default().take(&summary, &agent.status, agent.status.since_ns);
+        view::metrics::text(&summary, &lines, &agent, Dialect::OpenMetrics)
     };
     let series = |page: &[u8]| {
         let page = String::from_utf8_lossy(page);
@@ -102,13 +103,15 @@ fn metrics(criterion: &mut Criterion) {
 
 /// A daemon that nobody has asked anything yet.
 fn agent(since: SystemTime) -> Agent {
+    let clock = Clock { mono_ns: 0, wall: since };
     Agent {
         status: Status {
             backend: Backend::Fentry,
             object: ObjectKind::RingBuf,
             types: Types::Known,
             refused_backends: Vec::new(),
-            since,
+            since_ns: clock.mono_ns,
+            clock,
             programs: Vec::new(),
             limits: Vec::new(),
             restart_needed: Vec::new(),

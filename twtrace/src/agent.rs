@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use crate::{
     host::process::Process,
     kernel::{Backend, ObjectKind, ProgramCost, Refusal, Types},
+    units::Clock,
 };
 
 /// What the owner of the pipeline knows of itself.
@@ -18,8 +19,10 @@ pub struct Status {
     pub types: Types,
     /// Better ways that did not work, and why.
     pub refused_backends: Vec<Refusal>,
-    /// When counting began.
-    pub since: SystemTime,
+    /// When counting began, `CLOCK_MONOTONIC`.
+    pub since_ns: u64,
+    /// What gives moments their time of day: the same clock until that is set.
+    pub clock: Clock,
     /// What the kernel says of each attached program.
     pub programs: Vec<ProgramCost>,
     /// What cannot be done for want of a right, one sentence each.
@@ -30,6 +33,13 @@ pub struct Status {
     pub state_saved: Option<SystemTime>,
     /// Why it could not be written the last time.
     pub state_fault: Option<String>,
+}
+
+impl Status {
+    /// When counting began.
+    pub fn since(&self) -> SystemTime {
+        self.clock.wall(self.since_ns)
+    }
 }
 
 /// Who asked so far.

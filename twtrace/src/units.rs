@@ -58,6 +58,9 @@ impl Hz {
     }
 }
 
+/// A difference that the time of day is not disciplined by, but set.
+const SET: Duration = Duration::from_secs(1);
+
 /// One moment by two clocks, to turn times of the one into times of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
@@ -88,6 +91,15 @@ impl Clock {
                 self.wall.checked_sub(Duration::from_nanos(since)).unwrap_or(self.wall)
             }
         }
+    }
+
+    /// The clock to go on with at the moment `now`: this one, so that the time of day of a moment
+    /// is the same to the last digit whenever it is asked for; `now`, if the time of day was set
+    /// meanwhile, or has drifted as far.
+    pub fn unless_set(self, now: Self) -> Self {
+        let told = self.wall(now.mono_ns);
+        let apart = told.duration_since(now.wall).unwrap_or_else(|error| error.duration());
+        if apart < SET { self } else { now }
     }
 
     /// Seconds from another moment to this one, 0 for a later one.
@@ -136,6 +148,19 @@ mod tests {
         assert_eq!(before.unwrap(), Duration::from_secs(7), "before the boot");
         assert_eq!(clock.seconds_since(4_500_000_000), 0.5);
         assert_eq!(clock.seconds_since(9_000_000_000), 0.0);
+    }
+
+    #[test]
+    fn a_clock_is_replaced_when_the_time_of_day_was_set_and_not_when_it_drifts() {
+        let second = 1_000_000_000;
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        let clock = Clock { mono_ns: 5 * second, wall: at(20_000_000) };
+        let drifted = Clock { mono_ns: 7 * second, wall: at(20_002_900) };
+        assert_eq!(clock.unless_set(drifted), clock);
+        for wall in [at(20_000_000 - 18_000_000), at(20_000_000 + 18_000_000)] {
+            let set = Clock { mono_ns: 7 * second, wall };
+            assert_eq!(clock.unless_set(set), set);
+        }
     }
 
     #[test]

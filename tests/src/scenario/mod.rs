@@ -1,6 +1,7 @@
 //! The scenarios: each makes one situation in namespaces of its own and asserts exact counts.
 
 mod capabilities;
+mod clock;
 mod closing;
 mod counting;
 mod daemon;
@@ -215,6 +216,12 @@ pub const ALL: &[Scenario] = &[
     tracepoints("diagnosis_tw016_loopback", diagnosis_catalogue::loopback),
     tracepoints("diagnosis_tw017_conntrack", diagnosis_catalogue::conntrack),
     tracepoints("diagnosis_tw018_lost", diagnosis_catalogue::lost),
+    // Last, as it waits for all others to end.
+    Scenario {
+        name: "daemon_while_the_clock_is_set",
+        on: On::MachineAlone,
+        run: clock::set_back_and_forward,
+    },
 ];
 
 /// What a scenario says when the kernel's own counters are not what it set out to cause: a matter

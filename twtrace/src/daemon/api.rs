@@ -21,6 +21,7 @@ use super::{
 use crate::{
     agent::Agent,
     config::Config,
+    feed::now,
     host::process,
     peer::PeerAddress,
     summary::{RowChoice, Summary},
@@ -290,7 +291,7 @@ impl Api {
         let agent = self.agent().await?;
         let rows = {
             let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.take(&summary, agent.status.since, std::time::SystemTime::now())
+            shown.take(&summary, &agent.status, now().mono_ns)
         };
         let body = view::metrics::text(&summary, &rows, &agent, dialect);
         Ok(Text { status: StatusCode::OK, content_type: dialect.content_type(), body })

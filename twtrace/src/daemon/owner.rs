@@ -28,6 +28,7 @@ use crate::{
         minutes::{Memory, Minute},
     },
     pipeline::{DRAIN_INTERVAL, Pipeline, PipelineError},
+    units::Clock,
     view::{Format, events::EventWriter},
 };
 
@@ -45,7 +46,9 @@ pub struct Owner {
     asks: mpsc::Receiver<Ask>,
     feeds: Feeds,
     events: Subscribers<Arc<[Event]>>,
-    since: SystemTime,
+    since_ns: u64,
+    /// What gives moments their time of day.
+    clock: Clock,
     state_saved: Option<SystemTime>,
     state_fault: Option<String>,
     /// When a look without listeners was last taken.
@@ -78,6 +81,7 @@ impl Owner {
         if let Some(diagnostics) = pipeline.diagnostics() {
             tokio::spawn(diagnostics);
         }
+        let clock = now();
         let mut owner = Self {
             pipeline,
             config,
@@ -85,7 +89,8 @@ impl Owner {
             asks,
             feeds,
             events: Subscribers::new(Arc::clone(dropped)),
-            since: SystemTime::now(),
+            since_ns: clock.mono_ns,
+            clock,
             state_saved: None,
             state_fault: None,
             kept_up: Instant::now(),
@@ -187,13 +192,15 @@ impl Owner {
     }
 
     fn status(&mut self) -> Status {
+        self.clock = self.clock.unless_set(now());
         let origin = self.pipeline.core().origin();
         Status {
             backend: origin.backend,
             object: origin.object,
             types: origin.types,
             refused_backends: origin.refused.clone(),
-            since: self.since,
+            since_ns: self.since_ns,
+            clock: self.clock,
             programs: self.pipeline.kernel().map(|kernel| kernel.costs()).unwrap_or_default(),
             limits: [rights::missing(), self.pipeline.core().unread().to_vec()].concat(),
             restart_needed: self.restart_needed.clone(),

@@ -44,6 +44,47 @@ impl Minute {
         i64::from(self.minute) * MINUTE_NS
     }
 
+    /// Adds what else happened in the same minute.
+    fn add(&mut self, other: &Self) {
+        let Self {
+            minute: _,
+            entered,
+            without_timestamps,
+            blocked,
+            fast,
+            two_msl,
+            other: ended_otherwise,
+            overflow,
+            refused,
+        } = self;
+        for (own, more) in [
+            (entered, other.entered),
+            (without_timestamps, other.without_timestamps),
+            (blocked, other.blocked),
+            (fast, other.fast),
+            (two_msl, other.two_msl),
+            (ended_otherwise, other.other),
+            (overflow, other.overflow),
+            (refused, other.refused),
+        ] {
+            *own = own.saturating_add(more);
+        }
+    }
+
+    /// Ascending minutes of one row, each of them once: what was remembered of a minute and what
+    /// happened in it since came apart.
+    pub fn united(minutes: impl Iterator<Item = Self>) -> Vec<Self> {
+        let mut all: Vec<_> = minutes.collect();
+        all.dedup_by(|next, kept| {
+            let same = next.minute == kept.minute;
+            if same {
+                kept.add(next);
+            }
+            same
+        });
+        all
+    }
+
     /// Whether nothing happened.
     pub fn is_empty(&self) -> bool {
         *self == Self { minute: self.minute, ..Self::default() }

@@ -188,7 +188,7 @@ impl PeerTable {
     /// A row's minutes in which something happened, as far as they are remembered, ascending.
     pub fn minutes(&self, peer: &Peer) -> Vec<Minute> {
         let newest = Some(peer.minute).filter(|minute| !minute.is_empty());
-        self.book.of(peer.serial).chain(newest).collect()
+        Minute::united(self.book.of(peer.serial).chain(newest))
     }
 
     /// What is known of each peer that would be worth telling another session; one at a time, since
@@ -199,7 +199,7 @@ impl PeerTable {
             let from = book.partition_point(|(serial, _)| *serial < peer.serial);
             let own = book[from..].iter().take_while(|(serial, _)| *serial == peer.serial);
             let newest = Some(peer.minute).filter(|minute| !minute.is_empty());
-            let minutes = own.map(|(_, minute)| *minute).chain(newest).collect();
+            let minutes = Minute::united(own.map(|(_, minute)| *minute).chain(newest));
             Past::of(&peer.group, &peer.history, minutes)
         })
     }
@@ -310,6 +310,25 @@ mod tests {
     fn end(table: &mut PeerTable, row: u32) {
         table.row(row).tally.count().ended[Outcome::TwoMsl as usize] += 1;
         table.offer(row);
+    }
+
+    #[test]
+    fn a_minute_before_and_after_a_restart_is_one() {
+        let group =
+            Group::Peer { netns: 1, role: crate::event::Role::Client, address: [1; 16], port: 443 };
+        let count = |table: &mut PeerTable, minute: u64, entries: u32| {
+            let row = table.slot(group);
+            table.minute(row, minute * 60_000_000_000).entered += entries;
+        };
+        let mut past = Vec::new();
+        for (restart, entries) in [(0, 5), (1, 7), (2, 9)] {
+            let mut table = PeerTable::with_capacity(2, Memory::default());
+            past.iter().for_each(|peer| table.remember(peer));
+            count(&mut table, 3 + restart / 2, entries);
+            past = table.past().collect();
+        }
+        let minutes: Vec<_> = past[0].minutes.iter().map(|it| (it.minute, it.entered)).collect();
+        assert_eq!(minutes, [(3, 12), (4, 9)]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub fn document(agent: &Agent) -> Value {
         "schema": SCHEMA,
         "version": env!("CARGO_PKG_VERSION"),
         "pid": process.pid,
-        "since": stamp(status.since),
+        "since": stamp(status.since()),
         "backend": status.backend.as_str(),
         "backends_refused": status.refused_backends.iter().map(|refusal| json!({
             "backend": refusal.backend.as_str(),

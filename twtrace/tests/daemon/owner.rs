@@ -44,7 +44,7 @@ pub struct Owner {
     core: Core,
     entered: u64,
     config: Config,
-    since: SystemTime,
+    clock: Clock,
     events: Subscribers<Arc<[Event]>>,
     feed: Subscribers<Bytes>,
 }
@@ -73,7 +73,7 @@ impl Owner {
             core,
             entered: 0,
             config,
-            since: SystemTime::now(),
+            clock: Clock { mono_ns: monotonic_ns(), wall: SystemTime::now() },
             events: Subscribers::new(Arc::clone(dropped)),
             feed: Subscribers::new(Arc::clone(dropped)),
         }
@@ -173,7 +173,8 @@ impl Owner {
             object: ObjectKind::RingBuf,
             types: Types::Known,
             refused_backends: self.core.origin().refused.clone(),
-            since: self.since,
+            since_ns: self.clock.mono_ns,
+            clock: self.clock,
             programs: vec![
                 ProgramCost { name: "counted", runs: Some((7, 900)) },
                 ProgramCost { name: "not_counted", runs: None },

@@ -25,10 +25,10 @@ pub fn text(summary: &Summary, lines: &[Line], agent: &Agent, dialect: Dialect) 
     let mut out = Exposition::new(dialect);
     build(&mut out, summary);
     by_peer(&mut out, lines, summary.types);
-    whole(&mut out, summary, agent.status.since);
+    whole(&mut out, summary, agent.status.since());
     namespaces(&mut out, summary);
     findings(&mut out, summary);
-    trust(&mut out, summary, agent.status.since);
+    trust(&mut out, summary, agent.status.since());
     cost(&mut out, agent);
     out.finish()
 }
@@ -235,7 +235,7 @@ fn trust(out: &mut Exposition, summary: &Summary, since: SystemTime) {
 /// What the agent costs, and who asks it.
 fn cost(out: &mut Exposition, agent: &Agent) {
     let (status, process, clients) = (&agent.status, &agent.process, &agent.clients);
-    let since = status.since;
+    let since = status.since();
     let counted: Vec<_> =
         status.programs.iter().filter_map(|program| Some((program.name, program.runs?))).collect();
     if !counted.is_empty() {

@@ -9,6 +9,7 @@
 use std::{collections::HashMap, time::SystemTime};
 
 use crate::{
+    agent::Status,
     peer::{Counts, Group},
     summary::Summary,
 };
@@ -20,7 +21,8 @@ struct Counter {
     before: Counts,
     /// Counts when they were last shown.
     last: Counts,
-    created: SystemTime,
+    /// When they began. All moments here are of `CLOCK_MONOTONIC`, in nanoseconds: nobody sets it.
+    created: u64,
 }
 
 /// What is shown, from one look to the next.
@@ -32,7 +34,7 @@ pub struct Shown {
     other: Counts,
     /// Whether there were peers without counters of their own at the last look.
     some_hidden: bool,
-    looked: Option<SystemTime>,
+    looked: Option<u64>,
 }
 
 /// One line of counters.
@@ -49,9 +51,10 @@ pub struct Line {
 }
 
 impl Shown {
-    /// Looks at the rows of a summary, the busiest peers, at the time `now`. All counting began at
-    /// `since`.
-    pub fn take(&mut self, summary: &Summary, since: SystemTime, now: SystemTime) -> Vec<Line> {
+    /// Looks at the rows of a summary, the busiest peers, at the moment `now`. The status says when
+    /// all counting began, and what time of day a moment is.
+    pub fn take(&mut self, summary: &Summary, status: &Status, now: u64) -> Vec<Line> {
+        let since = status.since_ns;
         let mut peers = HashMap::with_capacity(summary.rows.len());
         let mut lines = Vec::with_capacity(summary.rows.len() + 1);
         let (mut counted, mut live) = (Counts::default(), 0);
@@ -61,7 +64,7 @@ impl Shown {
             counted += &counts;
             live += row.counts.live();
             peers.insert(row.group, Counter { last: row.counts, ..counter });
-            let created = counter.created;
+            let created = status.clock.wall(counter.created);
             lines.push(Line { group: Some(row.group), counts, live: row.counts.live(), created });
         }
         for counter in std::mem::replace(&mut self.peers, peers).into_values() {
@@ -73,18 +76,12 @@ impl Shown {
         self.some_hidden = summary.other.as_ref().is_some_and(|(hidden, _)| *hidden > 0);
         self.looked = Some(now);
         let live = summary.live().saturating_sub(live);
-        lines.push(Line { group: None, counts: self.other, live, created: since });
+        lines.push(Line { group: None, counts: self.other, live, created: status.since() });
         lines
     }
 
     /// The counter of a peer, taken out of the old ones or begun.
-    fn counter(
-        &mut self,
-        group: &Group,
-        counts: &Counts,
-        since: SystemTime,
-        now: SystemTime,
-    ) -> Counter {
+    fn counter(&mut self, group: &Group, counts: &Counts, since: u64, now: u64) -> Counter {
         let begun = |before, created| Counter { before, last: Counts::default(), created };
         match (self.peers.remove(group), self.looked) {
             (Some(counter), _) if counts.max(&counter.last) == *counts => counter,
