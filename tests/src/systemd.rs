@@ -149,6 +149,9 @@ impl Systemd {
 
 impl Drop for Systemd {
     fn drop(&mut self) {
+        // Before its namespace, whatever became of it: on Linux 6.1 a process that holds trampolines
+        // and dies because its PID namespace does never ends, and nothing can be attached any more.
+        let _ = self.run(&["systemctl", "stop", "twtrace"]);
         // The first process of a PID namespace takes all others with it.
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();

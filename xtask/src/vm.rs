@@ -204,12 +204,11 @@ fn run_with_second_chance(
     accel: Accel,
 ) -> Result<Tally> {
     let mut tally = run_one(args, kernel, programs, accel, &args.options)?;
-    if tally.failed.is_empty() || tally.failed.len() > SECOND_CHANCES {
+    let names = tally.to_run_again(&kernel.label);
+    // A machine that did not even tell its scenarios has failed as it is.
+    if names.is_empty() || names.len() > SECOND_CHANCES {
         return Ok(tally);
     }
-    let prefix = format!("{}/", kernel.label);
-    let names: Vec<&str> =
-        tally.failed.iter().map(|(name, _)| name.trim_start_matches(&prefix)).collect();
     for (name, log) in &tally.failed {
         say!("{name} failed beside others:\n{}", log.trim_end());
     }
@@ -217,6 +216,7 @@ fn run_with_second_chance(
     let alone = ["--test-threads".to_owned(), "1".to_owned(), "--only".to_owned(), names.join(",")];
     let again = run_one(args, kernel, programs, accel, &alone)?;
     tally.failed.clear();
+    tally.unfinished.clear();
     tally.add(again);
     Ok(tally)
 }

@@ -22,6 +22,9 @@ pub struct Tally {
     pub failed: Vec<(String, String)>,
     /// Tests that did not apply.
     pub ignored: usize,
+    /// Names of those that were to run, less the machine's label, in a machine that ended before
+    /// they did.
+    pub unfinished: Vec<String>,
 }
 
 impl Tally {
@@ -30,6 +33,20 @@ impl Tally {
         self.passed += other.passed;
         self.failed.extend(other.failed);
         self.ignored += other.ignored;
+        self.unfinished.extend(other.unfinished);
+    }
+
+    /// What to run once more, less the machine's label: scenarios that failed or did not end. What
+    /// stands in brackets among the failures is a stage of the machine, and no scenario.
+    pub fn to_run_again(&self, label: &str) -> Vec<String> {
+        let failed = self.failed.iter().filter_map(|(name, _)| {
+            let name = name.strip_prefix(label)?.strip_prefix('/')?;
+            (!name.starts_with('(')).then(|| name.to_owned())
+        });
+        let mut names: Vec<_> = failed.chain(self.unfinished.iter().cloned()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// The logs of the failed tests and the closing line, as cargo's test runner words it.
@@ -127,7 +144,7 @@ impl<'a> Progress<'a> {
 
     /// How far it is, in few words.
     pub fn how_far(&self) -> String {
-        let Tally { passed, failed, ignored } = &self.tally;
+        let Tally { passed, failed, ignored, .. } = &self.tally;
         let done = passed + failed.len() + ignored;
         match (self.booted, failed.len()) {
             (false, _) => "booting".to_owned(),
@@ -164,6 +181,7 @@ impl<'a> Progress<'a> {
             last_lines(&machine.results_log(), RESULTS_TAIL),
         );
         self.tally.failed.push((name.clone(), log));
+        self.tally.unfinished = self.open;
         (self.tally, Some(format!("test {name} ... FAILED ({why})")))
     }
 }
@@ -204,6 +222,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_scenario_is_not_run_again_as_one() {
+        let tally = Tally {
+            failed: vec![("6.1/(scenarios)".into(), String::new())],
+            unfinished: vec!["fentry::c".into()],
+            ..Tally::default()
+        };
+        assert_eq!(tally.to_run_again("6.1"), ["fentry::c"]);
+    }
+
+    #[test]
     fn a_machine_that_falls_silent_fails_the_test_it_was_in() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("console.log"), "one\ntwo\n").unwrap();
@@ -225,6 +253,7 @@ mod tests {
             "test 7.2/fentry::a ... FAILED (ended after 60 s without a word)"
         );
         assert!(tally.failed[0].1.contains("not ended: fentry::a, fentry::b\n"));
+        assert_eq!(tally.to_run_again("7.2"), ["fentry::a", "fentry::b"], "b was not reached");
         assert!(tally.failed[0].1.contains("console.log:\none\ntwo\n"), "{}", tally.failed[0].1);
     }
 }
