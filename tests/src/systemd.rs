@@ -149,8 +149,8 @@ impl Systemd {
 
 impl Drop for Systemd {
     fn drop(&mut self) {
-        // Before its namespace, whatever became of it: on Linux 6.1 a process that holds trampolines
-        // and dies because its PID namespace does never ends, and nothing can be attached any more.
+        // Not by the end of its namespaces: killed so on Linux 6.1, it left the kernel in a state in
+        // which no daemon finished attaching any more.
         let _ = self.run(&["systemctl", "stop", "twtrace"]);
         // The first process of a PID namespace takes all others with it.
         let _ = self.unshare.kill();
