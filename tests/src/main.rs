@@ -109,7 +109,7 @@ fn trial(scenario: &'static scenario::Scenario, lab: Lab) -> Trial {
     Trial::test(full_name(scenario, &lab), move || {
         // A scenario that panics leaves nothing half done in a lock without contents.
         let (_alone, _beside);
-        if matches!(scenario.on, scenario::On::MachineAlone) {
+        if scenario.is_alone() {
             _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
         } else {
             _beside = MACHINE.read().unwrap_or_else(PoisonError::into_inner);

@@ -74,10 +74,10 @@ pub struct Args {
     #[arg(long, value_name = "HOW")]
     accel: Option<Accel>,
     /// End a machine that says nothing for so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 420)]
     silence: u64,
     /// End a machine after so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 2700)]
     timeout: u64,
     /// Only scenarios whose name contains this.
     filter: Option<String>,

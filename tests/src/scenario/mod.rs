@@ -73,6 +73,8 @@ pub enum On {
     /// The tracepoints, and with `--once` fentry and the object for old kernels: the host and one
     /// machine are enough for what takes long.
     Once,
+    /// The same, with no other scenario at the same time: what it does takes too long beside others.
+    OnceAlone,
     /// Fentry in every virtual machine and nowhere else: the machine itself is put to the test.
     Machine,
     /// The same, with no other scenario at the same time, since it disturbs them.
@@ -89,7 +91,7 @@ impl Scenario {
             On::Old => object == Object::Perf,
             On::Functions => backend.sees_functions(),
             On::Tracepoints => !backend.sees_functions(),
-            On::Once => {
+            On::Once | On::OnceAlone => {
                 let in_machine = backend == Backend::Fentry || object == Object::Perf;
                 !backend.sees_functions() || (once && in_machine)
             }
@@ -98,6 +100,11 @@ impl Scenario {
             }
         };
         backend_fits && object.attaches(backend)
+    }
+
+    /// Whether no other may run at the same time.
+    pub fn is_alone(&self) -> bool {
+        matches!(self.on, On::OnceAlone | On::MachineAlone)
     }
 }
 
@@ -132,7 +139,6 @@ const fn machine(name: &'static str, run: fn(&Lab) -> Result<()>) -> Scenario {
 /// All scenarios, those that wait for 2MSL first so that the others run beside them.
 pub const ALL: &[Scenario] = &[
     once("diagnosis_of_the_story", diagnosis::of_the_story),
-    once("lost_events_are_found_missing", limits::lost_events_are_found_missing),
     every("expiry_is_two_msl", expiry::expiry_is_two_msl),
     every("a_present_socket_expires", expiry::a_present_socket_expires),
     every("counts_over_six_peers", counting::counts_over_six_peers),
@@ -216,7 +222,12 @@ pub const ALL: &[Scenario] = &[
     tracepoints("diagnosis_tw016_loopback", diagnosis_catalogue::loopback),
     tracepoints("diagnosis_tw017_conntrack", diagnosis_catalogue::conntrack),
     tracepoints("diagnosis_tw018_lost", diagnosis_catalogue::lost),
-    // Last, as it waits for all others to end.
+    // Last, as they wait for all others to end.
+    Scenario {
+        name: "lost_events_are_found_missing",
+        on: On::OnceAlone,
+        run: limits::lost_events_are_found_missing,
+    },
     Scenario {
         name: "daemon_while_the_clock_is_set",
         on: On::MachineAlone,
