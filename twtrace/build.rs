@@ -3,11 +3,15 @@
 use std::{
     env,
     error::Error,
+    fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use aya_build::{Package, Toolchain};
 
+#[path = "build/slim.rs"]
+mod slim;
 #[path = "build/toolchain.rs"]
 #[allow(dead_code, reason = "xtask uses the rest")]
 mod toolchain;
@@ -40,13 +44,44 @@ fn main() -> Result<(), Box<dyn Error>> {
         // SAFETY: this process has no other thread yet.
         unsafe { env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf") };
     }
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    // SAFETY: this process has no other thread yet.
+    unsafe { env::set_var("RUSTC_WRAPPER", wrapper(&out, &workspace)?) };
     let root = workspace.join("twtrace-ebpf");
     let root_dir = root.to_str().ok_or("the workspace's path is not UTF-8")?;
     let package = Package { name: "twtrace-ebpf", root_dir, ..Package::default() };
     aya_build::build_ebpf([package], Toolchain::Custom(choice.route.rustup_name())).inspect_err(
         |_| println!("cargo::warning=the kernel programs were built with: {choice}"),
     )?;
+    for (name, variable) in [("ringbuf", "TWTRACE_RINGBUF"), ("perf", "TWTRACE_PERF")] {
+        let object = out.join(format!("twtrace-{name}"));
+        slim::without_dwarf(&object)?;
+        println!("cargo::rustc-env={variable}={}", slim::name(&object)?);
+    }
+    // Whoever makes a release says of which commit; others rebuild with every commit for nothing.
+    println!("cargo::rerun-if-env-changed={COMMIT}");
+    let commit = env::var(COMMIT).unwrap_or_else(|_| "not told".to_owned());
+    println!("cargo::rustc-env={COMMIT}={commit}");
     Ok(())
+}
+
+/// Where the commit is said.
+const COMMIT: &str = "TWTRACE_COMMIT";
+
+/// A compiler of kernel programs that are the same wherever they are compiled: the kernel is told the
+/// names of their source files.
+fn wrapper(out: &Path, workspace: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    let path = out.join("rustc");
+    let cargo = env::var("CARGO_HOME").or_else(|_| Ok(env::var("HOME")? + "/.cargo"));
+    let cargo: String = cargo.map_err(|_: env::VarError| "there is no HOME")?;
+    let workspace = workspace.display();
+    let script = format!(
+        "#!/bin/sh\nexec \"$@\" '--remap-path-prefix={workspace}=/twtrace' \
+         '--remap-path-prefix={cargo}=/cargo'\n"
+    );
+    fs::write(&path, script)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
 }
 
 fn workspace() -> Result<PathBuf, Box<dyn Error>> {

@@ -35,8 +35,8 @@ impl Daemon {
         Self::starting(lab, &all, directory()?, &|command| Ok(command.spawn()?))
     }
 
-    /// Starts one as root with the default sizes of everything.
-    pub fn of_full_size(lab: &Lab, args: &[&str]) -> Result<Self> {
+    /// Starts one as root with the default sizes of everything that the arguments do not size.
+    pub fn sized(lab: &Lab, args: &[&str]) -> Result<Self> {
         Self::starting(lab, args, directory()?, &|command| Ok(command.spawn()?))
     }
 
@@ -124,9 +124,15 @@ impl Daemon {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    /// Asks it.
+    /// Asks it, and again while the host is too busy for it to answer.
     pub fn ask(&self, target: &str) -> Result<Value> {
-        http::document(&self.socket(), target).map_err(|error| self.told(error))
+        let answer = wait::until(&format!("an answer to {target}"), wait::SOON, || {
+            match http::document(&self.socket(), target) {
+                Err(error) if error.is::<http::Busy>() => Ok(None),
+                answer => answer.map(Some),
+            }
+        });
+        answer.map_err(|error| self.told(error))
     }
 
     /// Sends it a signal.

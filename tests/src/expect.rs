@@ -1,21 +1,25 @@
-//! Assertions whose failure shows what was expected and what came, as blocks.
+//! Assertions whose failure shows which step it was, what was expected and what came, as blocks.
 
 use std::fmt::Debug;
+use std::panic::Location;
 
 use anyhow::{Result, bail};
 
 /// Fails unless `got` equals `want`, and then shows both in full.
+#[track_caller]
 pub fn equal<T: Debug + PartialEq>(what: &str, want: &T, got: &T) -> Result<()> {
     if want == got {
         return Ok(());
     }
-    bail!("{what}: not as expected\n--- expected\n{want:#?}\n--- got\n{got:#?}\n---");
+    let step = Location::caller();
+    bail!("{what}: not as expected, at {step}\n--- expected\n{want:#?}\n--- got\n{got:#?}\n---");
 }
 
 /// Fails with `what` unless `holds`.
+#[track_caller]
 pub fn that(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
     if !holds {
-        bail!("{}", what());
+        bail!("{}\nat {}", what(), Location::caller());
     }
     Ok(())
 }

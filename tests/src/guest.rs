@@ -130,22 +130,10 @@ fn arguments() -> Vec<String> {
 }
 
 /// Runs the scenarios in a child, whose process id is not 1.
-///
-/// Says first which they are: if the machine hangs, those that did not end are known.
-fn scenarios(mut console: &File, args: &[String]) -> io::Result<i32> {
-    let itself = || {
-        let mut command = Command::new("/init");
-        command.args(args).env("TWTRACE_BIN", "/usr/bin/twtrace").current_dir("/root");
-        command.stdin(Stdio::null());
-        command
-    };
-    let list = itself().arg("--list").output()?;
-    for line in String::from_utf8_lossy(&list.stdout).lines() {
-        if let Some(name) = line.strip_suffix(": test") {
-            say(&mut console, &format!("plan {name}"));
-        }
-    }
-    run(itself(), console)
+fn scenarios(console: &File, args: &[String]) -> io::Result<i32> {
+    let mut command = Command::new("/init");
+    command.args(args).env("TWTRACE_BIN", "/usr/bin/twtrace").current_dir("/root");
+    run(command.stdin(Stdio::null()), console)
 }
 
 /// A shell on the console, with busybox for the commands that no host tool was brought for.
@@ -158,10 +146,10 @@ fn prompt(console: &File) -> io::Result<i32> {
     let mut command = Command::new("setsid");
     command.args(["-c", "bash", "--norc"]).env("TERM", "linux").env("PS1", "\\h:\\w\\$ ");
     command.current_dir("/root").stdin(console.try_clone()?);
-    run(command, console)
+    run(&mut command, console)
 }
 
-fn run(mut command: Command, console: &File) -> io::Result<i32> {
+fn run(command: &mut Command, console: &File) -> io::Result<i32> {
     let child = command.stdout(console.try_clone()?).stderr(console.try_clone()?).spawn()?;
     wait_for(&child)
 }

@@ -70,10 +70,38 @@ impl Object {
             .map(|name| one(name).with_context(|| format!("--object: no object {name:?}")))
             .collect()
     }
+}
 
-    /// Whether its programs can be attached that way.
-    pub fn attaches(self, backend: Backend) -> bool {
-        self == Self::RingBuf || backend == Backend::Kprobe
+/// A backend with the programs that it attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// How they are attached.
+    pub backend: Backend,
+    /// Which they are.
+    pub object: Object,
+}
+
+impl Way {
+    /// All there are: the programs for old kernels come as kprobes alone.
+    pub const ALL: [Self; 4] = [
+        Self { backend: Backend::Fentry, object: Object::RingBuf },
+        Self { backend: Backend::Kprobe, object: Object::RingBuf },
+        Self { backend: Backend::Kprobe, object: Object::Perf },
+        Self { backend: Backend::Tracepoint, object: Object::RingBuf },
+    ];
+
+    /// Those with one of these backends and one of these objects.
+    pub fn among(backends: &[Backend], objects: &[Object]) -> Vec<Self> {
+        let wanted = |way: &Self| backends.contains(&way.backend) && objects.contains(&way.object);
+        Self::ALL.into_iter().filter(wanted).collect()
+    }
+
+    /// The name that stands before a scenario's.
+    pub fn name(self) -> &'static str {
+        match self.object {
+            Object::RingBuf => self.backend.name(),
+            Object::Perf => "kprobe-perf",
+        }
     }
 }
 

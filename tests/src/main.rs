@@ -2,21 +2,25 @@
 //!
 //! As process 1 this program is the init of a virtual machine; otherwise it is a test harness
 //! that takes libtest's arguments and its own: `--attach LIST`, `--object LIST`, `--twtrace PATH`,
-//! `--only NAMES`, and `--once` for what is enough in one machine of several.
+//! `--kernel NAME` for which kernel this is, and `--covering KERNELS` for its share of what covers
+//! the scenarios on all of those.
 
 mod bench;
 mod cgroup;
 mod counters;
 mod daemon;
 mod equation;
+mod evidence;
 mod expect;
 mod guest;
 mod http;
 mod lab;
 mod netns;
 mod packet;
+mod room;
 mod scenario;
 mod script;
+mod select;
 mod server;
 mod sockopt;
 mod ss;
@@ -29,22 +33,18 @@ mod traffic;
 mod twtrace;
 mod wait;
 
+use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{PoisonError, RwLock};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Failed, FormatSetting, Trial};
 
-use crate::lab::{Backend, Lab, Object};
-
-/// Scenarios mostly wait for timers, so there are more of them at once than processors.
-const THREADS: usize = 6;
-
-/// Held for reading by every scenario, and for writing by one that disturbs all others.
-static MACHINE: RwLock<()> = RwLock::new(());
-
-/// Times a scenario may try to make happen what it is about.
-const TRIES: usize = 3;
+use crate::lab::{Backend, Lab, Object, Way};
+use crate::room::PLACES;
+use crate::scenario::Weight;
+use crate::select::{Case, Extent, Kernel};
 
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().collect();
@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         Some("full-screen-panic") => scenario::full_screen::panics(),
         Some("traffic") => scenario::session::traffic(&args[2..]).map(|()| ExitCode::SUCCESS),
         Some(systemd::WORD) => systemd::become_it(),
+        Some("soak") => bench::soak(args.split_off(2)).map(|()| ExitCode::SUCCESS),
         Some("bench") => bench::main(args.split_off(2)).map(|()| ExitCode::SUCCESS),
         _ => harness(args),
     };
@@ -66,80 +67,74 @@ fn main() -> ExitCode {
 }
 
 fn harness(mut args: Vec<String>) -> Result<ExitCode> {
-    let backends = take_option(&mut args, "--attach")?.unwrap_or_else(|| "tracepoint".to_owned());
-    let backends = Backend::list(&backends)?;
-    let objects = take_option(&mut args, "--object")?.unwrap_or_else(|| "ringbuf,perf".to_owned());
-    let objects = Object::list(&objects)?;
+    let own = take_option(&mut args, "--kernel")?.unwrap_or_else(|| select::HOST.to_owned());
+    let covering = take_option(&mut args, "--covering")?;
+    let ways = take_ways(&mut args, &own)?;
     let named = take_option(&mut args, "--twtrace")?;
-    let only = take_option(&mut args, "--only")?;
-    let once = take_flag(&mut args, "--once");
+    let kernels = match &covering {
+        Some(list) => list.split(',').map(Kernel::named).collect(),
+        None => vec![Kernel { label: own.clone(), ways: ways.clone() }],
+    };
+    let extent = if covering.is_some() { Extent::Covering } else { Extent::All };
+    let mut cases = select::select(&kernels, extent);
+    cases.retain(|case| case.kernel.label == own && ways.contains(&case.way));
     let mut args = Arguments::from_iter(args);
-    args.test_threads.get_or_insert(THREADS);
+    let waiting = cases.iter().filter(|case| case.scenario.weight == Weight::LongWait).count();
+    args.test_threads.get_or_insert(PLACES + waiting);
     let twtrace = if args.list { "twtrace".into() } else { lab::find_twtrace(named.as_deref())? };
-    let trials = scenario::ALL
-        .iter()
-        .flat_map(|scenario| backends.iter().map(move |backend| (scenario, *backend)))
-        .flat_map(|(scenario, backend)| {
-            objects.iter().map(move |object| (scenario, backend, *object))
-        })
-        .filter(|(scenario, backend, object)| scenario.applies(*backend, *object, once))
-        .map(|(scenario, backend, object)| {
-            // On old kernels the types come in a file: here it is the kernel's own.
-            let btf = (object == Object::Perf).then(|| "/sys/kernel/btf/vmlinux".to_owned());
-            (scenario, Lab { backend, object, btf, twtrace: twtrace.clone() })
-        })
-        .filter(|(scenario, lab)| {
-            let name = full_name(scenario, lab);
-            only.as_ref().is_none_or(|only| only.split(',').any(|wanted| wanted == name))
-        })
-        .map(|(scenario, lab)| trial(scenario, lab))
-        .collect();
+    let tells = args.format == Some(FormatSetting::Json);
+    let trials: Vec<_> = cases.into_iter().map(|case| trial(case, &twtrace, tells)).collect();
+    if tells {
+        trials
+            .iter()
+            .filter(|trial| wanted(&args, trial))
+            .for_each(|trial| note("plan", trial.name()));
+    }
     Ok(libtest_mimic::run(&args, trials).exit_code())
 }
 
-fn full_name(scenario: &scenario::Scenario, lab: &Lab) -> String {
-    let object = match lab.object {
-        Object::RingBuf => "",
-        Object::Perf => "-perf",
-    };
-    format!("{}{object}::{}", lab.backend.name(), scenario.name)
+/// The ways that the arguments leave: on a host the tracepoints unless they say otherwise.
+fn take_ways(args: &mut Vec<String>, kernel: &str) -> Result<Vec<Way>> {
+    let all = if kernel == select::HOST { "tracepoint" } else { "fentry,kprobe,tracepoint" };
+    let backends = take_option(args, "--attach")?;
+    let objects = take_option(args, "--object")?;
+    let backends = Backend::list(backends.as_deref().unwrap_or(all))?;
+    Ok(Way::among(&backends, &Object::list(objects.as_deref().unwrap_or("ringbuf,perf"))?))
 }
 
-fn trial(scenario: &'static scenario::Scenario, lab: Lab) -> Trial {
-    Trial::test(full_name(scenario, &lab), move || {
-        // A scenario that panics leaves nothing half done in a lock without contents.
-        let (_alone, _beside);
-        if scenario.is_alone() {
-            _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-        } else {
-            _beside = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+/// Whether a trial is run with these arguments, as far as anybody here uses them.
+fn wanted(args: &Arguments, trial: &Trial) -> bool {
+    let fits = |filter: &String| {
+        if args.exact { trial.name() == filter } else { trial.name().contains(filter) }
+    };
+    args.filter.as_ref().is_none_or(fits) && !args.skip.iter().any(fits)
+}
+
+fn trial(Case { scenario, way, .. }: Case<'_>, twtrace: &Path, tells: bool) -> Trial {
+    let Way { backend, object } = way;
+    // On old kernels the types come in a file: here it is the kernel's own.
+    let btf = (object == Object::Perf).then(|| "/sys/kernel/btf/vmlinux".to_owned());
+    let lab = Lab { backend, object, btf, twtrace: twtrace.to_owned() };
+    let name = format!("{}::{}", way.name(), scenario.name);
+    Trial::test(name.clone(), move || {
+        let _room = room::take(way, scenario.weight);
+        evidence::begin();
+        if tells {
+            note("begun", &name);
         }
-        let mut tries = 1;
-        loop {
-            match (scenario.run)(&lab) {
-                Err(error) if tries < TRIES && is_spoilt(&error) => tries += 1,
-                outcome => return outcome.map_err(|error| Failed::from(causes(&error))),
-            }
+        let began = Instant::now();
+        let outcome = (scenario.run)(&lab);
+        if tells {
+            note(&format!("took {:.1}", began.elapsed().as_secs_f64()), &name);
         }
+        outcome.map_err(|error| Failed::from(evidence::of(&error)))
     })
 }
 
-/// Whether it was the scenario itself that failed to make happen what it is about, by the kernel's
-/// own counters.
-fn is_spoilt(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.to_string() == scenario::SPOILT)
-}
-
-/// The error and what it came from, one below the other; blocks stay blocks.
-fn causes(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).collect::<Vec<_>>().join("\nbecause: ")
-}
-
-/// Takes a word out of the arguments; whether it was there.
-fn take_flag(args: &mut Vec<String>, name: &str) -> bool {
-    let before = args.len();
-    args.retain(|arg| arg != name);
-    args.len() < before
+/// Tells `cargo xtask` of a scenario: libtest's own events say too late what runs, and not how long.
+fn note(word: &str, name: &str) {
+    // In one piece, since others write there as well; that nobody listens is no failure.
+    let _ = std::io::stderr().write_all(format!("twtrace-tests: {word} {name}\n").as_bytes());
 }
 
 /// Takes `NAME VALUE` or `NAME=VALUE` out of the arguments, which libtest would refuse.

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,6 +11,10 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::counters::Counters;
+use crate::evidence;
+use crate::sockopt;
 
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -46,6 +51,14 @@ impl Netns {
     /// The inode number, which is what `lsns` and twtrace print.
     pub fn inum(&self) -> u64 {
         self.inum
+    }
+
+    /// Its cookie, where the kernel tells it (Linux 5.14 on).
+    pub fn cookie(&self) -> Result<Option<u64>> {
+        self.run(|| {
+            let socket = UnixDatagram::unbound()?;
+            Ok(sockopt::netns_cookie(&socket))
+        })
     }
 
     /// The file that names it.
@@ -125,6 +138,10 @@ impl Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         if self.path().exists() {
+            if let Ok(counters) = Counters::read(self) {
+                let what = format!("the kernel's counters of {} at the end", self.name);
+                evidence::keep(what, format!("{counters:?}"));
+            }
             // A namespace that cannot be deleted harms no later test: names are not reused.
             let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
         }

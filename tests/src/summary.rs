@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::equation::Equation;
 use crate::expect;
 
 /// The final document of `twtrace watch -o json`.
@@ -28,8 +29,10 @@ pub struct Totals {
     pub replaced: u64,
     /// Ended: the full timeout passed.
     pub two_msl: u64,
-    /// Ended: by a RST, or by an administrator.
+    /// Ended: by a RST.
     pub killed: u64,
+    /// Ended: by an administrator.
+    pub aborted: u64,
     /// Ended: with its namespace.
     pub purged: u64,
     /// Ended: in FIN_WAIT2, the peer never closed.
@@ -55,6 +58,7 @@ impl Totals {
             replaced: count("/fast/replaced")?,
             two_msl: count("/two_msl")?,
             killed: count("/killed")?,
+            aborted: count("/aborted")?,
             purged: count("/purged")?,
             fin_wait2_timeout: count("/fin_wait2_timeout")?,
             unknown: count("/unknown")?,
@@ -70,19 +74,62 @@ impl Totals {
     /// Everything that is accounted for: live, ended, or never made.
     pub fn accounted(&self) -> u64 {
         let fast = self.recycled + self.reused + self.replaced;
-        let slow = self.two_msl + self.killed + self.purged + self.fin_wait2_timeout;
+        let slow = self.two_msl + self.killed + self.aborted + self.purged + self.fin_wait2_timeout;
         self.live + fast + slow + self.unknown + self.overflow
     }
+}
+
+/// Fails unless the kernel's own counters, which twtrace read itself, say what it counted, in every
+/// namespace: each scenario is judged by that, whatever it is about. Amid traffic, which is not
+/// `quiet`, what came during the kernel's reading is in one of the two counts and not missing.
+fn audited(audit: &Value, quiet: bool) -> Result<()> {
+    let basis = match Equation::of_this_kernel()? {
+        Equation::AtCreation => "creations",
+        Equation::AtExpiry => "expiries",
+    };
+    expect::equal("audit.basis", &Some(basis), &audit["basis"].as_str())?;
+    let namespaces = audit["namespaces"].as_array().context("audit.namespaces is no array")?;
+    for namespace in namespaces {
+        for what in ["", "/reused", "/overflow", "/live"] {
+            let figure = namespace.pointer(what).context("an incomplete audit")?;
+            if figure.is_null() {
+                continue;
+            }
+            let count = |key: &str| number(figure, key);
+            expect::equal(&format!("audit{what}: missing"), &0, &count("/missing")?)?;
+            // Of other namespaces there is other traffic, which may be counted meanwhile.
+            if quiet && namespaces.len() == 1 {
+                let what = format!("audit{what}: the kernel's count against what was counted");
+                expect::equal(&what, &count("/kernel")?, &count("/counted")?)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Summary {
     /// Parses the document and checks what must hold in every run: the schema's name, the backend
     /// that was asked for, nothing lost, and conservation when ends were traced.
     pub fn parse(text: &str, backend: &str) -> Result<Self> {
+        Self::of(text, backend, true)
+    }
+
+    /// The same of a moment amid traffic.
+    ///
+    /// # Errors
+    /// As for [`Summary::parse`].
+    pub fn amid_traffic(text: &str, backend: &str) -> Result<Self> {
+        Self::of(text, backend, false)
+    }
+
+    fn of(text: &str, backend: &str, quiet: bool) -> Result<Self> {
         let summary = Self(serde_json::from_str(text).context("standard output is not JSON")?);
-        expect::equal("schema", &"twtrace.summary/1", &summary.text("/schema")?)?;
+        expect::equal("schema", &"twtrace.summary/2", &summary.text("/schema")?)?;
         expect::equal("backend", &backend, &summary.text("/backend")?)?;
         expect::equal("totals.lost", &0, &summary.number("/totals/lost")?)?;
+        if summary.at("/totals/audit")?.is_object() {
+            audited(summary.at("/totals/audit")?, quiet)?;
+        }
         if summary.at("/totals/live")?.is_u64() {
             let totals = summary.totals()?;
             let what = format!("conservation of {totals:#?}");
@@ -120,12 +167,22 @@ impl Summary {
         number(&self.0, pointer)
     }
 
+    /// Program runs through tracepoints that the kernel skipped, which it counts: each may be the one
+    /// that would have seen a failed call, or what only the full socket knows of an entry.
+    pub fn skipped(&self) -> Result<u64> {
+        match self.text("/backend")? {
+            "tracepoint" => self.number("/trust/skipped"),
+            _ => Ok(0),
+        }
+    }
+
     /// The whole document.
     pub fn document(&self) -> &Value {
         &self.0
     }
 
-    fn text(&self, pointer: &str) -> Result<&str> {
+    /// A text that must be there.
+    pub fn text(&self, pointer: &str) -> Result<&str> {
         self.at(pointer)?.as_str().with_context(|| format!("{pointer} is not text"))
     }
 }
@@ -197,11 +254,12 @@ mod tests {
     #[test]
     fn a_document_that_does_not_add_up_is_refused() {
         let mut document = serde_json::json!({
-            "schema": "twtrace.summary/1", "backend": "kprobe",
+            "schema": "twtrace.summary/2", "backend": "kprobe",
             "totals": {"entered": 3, "fin_wait2": 0, "present_at_start": 1, "live": 2,
                 "fast": {"total": 1, "recycled": 0, "reused": 1, "replaced": 0},
-                "two_msl": 0, "killed": 1, "purged": 0, "fin_wait2_timeout": 0, "unknown": 0,
-                "overflow": null, "lost": 0},
+                "two_msl": 0, "killed": 1, "aborted": 0, "purged": 0, "fin_wait2_timeout": 0, "unknown": 0,
+                "overflow": null, "lost": 0,
+                "audit": null},
             "peers": [],
         });
         Summary::parse(&document.to_string(), "kprobe").unwrap();

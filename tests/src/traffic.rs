@@ -5,7 +5,7 @@
 //!
 //! - [`close_first`] shuts its sending side and reads to the end before the descriptor goes. The
 //!   socket is a full one when the peer's FIN comes: it enters as TIME_WAIT.
-//! - [`abandon`] closes the descriptor while the peer holds its FIN back: the socket enters as a
+//! - [`abandon`] closes the descriptor after its FIN was acknowledged, while the peer holds back its own: the socket enters as a
 //!   FIN_WAIT2 mini-socket, and becomes TIME_WAIT when the peer is released.
 
 use std::io::{self, Read};
@@ -18,11 +18,15 @@ use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, ipproto, socket_with};
 
 use crate::netns::Netns;
+use crate::wait;
 
 pub use crate::server::{Behaviour, Server};
 
 /// No single step of a connection may take longer, so that a broken network fails and not hangs.
 const STEP: Duration = Duration::from_secs(30);
+
+/// `TCP_FIN_WAIT2`, include/net/tcp_states.h.
+const FIN_WAIT2: u8 = 5;
 
 /// EADDRNOTAVAIL, which connect() gives when no local port can be used.
 const NO_PORT: io::ErrorKind = io::ErrorKind::AddrNotAvailable;
@@ -169,9 +173,20 @@ pub fn close_first(stream: TcpStream) -> Result<()> {
     read_to_end(&stream)
 }
 
-/// Closes the descriptor at once; with a peer that holds its FIN back this leaves a mini-socket.
-pub fn abandon(stream: TcpStream) {
+/// Closes the descriptor once the peer has acknowledged the FIN; with a peer that holds its own back
+/// this leaves a mini-socket.
+///
+/// Closed before, it may leave none: an acknowledgement that another processor receives while
+/// close() has the socket still locked is looked at when it lets go of it, and `tcp_rcv_state_process`
+/// then keeps the orphan a full socket for `tcp_fin_timeout`.
+pub fn abandon(stream: TcpStream) -> Result<()> {
+    stream.shutdown(Shutdown::Write).context("sending FIN")?;
+    wait::until("the FIN to be acknowledged", wait::SOON, || {
+        let state = crate::sockopt::tcp_state(&stream).context("TCP_INFO")?;
+        Ok((state == FIN_WAIT2).then_some(()))
+    })?;
     drop(stream);
+    Ok(())
 }
 
 /// Closes with a reset instead of a FIN.

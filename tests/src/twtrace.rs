@@ -14,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempPath;
 
 use crate::daemon::Daemon;
+use crate::evidence;
 use crate::lab::Lab;
 use crate::summary::Summary;
 use crate::wait;
@@ -235,12 +236,16 @@ impl Drop for Running {
         // After a failed assertion it still runs; after its end both calls do nothing.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        evidence::keep("twtrace's answer", self.stdout.finish());
+        evidence::keep("its standard error", self.stderr.finish());
     }
 }
 
 /// Runs `twtrace` with exactly these arguments to its end.
 pub fn run(lab: &Lab, args: &[&str]) -> Result<Output> {
-    finished(command(lab).args(args))
+    let output = finished(command(lab).args(args))?;
+    evidence::keep(format!("twtrace {}", args.join(" ")), shown(&output));
+    Ok(output)
 }
 
 /// Runs a program to its end; one that does not end is killed, and that is an error.

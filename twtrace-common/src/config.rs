@@ -46,8 +46,8 @@ pub struct CallerRange {
     pub start: u64,
     /// First address behind it; 0 in an unused slot.
     pub end: u64,
-    /// [`EndReason`](crate::EndReason) as a number, or [`CallerRange::REARM`], or
-    /// [`CallerRange::PACKET`].
+    /// [`EndReason`](crate::EndReason) as a number, or [`CallerRange::REARM`],
+    /// [`CallerRange::PACKET`] or [`CallerRange::MOVE`].
     pub meaning: u32,
     /// Always 0.
     pub reserved: u32,
@@ -59,6 +59,8 @@ impl CallerRange {
     /// Packet receive code called the kill itself: a SYN was accepted on a TIME_WAIT socket, or
     /// a FIN_WAIT2 mini-socket was answered with a RST; the substate tells which.
     pub const PACKET: u32 = 0x101;
+    /// The timers of a CPU that goes offline are moved to another one: nothing happens to the socket.
+    pub const MOVE: u32 = 0x102;
 }
 
 /// Everything the programs need to know, constant once loaded.

@@ -43,4 +43,19 @@ counters! {
     ReadFailed,
     /// Refusals that found no room in the refusal map.
     RefusalsDropped,
+    /// `connect()` calls that found no port, or theirs busy.
+    ConnectsFailed,
+    /// Those of them that came with a port.
+    PortBusy,
+    /// `bind()` calls that were refused.
+    AddressInUse,
+    /// Failure events the full buffer had no room for: the calls are counted all the same.
+    LostFailed,
+    /// Failed calls that found no room in the map that tells where and in which program.
+    FailuresDropped,
+    /// Changes to maps that the kernel did not make, for want of room or of a lock in time, where no
+    /// other counter says what that means.
+    MapFailed,
+    /// Sockets whose entry was missed and that were found later; the reader counts these.
+    Adopted,
 }

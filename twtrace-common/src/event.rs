@@ -5,6 +5,8 @@
 
 use core::mem::{offset_of, size_of};
 
+use crate::{Failed, Failure, FailureKey, PerCpuFailure};
+
 /// What a record is about; the first byte of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -15,6 +17,8 @@ pub enum Kind {
     Present = 2,
     /// [`Ended`].
     Ended = 3,
+    /// [`Failed`]: a `connect()` or `bind()` got no port.
+    Failed = 4,
 }
 
 /// Start of every record.
@@ -50,12 +54,10 @@ pub struct Flow {
     pub port_high: u16,
 }
 
-/// Flags of [`Entered`].
+/// Flags of [`Entered`]. Bit 1 was [`PortChoice::Connect`] in records of version 1.
 pub mod entered_flags {
     /// The timestamps option was negotiated (`tstamp_ok`).
     pub const TSTAMP_OK: u16 = 1;
-    /// `connect()` chose the local port itself, so this end is the client.
-    pub const AUTOBOUND: u16 = 1 << 1;
     /// No TIME_WAIT socket could be allocated; the connection simply closed.
     pub const OVERFLOW: u16 = 1 << 2;
     /// Beyond the cap of the live map: the end will carry no lifetime.
@@ -72,14 +74,61 @@ pub mod entered_flags {
     pub const SETTINGS_UNKNOWN: u16 = 1 << 7;
     /// The owner is not known: `uid` means nothing.
     pub const OWNER_UNKNOWN: u16 = 1 << 8;
+    /// The port range in the flow is that of the socket (`IP_LOCAL_PORT_RANGE`, Linux 6.3 on) within
+    /// that of its namespace.
+    pub const OWN_RANGE: u16 = 1 << 9;
+    /// Whether the timestamps option was negotiated is not known: [`TSTAMP_OK`] means nothing.
+    /// `ts_recent_stamp` does, unless [`TIMESTAMPS_UNKNOWN`] is there as well.
+    pub const NEGOTIATED_UNKNOWN: u16 = 1 << 10;
+    /// The entry was missed and the socket found later, by looking at those that live: the time of
+    /// the entry is what its timer tells.
+    pub const ADOPTED: u16 = 1 << 11;
+    /// The socket was bound to the loopback device, which `tcp_tw_reuse=2` takes for loopback
+    /// whatever the addresses.
+    pub const LOOPBACK_DEVICE: u16 = 1 << 12;
+    /// `tcp_tw_reuse=2` is no different from 1, as before Linux 4.19.
+    pub const TWO_IS_ON: u16 = 1 << 14;
+    /// The socket had `SO_REUSEADDR`: `bind()` of another one that has it too is not refused for
+    /// this one's sake.
+    pub const REUSEADDR: u16 = 1 << 13;
 }
 
-/// Flags of [`Ended`].
+/// Who chose the local port of a connection, which tells the client from the server as well.
+///
+/// `tcp_v4_connect()`, `__inet_bind()` and `sk_clone_lock()`, read from 4.9 to 6.18.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum PortChoice {
+    /// Not known.
+    #[default]
+    Unknown = 0,
+    /// `connect()`: the port is held for this peer alone.
+    Connect = 1,
+    /// `bind(address, 0)`: the port is held for all peers.
+    Bind = 2,
+    /// The program, which named it to `bind()`.
+    Program = 3,
+    /// Nobody: the connection was accepted, and the port is the listener's.
+    Accepted = 4,
+}
+
+impl PortChoice {
+    /// The choice behind a number of the wire; [`PortChoice::Unknown`] for any other.
+    pub const fn from_u8(number: u8) -> Self {
+        match number {
+            1 => Self::Connect,
+            2 => Self::Bind,
+            3 => Self::Program,
+            4 => Self::Accepted,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Flags of [`Ended`]. Bit 1 was [`PortChoice::Connect`] in records of version 1.
 pub mod ended_flags {
     /// Was a FIN_WAIT2 mini-socket first and then became TIME_WAIT.
     pub const PROMOTED: u16 = 1;
-    /// `connect()` had chosen the local port itself.
-    pub const AUTOBOUND: u16 = 1 << 1;
     /// The socket was there before the programs were; its lifetime is unknown.
     pub const PRESENT: u16 = 1 << 2;
     /// Beyond the cap of the live map; its lifetime is unknown.
@@ -126,8 +175,13 @@ pub struct Entered {
     pub tcp_timestamps: u8,
     /// `net.ipv4.tcp_tw_recycle` at that moment; 0 where it does not exist.
     pub tcp_tw_recycle: u8,
+    /// A [`PortChoice`] as a number.
+    pub chosen: u8,
     /// Always 0.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
+    /// `net_cookie` of the network namespace, which no other one ever has; 0 when unknown, as
+    /// mostly before Linux 5.12.
+    pub netns_cookie: u64,
 }
 
 /// Why a timewait socket ended.
@@ -189,8 +243,12 @@ pub struct Ended {
     pub rto: u32,
     /// An [`EndReason`] as a number.
     pub reason: u8,
+    /// A [`PortChoice`] as a number, as it was at the entry.
+    pub chosen: u8,
     /// Always 0.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 6],
+    /// `net_cookie` of the network namespace; 0 when unknown.
+    pub netns_cookie: u64,
 }
 
 /// Why an outgoing `connect()` could not take a TIME_WAIT socket's port over.
@@ -280,12 +338,19 @@ decode! {
     Header: kind 1 state 1 flags 2 netns 4;
     Flow: local 16 remote 16 local_port 2 remote_port 2 port_low 2 port_high 2;
     Entered: header 8 mono_ns 8 tw 8 ts_recent_stamp 8 cgroup 8 flow 40 timeo 4 armed 4 rto 4
-        uid 4 family 2 tcp_tw_reuse 1 tcp_timestamps 1 tcp_tw_recycle 1 reserved 3;
+        uid 4 family 2 tcp_tw_reuse 1 tcp_timestamps 1 tcp_tw_recycle 1 chosen 1 reserved 2
+        netns_cookie 8;
     Ended: header 8 mono_ns 8 tw 8 entered_ns 8 flow 40 first_armed 4 last_armed 4 rearms 4 rto 4
-        reason 1 reserved 7;
+        reason 1 chosen 1 reserved 6 netns_cookie 8;
     RefusalKey: remote 16 netns 4 remote_port 2 reason 2;
     PerCpuRefusal: key 24 cpu 4 reserved 4;
     Refusals: by_reason 40;
+    FailureKey: local 16 remote 16 netns 4 pid 4 local_port 2 remote_port 2 result 1 reserved 3;
+    PerCpuFailure: key 48 cpu 4 reserved 4;
+    Failure: count 8 first_ns 8 last_ns 8 cgroup 8 comm 16 uid 4 port_low 2 port_high 2 flags 2
+        sent 2 untold 4 window_ns 8;
+    Failed: header 8 mono_ns 8 cgroup 8 netns_cookie 8 flow 40 comm 16 pid 4 uid 4 stands_for 4
+        result 1 reserved 3;
 }
 
 #[cfg(test)]
@@ -315,7 +380,7 @@ mod tests {
             ..Entered::default()
         };
         let bytes = entered.as_bytes();
-        assert_eq!(bytes.len(), 104);
+        assert_eq!(bytes.len(), 112);
         assert_eq!(bytes[..9], [1, 5, 1, 2, 4, 0, 0, 0, 0x11]);
         assert_eq!(bytes[98], 2);
     }

@@ -2,7 +2,9 @@
 
 use crate::Counter;
 
-/// What passes between programs on one CPU with softirqs off.
+/// What passes between programs on one CPU with softirqs off. Each part names the socket or the timer it
+/// is about: where tasks switch in between all the same (PREEMPT_RT) it is another one's by then, and
+/// the second program does without.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Handover {
@@ -12,18 +14,17 @@ pub struct Handover {
     pub armed: u64,
     /// Timewait socket inside `tcp_timewait_state_process()`, 0 if none.
     pub processing: u64,
-    /// Its substate when it went in.
-    pub processing_state: u64,
     /// What `tw_timer_handler()` was called with last: within the socket whose time is up.
     pub expiring: u64,
     /// Timewait socket whose end was announced last, for those not followed.
     pub marked: u64,
     /// The `EndReason` announced.
     pub marked_reason: u64,
-    /// Timewait socket inside `tcp_twsk_unique()` (kprobe only).
-    pub unique_tw: u64,
-    /// Whether that `connect()` came with its port bound beforehand.
-    pub unique_bound: u64,
+    /// Timer that was cancelled in order to be set again, with interrupts off in between
+    /// (tracepoints only).
+    pub setting: u64,
+    /// Whether it is only moved to another CPU.
+    pub moving: u64,
 }
 
 /// What belongs to one CPU, for kernels without per-CPU maps.

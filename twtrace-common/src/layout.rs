@@ -117,6 +117,12 @@ layout! {
     skc_state: "sock_common"."skc_state", true;
     /// Interface the socket is bound to, 0 for none.
     skc_bound_dev_if: "sock_common"."skc_bound_dev_if", true;
+    /// `SO_REUSEADDR` (bit-field).
+    skc_reuse: "sock_common"."skc_reuse", false;
+    /// What the socket speaks.
+    skc_prot: "sock_common"."skc_prot", false;
+    /// Name of what a socket speaks, characters.
+    proto_name: "proto"."name", false;
     /// Network namespace.
     skc_net: "sock_common"."skc_net.net", true;
     /// Back link of the hash chain: null once the socket was unhashed.
@@ -128,6 +134,11 @@ layout! {
     sk_err: "sock"."sk_err", true;
     /// IP protocol; a bit-field on kernels before 5.6.
     sk_protocol: "sock"."sk_protocol", true;
+    /// Longest queue of its listener, if the socket was accepted: copied by `sk_clone_lock()`. A
+    /// client's is 0.
+    sk_max_ack_backlog: "sock"."sk_max_ack_backlog", false;
+    /// What the program fixed: `SOCK_BINDADDR_LOCK`, `SOCK_BINDPORT_LOCK` (bit-field up to 6.17).
+    sk_userlocks: "sock"."sk_userlocks", false;
     /// Control group data, a pointer or (before 5.15) a tagged word; absent without cgroups.
     sk_cgrp_data: "sock"."sk_cgrp_data", false;
     /// kernfs node of a control group.
@@ -136,6 +147,8 @@ layout! {
     kernfs_id: "kernfs_node"."id.ino|id|ino", false;
     /// Port of this end, network byte order; still there when `skc_num` was cleared.
     inet_sport: "inet_sock"."inet_sport", true;
+    /// `IP_LOCAL_PORT_RANGE`: the low port in the low half of 32 bits, 0 where not set; 6.3 on.
+    local_port_range: "inet_sock"."local_port_range", false;
     /// Retransmission timeout, jiffies.
     icsk_rto: "inet_connection_sock"."icsk_rto", true;
     /// Bind bucket of the local port.
@@ -152,6 +165,13 @@ layout! {
     tw_sport: "inet_timewait_sock"."tw_sport", true;
     /// Bind bucket of the local port, until unhashed.
     tw_tb: "inet_timewait_sock"."tw_tb", true;
+    /// Whether `connect()` chose the local port (bit-field); 6.18 on.
+    tw_connect_bind: "inet_timewait_sock"."tw_connect_bind", false;
+    /// What TIME_WAIT is armed with, jiffies, also when the peer's FIN comes; up to 4.17.
+    tw_timeout: "inet_timewait_sock"."tw_timeout", false;
+    /// Whether the timer was armed short (bit-field); up to 5.17, where `TW` and `TWKilled` are of
+    /// timers that ran out and this tells the two apart.
+    tw_kill: "inet_timewait_sock"."tw_kill", false;
     /// The timer that ends the socket; kernels before 4.1 have none per socket.
     tw_timer: "inet_timewait_sock"."tw_timer", true;
     /// Copy of `ts_recent_stamp`, decides whether `connect()` may take the port over.
@@ -162,8 +182,20 @@ layout! {
     timer_expires: "timer_list"."expires", true;
     /// Argument of a timer's callback; gone since 4.15, which hands over the timer itself.
     timer_data: "timer_list"."data", false;
+    /// Segments sent and not acknowledged.
+    packets_out: "tcp_sock"."packets_out", true;
+    /// Which directions are shut down (bit-field before 5.6).
+    sk_shutdown: "sock"."sk_shutdown", true;
+    /// What a task is: `PF_KTHREAD` among others.
+    task_flags: "task_struct"."flags", true;
+    /// First thread of a task's process.
+    task_group_leader: "task_struct"."group_leader", true;
+    /// Name of a task.
+    task_comm: "task_struct"."comm", true;
     /// Inode number of the network namespace.
     net_inum: "net"."ns.inum", true;
+    /// Number that no other namespace ever has; up to 5.11 given on demand.
+    net_cookie: "net"."net_cookie", false;
     /// `net.ipv4.tcp_tw_reuse`; global before 4.10.
     tcp_tw_reuse: "net"."ipv4.sysctl_tcp_tw_reuse", false;
     /// `net.ipv4.tcp_timestamps`; global before 4.13.

@@ -7,22 +7,26 @@
 mod config;
 mod counter;
 mod event;
+mod failed;
 mod handover;
 mod layout;
 mod live;
+mod netns;
 
 pub use config::{CallerRange, CidrFilter, Config, Filter, MAX_CALLERS, MAX_CIDRS};
 pub use counter::Counter;
 pub use event::{
-    Decode, EndReason, Ended, Entered, Flow, Header, Kind, PerCpuRefusal, RefusalKey,
+    Decode, EndReason, Ended, Entered, Flow, Header, Kind, PerCpuRefusal, PortChoice, RefusalKey,
     RefusalReason, Refusals, ended_flags, entered_flags,
 };
+pub use failed::{CallResult, Failed, Failure, FailureKey, PerCpuFailure, failed_flags};
 pub use handover::{Cpu, Handover};
 pub use layout::{Field, FieldSource, Layout, NET_BYTES};
-pub use live::Live;
+pub use live::{FlowKey, Live};
+pub use netns::{NetnsCounts, NetnsKey, PerCpuNetns};
 
 /// Version of the wire records; raised whenever a byte of [`Entered`] or [`Ended`] changes meaning.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// `TCP_TIME_WAIT`, include/net/tcp_states.h; unchanged since Linux 2.6.
 pub const TCP_TIME_WAIT: u8 = 6;

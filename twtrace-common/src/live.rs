@@ -1,5 +1,7 @@
 //! What the kernel programs keep of each live timewait socket.
 
+use crate::Flow;
+
 /// History of one live timewait socket, by its address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -20,6 +22,27 @@ pub struct Live {
     pub reason: u8,
     /// State at entry.
     pub state: u8,
+    /// A `PortChoice` as a number.
+    pub chosen: u8,
+    /// Whether the record of its entry waited for the full socket to close, 1 or 0 (tracepoints
+    /// only).
+    pub waiting: u8,
     /// Always 0.
-    pub reserved: u32,
+    pub reserved: [u8; 2],
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// Always 0.
+    pub reserved_too: u32,
+    /// `net_cookie` of that; 0 when unknown.
+    pub netns_cookie: u64,
+}
+
+/// A connection within its network namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Addresses and ports; the port range is 0.
+    pub flow: Flow,
+    /// Address of the namespace.
+    pub net: u64,
 }

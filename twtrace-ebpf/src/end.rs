@@ -5,15 +5,18 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    macros::map,
+    maps::HashMap,
 };
 use twtrace_common::{
-    Config, Counter, EndReason, Ended, Header, Kind, TCP_FIN_WAIT2, TCP_TIME_WAIT, ended_flags,
+    Config, Counter, EndReason, Ended, Flow, Header, Kind, NetnsKey, TCP_FIN_WAIT2, TCP_TIME_WAIT,
+    ended_flags,
 };
 
 use crate::{
     enter,
-    maps::{LIVE, PURGING},
+    maps::{LIVE, PURGING, made},
     platform::{Env, Front, KNOWS_TYPES, scratch},
     read::{self, config},
 };
@@ -56,12 +59,41 @@ pub fn on_timer(env: Env, argument: u64) {
 /// in any: an address so little behind a socket's is within that socket and no other.
 const WITHIN_SOCKET: u64 = 200;
 
+/// Timewait sockets inside `tcp_timewait_state_process()`, for its return (kprobe only: a kretprobe has no
+/// arguments). By task and CPU: every CPU's idle task has the number 0.
+#[map]
+static PROCESSING: HashMap<u64, u64> = HashMap::with_max_entries(4096, 0);
+
+/// What [`PROCESSING`] knows a call by: it has softirqs off and stays where it is.
+#[inline(always)]
+fn processing() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
+    bpf_get_current_pid_tgid() << 32 | u64::from(cpu)
+}
+
+/// Keeps the socket of `tcp_timewait_state_process()` for its return (kprobe).
+#[inline(always)]
+pub fn remember_processed(env: Env, tw: u64) {
+    made(env, PROCESSING.insert(processing(), tw, 0));
+}
+
+/// `tcp_timewait_state_process()` returned, and its socket was kept (kprobe).
+#[inline(always)]
+pub fn on_processed_return(env: Env, status: u32) {
+    let call = processing();
+    // SAFETY: copied before the entry is removed; no other call has this key.
+    let Some(&tw) = (unsafe { PROCESSING.get(call) }) else { return };
+    made(env, PROCESSING.remove(call));
+    on_state_processed(env, tw, status);
+}
+
 /// `tcp_timewait_state_process(tw, …)` begins.
 #[inline(always)]
 pub fn on_state_process(env: Env, tw: u64) {
-    let Some(handover) = env.handover() else { return };
-    handover.processing = tw;
-    handover.processing_state = read::field(env, tw, config!(env, layout.tw_substate));
+    if let Some(handover) = env.handover() {
+        handover.processing = tw;
+    }
     if let Some(live) = LIVE.get_ptr_mut(tw) {
         // A SYN announced earlier found no listener, or the socket would not be here.
         // SAFETY: null-checked.
@@ -69,15 +101,11 @@ pub fn on_state_process(env: Env, tw: u64) {
     }
 }
 
-/// `tcp_timewait_state_process()` returned an `enum tcp_tw_status`.
+/// `tcp_timewait_state_process(tw, …)` returned an `enum tcp_tw_status`.
 #[inline(always)]
-pub fn on_state_processed(env: Env, status: u32) {
-    let Some(handover) = env.handover() else { return };
-    let tw = handover.processing;
-    let state_before = handover.processing_state;
-    handover.processing = 0;
-    if tw == 0 {
-        return;
+pub fn on_state_processed(env: Env, tw: u64, status: u32) {
+    if let Some(handover) = env.handover() {
+        handover.processing = 0;
     }
     match status {
         TCP_TW_SYN => mark(env, tw, EndReason::Replaced, 0),
@@ -91,13 +119,6 @@ pub fn on_state_processed(env: Env, status: u32) {
         }
         _ => {}
     }
-    if state_before == u64::from(TCP_FIN_WAIT2)
-        && read::field(env, tw, config!(env, layout.tw_substate)) == u64::from(TCP_TIME_WAIT)
-        && let Some(live) = LIVE.get_ptr_mut(tw)
-    {
-        // SAFETY: null-checked.
-        unsafe { (*live).flags |= ended_flags::PROMOTED };
-    }
 }
 
 /// Whether a socket has left the hash table: the kill is under way.
@@ -109,12 +130,14 @@ fn unhashed(env: Env, tw: u64) -> bool {
 
 /// This task begins (`true`) or has finished to purge a namespace's timewait sockets.
 #[inline(always)]
-pub fn on_purge(begins: bool) {
+pub fn on_purge(env: Env, begins: bool) {
     let task = bpf_get_current_pid_tgid();
-    if begins {
-        let _ = PURGING.insert(task, 1, 0);
-    } else {
-        let _ = PURGING.remove(task);
+    // SAFETY: the value is not read.
+    let noted = unsafe { PURGING.get(task) }.is_some();
+    match (begins, noted) {
+        (true, false) => made(env, PURGING.insert(task, 1, 0)),
+        (false, true) => made(env, PURGING.remove(task)),
+        _ => {}
     }
 }
 
@@ -145,18 +168,21 @@ pub fn on_destroy<C: EbpfContext>(ctx: &C, env: Env, tw: u64) {
         EndReason::Unknown as u8
     };
     scratch!(env, Softirq, ended, front);
-    finish(ctx, env, (ended, front), tw, reason, 0);
+    finish(ctx, env, (ended, front), tw, (reason, 0), || false, |_, _| {});
 }
 
-/// Sends the end of `tw`. A reason noted in its history precedes `reason`.
+/// Sends the end of `tw`. A reason noted in its history precedes `reason`. `is_strange` is asked
+/// whether one that is not followed is none of TCP's. `release` is called before if the record of its
+/// entry may be waiting still, with the ends and the namespace.
 #[inline(always)]
 pub fn finish<C: EbpfContext>(
     ctx: &C,
     env: Env,
     (ended, front): (&mut Ended, &mut Front),
     tw: u64,
-    mut reason: u8,
-    mut flags: u16,
+    (mut reason, mut flags): (u8, u16),
+    is_strange: impl FnOnce() -> bool,
+    release: impl FnOnce(&Flow, u64),
 ) {
     let (_family, net) = front.read(env, tw, &mut ended.flow);
     let netns = read::netns_inum(env, net);
@@ -170,7 +196,10 @@ pub fn finish<C: EbpfContext>(
     ended.last_armed = 0;
     ended.rearms = 0;
     ended.rto = 0;
-    ended.reserved = [0; 7];
+    ended.chosen = 0;
+    ended.reserved = [0; 6];
+    ended.netns_cookie = read::field(env, net, config!(env, layout.net_cookie));
+    let mut removed = Ok(());
     // SAFETY: read before the entry is removed below.
     if let Some(live) = unsafe { LIVE.get(tw) } {
         ended.entered_ns = live.entered_ns;
@@ -178,6 +207,7 @@ pub fn finish<C: EbpfContext>(
         ended.last_armed = live.last_armed;
         ended.rearms = live.rearms;
         ended.rto = live.rto;
+        ended.chosen = live.chosen;
         flags |= live.flags;
         if state == 0 {
             // Not known: nothing but the peer's FIN arms a mini-socket's timer again.
@@ -190,15 +220,19 @@ pub fn finish<C: EbpfContext>(
         if live.reason != 0 {
             reason = live.reason;
         }
+        if live.waiting != 0 {
+            release(&ended.flow, net);
+        }
         // Counted before the removal: as the last thing here the compiler would merge it with the
         // count below, into one at a computed place, which Linux 4.4 does not allow.
         env.count(Counter::Ended);
-        let _ = LIVE.remove(tw);
+        removed = LIVE.remove(tw);
     } else {
-        if !read::wanted(env, &ended.flow, netns) {
+        if !read::wanted(env, &ended.flow, netns) || is_strange() {
             return;
         }
         flags |= ended_flags::UNTRACKED;
+        ended.last_armed = read::field(env, tw, config!(env, layout.tw_timeout)) as u32;
         env.count(Counter::EndedUntracked);
     }
     enter::set_port_range(env, &mut ended.flow, net);
@@ -209,8 +243,19 @@ pub fn finish<C: EbpfContext>(
             reason = EndReason::Purged as u8;
         }
     }
+    let key = NetnsKey::new(netns, ended.netns_cookie);
+    let expired = u64::from(reason == EndReason::Expired as u8);
+    let reused = u64::from(reason == EndReason::Reused as u8);
+    env.count_namespace(&key, |counts| {
+        counts.ended += 1;
+        counts.expired += expired;
+        counts.reused += reused;
+    });
     ended.header.state = if state == 0 { TCP_TIME_WAIT } else { state };
     ended.header.flags = flags;
     ended.reason = reason;
+    // What stays is found as a missed end when the address comes back. Counted this late for the same
+    // reason as above.
+    made(env, removed);
     env.send(ctx, ended, Counter::LostEnded);
 }

@@ -13,21 +13,22 @@
 
 use aya_ebpf::EbpfContext;
 use twtrace_common::{
-    Counter, Entered, Field, Flow, Header, Kind, Live, TCP_FIN_WAIT2, TCP_TIME_WAIT, ended_flags,
-    entered_flags,
+    Counter, Entered, Field, Flow, Header, Kind, Live, NetnsKey, PortChoice, TCP_FIN_WAIT2,
+    TCP_TIME_WAIT, ended_flags, entered_flags,
 };
 
 use crate::{
-    maps::{Entering, LIVE},
+    fail,
+    maps::{Entering, LIVE, made},
     platform::{self, ENTERING, Env, Front, scratch},
     read::{self, config},
 };
 
 /// `tcp_time_wait(sk, state, timeo)` begins.
 #[inline(always)]
-pub fn on_time_wait(sk: u64, state: u8, timeo: u32) {
+pub fn on_time_wait(env: Env, sk: u64, state: u8, timeo: u32) {
     let entering = Entering { timeo, state: u32::from(state), tw: 0 };
-    let _ = ENTERING.insert(sk, entering, 0);
+    made(env, ENTERING.insert(sk, entering, 0));
 }
 
 /// `inet_twsk_hashdance_schedule(tw, sk, hashinfo, timeo)` or, before Linux 6.11,
@@ -35,13 +36,21 @@ pub fn on_time_wait(sk: u64, state: u8, timeo: u32) {
 #[inline(always)]
 pub fn on_hashdance<C: EbpfContext>(ctx: &C, env: Env, tw: u64, sk: u64, timeo: Option<u32>) {
     // SAFETY: copied before the entry is removed below.
-    let call = unsafe { ENTERING.get(sk) }.copied();
-    let call = call.unwrap_or(Entering { timeo: 0, state: 0, tw: 0 });
-    let _ = ENTERING.remove(sk);
+    let call = match unsafe { ENTERING.get(sk) }.copied() {
+        Some(call) => {
+            made(env, ENTERING.remove(sk));
+            call
+        }
+        None => Entering { timeo: 0, state: 0, tw: 0 },
+    };
+    if !fail::is_tcp(env, sk) {
+        // DCCP, up to 6.15, has the same timewait sockets and another destructor.
+        return;
+    }
     let armed = match (timeo, env.handover()) {
         (Some(timeo), _) => timeo,
         (None, Some(handover)) if handover.armed_tw == tw => handover.armed as u32,
-        _ => 0,
+        _ => left(env, tw),
     };
     scratch!(env, Entering, entered, front);
     enter(ctx, env, (entered, front), (tw, sk), (call, armed));
@@ -52,11 +61,10 @@ pub fn on_hashdance<C: EbpfContext>(ctx: &C, env: Env, tw: u64, sk: u64, timeo: 
 pub fn on_done<C: EbpfContext>(ctx: &C, env: Env, sk: u64) {
     // SAFETY: copied before the entry is removed below.
     let Some(&call) = (unsafe { ENTERING.get(sk) }) else { return };
-    let _ = ENTERING.remove(sk);
+    made(env, ENTERING.remove(sk));
     scratch!(env, Closing, entered, front);
     if platform::HAS_FEXIT && call.tw != 0 {
-        let timer = call.tw.wrapping_add(u64::from(config!(env, layout.tw_timer.offset)));
-        let armed = platform::jiffies_left(env, timer);
+        let armed = left(env, call.tw);
         enter(ctx, env, (entered, front), (call.tw, sk), (call, armed));
         return;
     }
@@ -70,6 +78,13 @@ pub fn on_done<C: EbpfContext>(ctx: &C, env: Env, sk: u64) {
     count_entry(env, entered);
     env.count(Counter::Overflow);
     env.send(ctx, entered, Counter::LostEntered);
+}
+
+/// What is left of a timer that has just been armed, jiffies; 0 where that cannot be known.
+#[inline(always)]
+fn left(env: Env, tw: u64) -> u32 {
+    let timer = tw.wrapping_add(u64::from(config!(env, layout.tw_timer.offset)));
+    platform::jiffies_left(env, timer)
 }
 
 /// `tw` takes the place of `sk`: begins to follow it and sends the entry.
@@ -95,7 +110,7 @@ fn enter<C: EbpfContext>(
     entered.armed = armed;
     add_socket(env, entered, sk, read::field(env, sk, config!(env, layout.icsk_bind_hash)));
     if config!(env, follow_ends) != 0 {
-        track(ctx, env, entered, tw);
+        track(ctx, env, entered, tw, false);
     }
     count_entry(env, entered);
     env.send(ctx, entered, Counter::LostEntered);
@@ -158,7 +173,9 @@ pub fn begin(
         sysctl(config!(env, layout.tcp_timestamps), config!(env, tcp_timestamps));
     entered.tcp_tw_recycle =
         sysctl(config!(env, layout.tcp_tw_recycle), config!(env, tcp_death_row));
-    entered.reserved = [0; 3];
+    entered.chosen = PortChoice::Unknown as u8;
+    entered.reserved = [0; 2];
+    entered.netns_cookie = read::field(env, net, config!(env, layout.net_cookie));
     true
 }
 
@@ -178,9 +195,45 @@ pub fn add_socket(env: Env, entered: &mut Entered, sk: u64, bind_bucket: u64) {
     if read::field(env, sk, config!(env, layout.tstamp_ok)) != 0 {
         entered.header.flags |= entered_flags::TSTAMP_OK;
     }
-    if autobound(env, bind_bucket) {
-        entered.header.flags |= entered_flags::AUTOBOUND;
+    add_common(env, entered, sk);
+    entered.chosen = port_choice(env, sk, bind_bucket) as u8;
+    if narrow(env, &mut entered.flow, sk) {
+        entered.header.flags |= entered_flags::OWN_RANGE;
     }
+}
+
+/// `LOOPBACK_IFINDEX`, include/net/flow.h.
+const LOOPBACK_IFINDEX: u64 = 1;
+
+/// Adds what a full socket and the timewait socket in its place both know.
+#[inline(always)]
+pub fn add_common(env: Env, entered: &mut Entered, socket: u64) {
+    if read::field(env, socket, config!(env, layout.skc_bound_dev_if)) == LOOPBACK_IFINDEX {
+        entered.header.flags |= entered_flags::LOOPBACK_DEVICE;
+    }
+    if read::field(env, socket, config!(env, layout.skc_reuse)) != 0 {
+        entered.header.flags |= entered_flags::REUSEADDR;
+    }
+}
+
+/// Narrows the port range of a flow to the socket's own, if it has one, as
+/// `inet_sk_get_local_port_range()` does (net/ipv4/inet_connection_sock.c, read at 6.18): each end
+/// counts if it lies within.
+#[inline(always)]
+pub fn narrow(env: Env, flow: &mut Flow, sk: u64) -> bool {
+    let own = read::field(env, sk, config!(env, layout.local_port_range)) as u32;
+    if own == 0 {
+        return false;
+    }
+    let (low, high) = (flow.port_low, flow.port_high);
+    let (own_low, own_high) = (own as u16, (own >> 16) as u16);
+    if low <= own_low && own_low <= high {
+        flow.port_low = own_low;
+    }
+    if low <= own_high && own_high <= high {
+        flow.port_high = own_high;
+    }
+    true
 }
 
 /// Counts the entry in progress in the exact totals.
@@ -190,18 +243,21 @@ pub fn count_entry(env: Env, entered: &Entered) {
     if entered.header.state == TCP_FIN_WAIT2 {
         env.count(Counter::EnteredFinWait2);
     }
+    let overflow = u64::from(entered.header.flags & entered_flags::OVERFLOW != 0);
+    env.count_namespace(&NetnsKey::new(entered.header.netns, entered.netns_cookie), |counts| {
+        counts.entered += 1;
+        counts.overflow += overflow;
+    });
 }
 
-/// Begins to follow `tw`, the socket of the entry in progress.
+/// Begins to follow `tw`, the socket of the entry in progress. `waiting` tells that its record does
+/// not leave yet.
 #[inline(always)]
-pub fn track<C: EbpfContext>(ctx: &C, env: Env, entered: &mut Entered, tw: u64) {
+pub fn track<C: EbpfContext>(ctx: &C, env: Env, entered: &mut Entered, tw: u64, waiting: bool) {
     entered.tw = tw;
     entered.header.flags |= entered_flags::FOLLOWED;
     let present = entered.header.kind == Kind::Present as u8;
-    let mut flags = if present { ended_flags::PRESENT } else { 0 };
-    if entered.header.flags & entered_flags::AUTOBOUND != 0 {
-        flags |= ended_flags::AUTOBOUND;
-    }
+    let flags = if present { ended_flags::PRESENT } else { 0 };
     let live = Live {
         entered_ns: if present { 0 } else { entered.mono_ns },
         first_armed: entered.armed,
@@ -211,11 +267,18 @@ pub fn track<C: EbpfContext>(ctx: &C, env: Env, entered: &mut Entered, tw: u64) 
         flags,
         reason: 0,
         state: entered.header.state,
-        reserved: 0,
+        chosen: entered.chosen,
+        waiting: waiting as u8,
+        reserved: [0; 2],
+        netns: entered.header.netns,
+        reserved_too: 0,
+        netns_cookie: entered.netns_cookie,
     };
-    // SAFETY: the value is not read through the reference.
-    if unsafe { LIVE.get(tw) }.is_some() {
+    // SAFETY: copied out before the value is replaced below.
+    if let Some(before) = unsafe { LIVE.get(tw) } {
         env.count(Counter::MissedEnd);
+        let key = NetnsKey::new(before.netns, before.netns_cookie);
+        env.count_namespace(&key, |counts| counts.ended += 1);
     }
     if LIVE.insert(tw, live, 0).is_err() {
         entered.header.flags |= entered_flags::UNTRACKED;
@@ -234,18 +297,53 @@ pub fn autobound(env: Env, bind_bucket: u64) -> bool {
     bind_bucket != 0 && position.exists() && read::field(env, bind_bucket, position) as u8 == 0xff
 }
 
+/// `SOCK_BINDADDR_LOCK`, include/net/sock.h: an address was bound.
+const SOCK_BINDADDR_LOCK: u64 = 4;
+/// `SOCK_BINDPORT_LOCK`, include/net/sock.h: a port was named to `bind()`.
+const SOCK_BINDPORT_LOCK: u64 = 8;
+
+/// Who chose the local port of a full socket.
+///
+/// The listener's backlog is copied to what it accepts, and a client has none. `bind(address, 0)`
+/// fixes the address and not the port, and so does an address bound with
+/// `IP_BIND_ADDRESS_NO_PORT`, where `connect()` chooses all the same: the bucket tells.
+#[inline(always)]
+fn port_choice(env: Env, sk: u64, bind_bucket: u64) -> PortChoice {
+    let backlog: Field = config!(env, layout.sk_max_ack_backlog);
+    if !backlog.exists() {
+        return PortChoice::Unknown;
+    }
+    if read::field(env, sk, backlog) != 0 {
+        return PortChoice::Accepted;
+    }
+    let locks = read::field(env, sk, config!(env, layout.sk_userlocks));
+    if locks & SOCK_BINDPORT_LOCK != 0 {
+        return PortChoice::Program;
+    }
+    if autobound(env, bind_bucket) {
+        return PortChoice::Connect;
+    }
+    // Neither: another program bound the port beside, or a listener without a backlog accepted it.
+    if locks & SOCK_BINDADDR_LOCK != 0 { PortChoice::Bind } else { PortChoice::Unknown }
+}
+
+/// Set in the word of Linux 5.8 to 5.14 beside the pointer if the socket holds no reference
+/// (`no_refcnt` of `struct sock_cgroup_data`, include/linux/cgroup-defs.h).
+const NO_REFERENCE: u64 = 2;
+
 /// Inode number of the control group that owns a socket; 0 when unknown.
 #[inline(always)]
-fn cgroup_id(env: Env, sk: u64) -> u64 {
+pub fn cgroup_id(env: Env, sk: u64) -> u64 {
     let data: Field = config!(env, layout.sk_cgrp_data);
     if !data.exists() {
         return 0;
     }
     let cgroup = read::word(env, sk.wrapping_add(u64::from(data.offset)));
     // Before 5.15 an odd word is a network class or priority, not a pointer.
-    if cgroup == 0 || cgroup & 1 != 0 {
+    if cgroup & !NO_REFERENCE == 0 || cgroup & 1 != 0 {
         return 0;
     }
+    let cgroup = cgroup & !NO_REFERENCE;
     let node = read::field(env, cgroup, config!(env, layout.cgroup_kn));
     if node == 0 { 0 } else { read::field(env, node, config!(env, layout.kernfs_id)) }
 }

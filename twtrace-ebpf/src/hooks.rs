@@ -9,7 +9,7 @@ macro_rules! entry_hooks {
     ($make:ident) => {
         $make! {
             fentry_tcp_time_wait, kprobe_tcp_time_wait =>
-                |ctx, env, sk, state, timeo| enter::on_time_wait(sk, state as u8, timeo as u32);
+                |ctx, env, sk, state, timeo| enter::on_time_wait(env, sk, state as u8, timeo as u32);
             // Linux 6.11 on: the timer is armed inside.
             fentry_hashdance_schedule, kprobe_hashdance_schedule =>
                 |ctx, env, tw, sk, _hashinfo, timeo|
@@ -21,11 +21,9 @@ macro_rules! entry_hooks {
             fentry_twsk_schedule, kprobe_twsk_schedule =>
                 |ctx, env, tw, timeo, rearm| enter::on_arm(env, tw, timeo as u32, rearm & 0xff != 0);
             fentry_tcp_done, kprobe_tcp_done => |ctx, env, sk| enter::on_done(&ctx, env, sk);
-            fentry_state_process, kprobe_state_process =>
-                |ctx, env, tw| end::on_state_process(env, tw);
             fentry_tw_timer_handler, kprobe_tw_timer_handler =>
                 |ctx, env, argument| end::on_timer(env, argument);
-            fentry_twsk_purge, kprobe_twsk_purge => |ctx, env, _hashinfo| end::on_purge(true);
+            fentry_twsk_purge, kprobe_twsk_purge => |ctx, env, _hashinfo| end::on_purge(env, true);
             fentry_tcp_abort, kprobe_tcp_abort => |ctx, env, sk| end::on_abort(env, sk);
             fentry_twsk_destructor, kprobe_twsk_destructor =>
                 |ctx, env, tw| end::on_destroy(&ctx, env, tw);

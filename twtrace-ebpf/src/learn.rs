@@ -5,7 +5,7 @@ use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 use twtrace_common::{Flow, NET_BYTES};
 
 use crate::{
-    platform::{Env, front, probe_read},
+    platform::{Env, own_front, probe_read},
     read,
 };
 
@@ -19,7 +19,7 @@ pub fn kprobe_show_namespace(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn show(ctx: &ProbeContext, env: Env, sk: u64) {
-    front!(env, front);
+    own_front!(front);
     let mut flow = Flow::default();
     let (_family, net) = front.read(env, sk, &mut flow);
     if !read::wanted(env, &flow, 0) {

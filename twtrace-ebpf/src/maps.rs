@@ -1,7 +1,9 @@
 //! Maps that both objects have, and what passes between programs.
 
 use aya_ebpf::{macros::map, maps::HashMap};
-use twtrace_common::Live;
+use twtrace_common::{Counter, Live};
+
+use crate::platform::Env;
 
 /// What is known of each live timewait socket, by its address. Its size is set by the loader.
 #[map]
@@ -10,6 +12,14 @@ pub static LIVE: HashMap<u64, Live> = HashMap::with_max_entries(262_144, 0);
 /// Tasks that are deleting a network namespace's sockets right now.
 #[map]
 pub static PURGING: HashMap<u64, u32> = HashMap::with_max_entries(256, 0);
+
+/// Counts a change to a map that was not made.
+#[inline(always)]
+pub fn made(env: Env, changed: Result<(), i32>) {
+    if changed.is_err() {
+        env.count(Counter::MapFailed);
+    }
+}
 
 /// Arguments of a `tcp_time_wait()` call in progress.
 #[derive(Clone, Copy)]

@@ -9,6 +9,7 @@
 
 mod end;
 mod enter;
+mod fail;
 mod hooks;
 mod learn;
 mod maps;

@@ -6,7 +6,7 @@
 
 use aya_ebpf::{EbpfContext, helpers::bpf_seq_write};
 use core::ffi::c_void;
-use twtrace_common::{Counter, Entered, Kind, TCP_TIME_WAIT, entered_flags};
+use twtrace_common::{Counter, Entered, Kind, PortChoice, TCP_TIME_WAIT, entered_flags};
 
 use crate::{
     enter,
@@ -83,7 +83,7 @@ fn follow(ctx: &IteratorContext, env: Env, tw: u64) {
     if !describe(env, entered, front, tw) {
         return;
     }
-    enter::track(ctx, env, entered, tw);
+    enter::track(ctx, env, entered, tw, false);
     env.count(Counter::Present);
     env.send(ctx, entered, Counter::LostPresent);
 }
@@ -112,9 +112,20 @@ fn describe(env: Env, entered: &mut Entered, front: &mut Front, tw: u64) -> bool
     }
     let timer = tw.wrapping_add(u64::from(config!(env, layout.tw_timer.offset)));
     entered.armed = platform::jiffies_left(env, timer);
-    entered.ts_recent_stamp = read::signed(env, tw, config!(env, layout.tw_ts_recent_stamp));
-    if enter::autobound(env, read::field(env, tw, config!(env, layout.tw_tb))) {
-        entered.header.flags |= entered_flags::AUTOBOUND;
-    }
+    add_timewait(env, entered, tw);
     true
+}
+
+/// Adds to the entry in progress what a timewait socket still knows of the full one, when that is
+/// gone or not at hand.
+#[inline(always)]
+pub fn add_timewait(env: Env, entered: &mut Entered, tw: u64) {
+    entered.ts_recent_stamp = read::signed(env, tw, config!(env, layout.tw_ts_recent_stamp));
+    enter::add_common(env, entered, tw);
+    entered.header.flags |= entered_flags::NEGOTIATED_UNKNOWN;
+    if read::field(env, tw, config!(env, layout.tw_connect_bind)) != 0
+        || enter::autobound(env, read::field(env, tw, config!(env, layout.tw_tb)))
+    {
+        entered.chosen = PortChoice::Connect as u8;
+    }
 }

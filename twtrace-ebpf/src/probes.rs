@@ -5,7 +5,7 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 
-use crate::{end, enter, hooks::entry_hooks, platform::Env, refuse};
+use crate::{end, enter, fail, hooks::entry_hooks, platform::Env, refuse};
 
 /// Makes the kprobe programs of the table.
 macro_rules! kprobes {
@@ -24,11 +24,20 @@ macro_rules! kprobes {
 }
 entry_hooks!(kprobes);
 
+#[kprobe]
+pub fn kprobe_state_process(ctx: ProbeContext) -> u32 {
+    let Some(env) = Env::get() else { return 0 };
+    let tw = ctx.arg(0).unwrap_or(0);
+    end::remember_processed(env, tw);
+    end::on_state_process(env, tw);
+    0
+}
+
 #[kretprobe]
 pub fn kretprobe_state_process(ctx: RetProbeContext) -> u32 {
     let Some(env) = Env::get() else { return 0 };
     let returned: u64 = ctx.ret();
-    end::on_state_processed(env, returned as u32);
+    end::on_processed_return(env, returned as u32);
     0
 }
 
@@ -49,9 +58,38 @@ pub fn kretprobe_twsk_unique(ctx: RetProbeContext) -> u32 {
     0
 }
 
+/// Makes the kprobe and kretprobe programs of calls that may fail: which arguments are the socket and
+/// the port asked for, and what is to be done with them once the call has returned.
+macro_rules! calls {
+    ($($kprobe:ident, $kretprobe:ident => $sk:literal, $port:expr, $returned:path;)*) => {$(
+        #[kprobe]
+        pub fn $kprobe(ctx: ProbeContext) -> u32 {
+            let Some(env) = Env::get() else { return 0 };
+            let port: Option<usize> = $port;
+            let port = port.map_or(0, |index| ctx.arg(index).unwrap_or(0));
+            fail::remember(env, ctx.arg($sk).unwrap_or(0), port);
+            0
+        }
+
+        #[kretprobe]
+        pub fn $kretprobe(ctx: RetProbeContext) -> u32 {
+            let Some(env) = Env::get() else { return 0 };
+            let returned: u64 = ctx.ret();
+            $returned(&ctx, env, returned as i32);
+            0
+        }
+    )*};
+}
+calls! {
+    kprobe_hash_connect, kretprobe_hash_connect => 1, None, fail::on_connect_return;
+    kprobe_hash_connect6, kretprobe_hash_connect6 => 1, None, fail::on_connect_return;
+    kprobe_get_port, kretprobe_get_port => 0, Some(1), fail::on_bind_return;
+}
+
 #[kretprobe]
 pub fn kretprobe_twsk_purge(_ctx: RetProbeContext) -> u32 {
-    end::on_purge(false);
+    let Some(env) = Env::get() else { return 0 };
+    end::on_purge(env, false);
     0
 }
 

@@ -3,33 +3,46 @@
 //! In an exhausted port range `tcp_twsk_unique()` runs once a port, tens of thousands of times in
 //! one `connect()`: refusals are counted here and never sent one by one.
 
-use twtrace_common::{EndReason, Flow, RefusalKey, RefusalReason, TCP_FIN_WAIT2, ended_flags};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::HashMap};
+use twtrace_common::{
+    EndReason, Flow, RefusalKey, RefusalReason, TCP_FIN_WAIT2, ended_flags, entered_flags,
+};
 
 use crate::{
     end,
-    platform::{Env, front},
+    maps::made,
+    platform::{Env, own_front},
     read::{self, config},
 };
+
+/// A timewait socket inside `tcp_twsk_unique()`, and whether that `connect()` came with its port bound
+/// beforehand.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Unique {
+    tw: u64,
+    bound: u64,
+}
+
+/// Calls of `tcp_twsk_unique()` in progress, by task (kprobe only: a kretprobe has no arguments).
+#[map]
+static UNIQUE: HashMap<u64, Unique> = HashMap::with_max_entries(4096, 0);
 
 /// Keeps the arguments of `tcp_twsk_unique()` for its return (kprobe).
 #[inline(always)]
 pub fn remember(env: Env, tw: u64, bound: bool) {
-    if let Some(handover) = env.handover() {
-        handover.unique_tw = tw;
-        handover.unique_bound = u64::from(bound);
-    }
+    let call = Unique { tw, bound: u64::from(bound) };
+    made(env, UNIQUE.insert(bpf_get_current_pid_tgid(), call, 0));
 }
 
 /// `tcp_twsk_unique()` returned, and its arguments were kept (kprobe).
 #[inline(always)]
 pub fn on_unique_return(env: Env, allowed: u32) {
-    let Some(handover) = env.handover() else { return };
-    let tw = handover.unique_tw;
-    let bound = handover.unique_bound != 0;
-    handover.unique_tw = 0;
-    if tw != 0 {
-        on_unique(env, tw, bound, allowed);
-    }
+    let task = bpf_get_current_pid_tgid();
+    // SAFETY: copied before the entry is removed; no other task has this key.
+    let Some(&call) = (unsafe { UNIQUE.get(task) }) else { return };
+    made(env, UNIQUE.remove(task));
+    on_unique(env, call.tw, call.bound != 0, allowed);
 }
 
 /// `tcp_twsk_unique(sk, tw, twp)` returned whether the port may be taken; `bound` is `twp == NULL`.
@@ -44,7 +57,7 @@ pub fn on_unique(env: Env, tw: u64, bound: bool, allowed: u32) {
         // The reason is not known.
         return;
     }
-    front!(env, front);
+    own_front!(front);
     let mut flow = Flow::default();
     let (_family, net) = front.read(env, tw, &mut flow);
     let netns = read::netns_inum(env, net);
@@ -61,7 +74,9 @@ pub fn on_unique(env: Env, tw: u64, bound: bool, allowed: u32) {
         match read::sysctl(env, net, reuse, config!(env, tcp_tw_reuse)) {
             _ if bound => RefusalReason::TooYoung,
             0 => RefusalReason::ReuseOff,
-            2 if !loopback => RefusalReason::LoopbackOnly,
+            2 if !loopback && config!(env, unknown) & entered_flags::TWO_IS_ON == 0 => {
+                RefusalReason::LoopbackOnly
+            }
             _ if read::field(env, tw, config!(env, layout.tw_substate))
                 == u64::from(TCP_FIN_WAIT2) =>
             {

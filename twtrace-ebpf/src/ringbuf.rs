@@ -7,8 +7,10 @@
 #![no_main]
 #![allow(missing_docs, reason = "programs and maps are named after the kernel's own functions")]
 
+mod connecting;
 mod end;
 mod enter;
+mod fail;
 mod hooks;
 mod maps;
 #[path = "platform/ringbuf.rs"]

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    end, enter,
+    connecting, end, enter, fail,
     hooks::entry_hooks,
     platform::{ENTERING, Env},
     refuse, timers,
@@ -45,18 +45,20 @@ macro_rules! programs {
 programs! {
     #[fexit] fexit_twsk_alloc: FExitContext =>
         |ctx, env| on_alloc(ctx.arg(0), ctx.arg(3));
+    #[fentry] fentry_state_process: FEntryContext =>
+        |ctx, env| end::on_state_process(env, ctx.arg(0));
     // The returned value follows the arguments, whose number differs between kernels: a program
     // for each, because the verifier wants to see one fixed place.
     #[fexit] fexit_state_process_3: FExitContext =>
-        |ctx, env| end::on_state_processed(env, ctx.arg::<u64>(3) as u32);
+        |ctx, env| end::on_state_processed(env, ctx.arg(0), ctx.arg::<u64>(3) as u32);
     #[fexit] fexit_state_process_4: FExitContext =>
-        |ctx, env| end::on_state_processed(env, ctx.arg::<u64>(4) as u32);
+        |ctx, env| end::on_state_processed(env, ctx.arg(0), ctx.arg::<u64>(4) as u32);
     #[fexit] fexit_state_process_5: FExitContext =>
-        |ctx, env| end::on_state_processed(env, ctx.arg::<u64>(5) as u32);
+        |ctx, env| end::on_state_processed(env, ctx.arg(0), ctx.arg::<u64>(5) as u32);
     #[fexit] fexit_twsk_unique: FExitContext => |ctx, env| {
         refuse::on_unique(env, ctx.arg(1), ctx.arg::<u64>(2) == 0, ctx.arg::<u64>(3) as u32)
     };
-    #[fexit] fexit_twsk_purge: FExitContext => |ctx, env| end::on_purge(false);
+    #[fexit] fexit_twsk_purge: FExitContext => |ctx, env| end::on_purge(env, false);
     #[raw_tracepoint(tracepoint = "timer_start")] tracepoint_timer_start: RawTracePointContext =>
         |ctx, env| timers::on_start(&ctx, env, ctx.arg(0));
     #[raw_tracepoint(tracepoint = "timer_cancel")] tracepoint_timer_cancel: RawTracePointContext =>
@@ -65,8 +67,17 @@ programs! {
     tracepoint_timer_expire: RawTracePointContext =>
         |ctx, env| timers::on_expire(&ctx, env, ctx.arg(0));
     #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
-    tracepoint_set_state: RawTracePointContext =>
-        |ctx, env| timers::on_set_state(&ctx, env, ctx.arg(0), ctx.arg(2));
+    tracepoint_set_state: RawTracePointContext => |ctx, env| {
+        connecting::on_set_state(&ctx, env, ctx.arg(0), ctx.arg(1), ctx.arg(2));
+        timers::on_set_state(&ctx, env, ctx.arg(0), ctx.arg(2))
+    };
+    #[fexit] fexit_hash_connect: FExitContext =>
+        |ctx, env| fail::on_connect(&ctx, env, ctx.arg(1), ctx.arg::<u64>(2) as i32);
+    #[fexit] fexit_hash_connect6: FExitContext =>
+        |ctx, env| fail::on_connect(&ctx, env, ctx.arg(1), ctx.arg::<u64>(2) as i32);
+    #[fexit] fexit_get_port: FExitContext => |ctx, env| {
+        fail::on_bind(&ctx, env, ctx.arg(0), ctx.arg::<u64>(1) as u16, ctx.arg::<u64>(2) as i32)
+    };
 }
 
 /// `inet_twsk_alloc(sk, …)` returned the timewait socket, or nothing.

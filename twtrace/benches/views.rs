@@ -1,7 +1,6 @@
 //! Each view, and the summary that they are written from.
 
 use std::{
-    collections::HashMap,
     hint::black_box,
     io,
     time::{Duration, SystemTime},
@@ -11,9 +10,9 @@ use criterion::{BatchSize, Criterion, Throughput};
 use twtrace::{
     agent::{Agent, Clients, Status},
     aggregate::Aggregate,
+    attached::Backend,
     event::{Batch, Event},
     host::process::Process,
-    kernel::{Backend, ObjectKind, Totals, Types},
     summary::{Context, RowChoice, Summary},
     units::Clock,
     view::{
@@ -105,19 +104,7 @@ fn metrics(criterion: &mut Criterion) {
 fn agent(since: SystemTime) -> Agent {
     let clock = Clock { mono_ns: 0, wall: since };
     Agent {
-        status: Status {
-            backend: Backend::Fentry,
-            object: ObjectKind::RingBuf,
-            types: Types::Known,
-            refused_backends: Vec::new(),
-            since_ns: clock.mono_ns,
-            clock,
-            programs: Vec::new(),
-            limits: Vec::new(),
-            restart_needed: Vec::new(),
-            state_saved: None,
-            state_fault: None,
-        },
+        status: Status::bare(Backend::Fentry, clock),
         process: Process::default(),
         clients: Clients::default(),
     }
@@ -153,16 +140,5 @@ fn summary(aggregate: &Aggregate, choice: &RowChoice, context: Context) -> Summa
 }
 
 fn context() -> Context {
-    Context {
-        backend: Backend::Fentry,
-        object: ObjectKind::RingBuf,
-        types: Types::Known,
-        refused_backends: Vec::new(),
-        elapsed: Duration::from_secs(10),
-        totals: Totals::default(),
-        skipped: 0,
-        undecodable: 0,
-        netns_names: HashMap::new(),
-        cgroup_names: HashMap::new(),
-    }
+    Context { elapsed: Duration::from_secs(10), ..Context::bare(Backend::Fentry) }
 }

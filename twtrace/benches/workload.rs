@@ -8,8 +8,7 @@ use twtrace::{
     units::Hz,
 };
 use twtrace_common::{
-    Decode, EndReason, Ended, Entered, Flow, Header, Kind, TCP_TIME_WAIT, ended_flags,
-    entered_flags,
+    Decode, EndReason, Ended, Entered, Flow, Header, Kind, PortChoice, TCP_TIME_WAIT, entered_flags,
 };
 
 /// Records of a batch, as many as one turn of the pipeline takes out of the ring buffer.
@@ -105,15 +104,11 @@ impl Workload {
     }
 
     fn entry(&self, id: u32) -> Entered {
-        let (kind, flags) = (Kind::Entered as u8, entered_flags::FOLLOWED);
         let timestamps = !(id % self.peers).is_multiple_of(4);
+        let kind = Kind::Entered as u8;
+        let flags = entered_flags::FOLLOWED | (u16::from(timestamps) * entered_flags::TSTAMP_OK);
         Entered {
-            header: Header {
-                kind,
-                state: TCP_TIME_WAIT,
-                flags: flags | entered_flags::AUTOBOUND,
-                netns: 4_026_531_840,
-            },
+            header: Header { kind, state: TCP_TIME_WAIT, flags, netns: 4_026_531_840 },
             mono_ns: Self::entered_ns(id),
             tw: Self::tw(id),
             ts_recent_stamp: if timestamps { 1_000 } else { 0 },
@@ -124,6 +119,7 @@ impl Workload {
             family: 2,
             tcp_tw_reuse: 1,
             tcp_timestamps: 1,
+            chosen: PortChoice::Connect as u8,
             ..Entered::default()
         }
     }
@@ -134,7 +130,7 @@ impl Workload {
             header: Header {
                 kind: Kind::Ended as u8,
                 state: TCP_TIME_WAIT,
-                flags: ended_flags::AUTOBOUND,
+                flags: 0,
                 netns: 4_026_531_840,
             },
             mono_ns: Self::entered_ns(id + self.live),
@@ -145,6 +141,7 @@ impl Workload {
             last_armed: 15_000,
             rto: 51,
             reason: reason as u8,
+            chosen: PortChoice::Connect as u8,
             ..Ended::default()
         }
     }

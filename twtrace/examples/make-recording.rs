@@ -17,15 +17,16 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use twtrace::{
+    attached::{Backend, ObjectKind, Types},
     event::BatchBuilder,
-    feed::{Input, Moment, Origin},
-    kernel::{Backend, ObjectKind, Totals, Types},
+    origin::{Input, Moment, Origin},
     recording::Recorder,
+    totals::Totals,
     units::{Clock, Hz},
 };
 use twtrace_common::{
-    ABI, Counter, Decode, EndReason, Ended, Entered, Flow, Header, Kind, TCP_TIME_WAIT,
-    ended_flags, entered_flags,
+    ABI, Counter, Decode, EndReason, Ended, Entered, Flow, Header, Kind, PortChoice, TCP_TIME_WAIT,
+    entered_flags,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -92,11 +93,13 @@ fn origin() -> Origin {
         types: Types::Known,
         refused: Vec::new(),
         follow_ends: true,
+        counts_failures: true,
         selection: Default::default(),
         netns_names: Default::default(),
         cgroup_names: Default::default(),
         totals_before: Totals::default(),
         skipped_before: 0,
+        audit_before: None,
     }
 }
 
@@ -119,7 +122,8 @@ fn entry(number: u64) -> Entered {
         header: Header {
             kind: Kind::Entered as u8,
             state: TCP_TIME_WAIT,
-            flags: entered_flags::FOLLOWED | entered_flags::AUTOBOUND,
+            flags: entered_flags::FOLLOWED
+                | (u16::from(!peer.is_multiple_of(5)) * entered_flags::TSTAMP_OK),
             netns: 4_026_531_840,
         },
         mono_ns: BEGIN + number * SECOND / RATE + random % 150_000,
@@ -141,6 +145,7 @@ fn entry(number: u64) -> Entered {
         family: 2,
         tcp_tw_reuse: 1,
         tcp_timestamps: 1,
+        chosen: PortChoice::Connect as u8,
         ..Entered::default()
     }
 }
@@ -149,7 +154,7 @@ fn end(entry: &Entered, mono_ns: u64) -> Ended {
     let reused = entry.ts_recent_stamp != 0;
     let reason = if reused { EndReason::Reused } else { EndReason::Expired };
     Ended {
-        header: Header { kind: Kind::Ended as u8, flags: ended_flags::AUTOBOUND, ..entry.header },
+        header: Header { kind: Kind::Ended as u8, flags: 0, ..entry.header },
         mono_ns,
         tw: entry.tw,
         entered_ns: entry.mono_ns,
@@ -158,6 +163,7 @@ fn end(entry: &Entered, mono_ns: u64) -> Ended {
         last_armed: 15_000,
         rto: 51,
         reason: reason as u8,
+        chosen: PortChoice::Connect as u8,
         ..Ended::default()
     }
 }

@@ -1,10 +1,11 @@
 //! What the agent knows of itself: the read model beside the summary.
 
-use std::time::SystemTime;
+use std::{collections::HashMap, time::SystemTime};
 
 use crate::{
+    attached::{Backend, FailedWay, ObjectKind, ProgramCost, Types},
+    audit::Audit,
     host::process::Process,
-    kernel::{Backend, ObjectKind, ProgramCost, Refusal, Types},
     units::Clock,
 };
 
@@ -13,18 +14,23 @@ use crate::{
 pub struct Status {
     /// How the programs are attached.
     pub backend: Backend,
-    /// Which programs they are.
+    /// Which of the two objects of kernel programs runs.
     pub object: ObjectKind,
     /// Whether they know where the kernel keeps its fields.
     pub types: Types,
     /// Better ways that did not work, and why.
-    pub refused_backends: Vec<Refusal>,
+    pub refused_backends: Vec<FailedWay>,
     /// When counting began, `CLOCK_MONOTONIC`.
     pub since_ns: u64,
     /// What gives moments their time of day: the same clock until that is set.
     pub clock: Clock,
     /// What the kernel says of each attached program.
     pub programs: Vec<ProgramCost>,
+    /// What the kernel itself counted, against what its programs did, at the last look; `None` where
+    /// that cannot be compared.
+    pub audit: Option<Audit>,
+    /// Names of network namespaces then, by inode number.
+    pub netns_names: HashMap<u32, String>,
     /// What cannot be done for want of a right, one sentence each.
     pub limits: Vec<String>,
     /// Keys of the configuration that wait for a restart.
@@ -36,6 +42,26 @@ pub struct Status {
 }
 
 impl Status {
+    /// One that began at a time, of programs for ring buffers that know the kernel's types, with
+    /// nothing told besides.
+    pub fn bare(backend: Backend, clock: Clock) -> Self {
+        Self {
+            backend,
+            object: ObjectKind::RingBuf,
+            types: Types::Known,
+            refused_backends: Vec::new(),
+            since_ns: clock.mono_ns,
+            clock,
+            programs: Vec::new(),
+            audit: None,
+            netns_names: HashMap::new(),
+            limits: Vec::new(),
+            restart_needed: Vec::new(),
+            state_saved: None,
+            state_fault: None,
+        }
+    }
+
     /// When counting began.
     pub fn since(&self) -> SystemTime {
         self.clock.wall(self.since_ns)

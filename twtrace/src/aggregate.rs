@@ -16,20 +16,26 @@
 //! is. The kernel side's own totals are then of more sockets than those shown, and say nothing
 //! about them but how many events were lost.
 
-use twtrace_common::{Ended, Entered, Flow, RefusalKey, TCP_FIN_WAIT2, TCP_TIME_WAIT};
-use twtrace_common::{ended_flags, entered_flags};
+mod unfollowed;
+
+use twtrace_common::{Ended, Entered, Failure, FailureKey, Flow, Kind, PortChoice, RefusalKey};
+use twtrace_common::{TCP_FIN_WAIT2, TCP_TIME_WAIT, ended_flags, entered_flags};
 
 use crate::{
     event::{Event, Role, owner_is_known},
+    failures::{Cause, Failures, Program},
     filter::{self, Selection, Verdict},
     path::{self, Block, EntryPath, Outcome},
     peer::{
-        Group, GroupBy, Past, Peer, PeerTable, Prefixes, Refused, history::Entry, minutes::Memory,
-        minutes::Minute,
+        Cookies, Counts, Group, GroupBy, Netns, Past, Peer, PeerTable, Prefixes, Refused,
+        entry::{Entry, SpaceKey},
+        minutes::{Memory, Minute},
+        spaces::{Hold, NO_SPACE},
     },
-    track::{EndResult, EnterResult, LiveSockets, Tracked},
+    track::{Due, EndResult, EnterResult, Holding, LiveSockets, Tracked},
     units::{Hz, TCP_TIMEWAIT_LEN_MS},
 };
+use unfollowed::Unfollowed;
 
 /// How events are grouped and how much is kept.
 #[derive(Clone, Debug)]
@@ -96,13 +102,17 @@ const LEFT_OUT: u32 = Tracked::MAX_ROW;
 pub struct Aggregate {
     settings: Settings,
     table: PeerTable,
+    /// Which namespace has which number.
+    cookies: Cookies,
     /// The sockets that are not.
     left_out: Peer,
     /// Ends and refusals left out because it is not known whether their sockets match.
     undecided: u64,
+    /// Calls that failed.
+    failures: Failures,
     live: LiveSockets,
     /// Sockets that are counted as live but not followed, by the cap.
-    unfollowed: u64,
+    unfollowed: Unfollowed,
     /// Ends healed: sockets whose end was lost and that are counted as unknown.
     healed: u64,
     /// Ends of sockets that nobody saw enter and that were not there at the start, in namespaces
@@ -110,6 +120,8 @@ pub struct Aggregate {
     unseen_ends: u64,
     /// Records that said what another had said before.
     duplicates: u64,
+    /// Whether a `connect()` that chose its port was seen to take a FIN_WAIT2 mini-socket's.
+    fin_wait2_taken: bool,
     /// Sockets that entered before this moment and are not followed belong to before the feed.
     began_ns: u64,
     /// Ends before this moment of sockets not followed belong to before the session.
@@ -123,18 +135,21 @@ impl Aggregate {
             table: PeerTable::with_capacity(settings.max_peers, settings.memory),
             live: LiveSockets::with_capacity(settings.max_live),
             settings,
+            cookies: Cookies::default(),
             left_out: Peer::new(Group::LeftOut),
             undecided: 0,
-            unfollowed: 0,
+            failures: Failures::default(),
+            unfollowed: Unfollowed::default(),
             healed: 0,
             unseen_ends: 0,
             duplicates: 0,
+            fin_wait2_taken: false,
             began_ns: 0,
             ready_ns: 0,
         }
     }
 
-    /// Remembers as much from now on.
+    /// Changes how much is remembered; what is too much now is forgotten.
     pub fn set_memory(&mut self, memory: Memory) {
         self.settings.memory = memory;
         self.table.set_memory(memory);
@@ -159,6 +174,11 @@ impl Aggregate {
                 self.enter(entered, event.role(), matches!(event, Event::Present(_)))
             }
             Event::Ended(ended) => self.end(ended, event.role()),
+            // Counted by the kernel side, of which this is a sample: see `fail`.
+            Event::Failed(_) => {
+                let socket = filter::Socket::from(event);
+                return self.settings.selection.here.matches(&socket) == Verdict::Yes;
+            }
         };
         row.is_some_and(|row| row != LEFT_OUT)
     }
@@ -166,117 +186,125 @@ impl Aggregate {
     /// Answers the row that an entry was counted in, if it was.
     fn enter(&mut self, entered: &Entered, role: Role, present: bool) -> Option<u32> {
         let path = path::at_entry(entered, role);
-        let blocked = path.blocked.is_some();
-        let followed = entered.header.flags & entered_flags::FOLLOWED != 0;
+        let hold = hold(entered, &path);
         // A socket that was there was allocated, whatever its record says.
         let overflow = !present && entered.header.flags & entered_flags::OVERFLOW != 0;
-        let untracked = entered.header.flags & entered_flags::UNTRACKED != 0;
-        let entry_known = entered.header.flags & entered_flags::ENTRY_KNOWN != 0;
-        let mut row = self.row_of_entry(entered, role);
-        let mut stuck = false;
-        let mut lives = true;
-        if overflow {
-            // No socket came of it: there is nothing to follow.
-            lives = false;
-        } else if followed && !untracked {
-            let entered_ns = if present && !entry_known { 0 } else { entered.mono_ns };
-            match self.live.enter(
-                entered.tw,
-                Tracked { entered_ns, row, netns: entered.header.netns, blocked },
-            ) {
-                EnterResult::Followed => stuck = blocked,
-                EnterResult::Displaced(before) => {
-                    self.heal(before);
-                    stuck = blocked;
-                }
-                EnterResult::AlreadyEnded(group) => {
-                    // The end was booked as that of a lost entry, which turned up after all: it
-                    // belongs in the row where the end is.
-                    self.offer(row);
-                    row = self.row_with_entry_lost(&group);
-                    self.row(row).tally.found_entry();
-                    lives = false;
-                }
-                EnterResult::Duplicate => {
-                    self.duplicates += 1;
-                    self.offer(row);
-                    return None;
-                }
-                EnterResult::Full => self.unfollowed += 1,
-            }
-        } else if self.settings.follow_ends {
-            self.unfollowed += 1;
-        }
+        let Settled { row, followed, lives } =
+            self.settle(entered, role, hold, if overflow { None } else { Some(present) })?;
 
         let hz = self.settings.hz;
         let peer = self.row(row);
         peer.last_ns = peer.last_ns.max(entered.mono_ns);
-        peer.history.stuck += u64::from(stuck);
         // Where no bucket was left there is no socket that could hold the port.
-        let entry = history_entry(entered, &path, overflow);
-        if present {
+        let entry = history_entry(entered, role, &path, overflow);
+        let space = if present {
             peer.tally.count().present += 1;
-            let left_ns = hz.millis(entered.armed) * 1_000_000;
-            let lived_ns = (TCP_TIMEWAIT_LEN_MS * 1_000_000).saturating_sub(left_ns);
-            let mono_ns = if entry_known {
-                entered.mono_ns
-            } else {
-                entered.mono_ns.saturating_sub(lived_ns)
-            };
-            peer.history.present(&Entry { mono_ns, ..entry });
+            peer.history.present(&Entry { mono_ns: began_ns(hz, entered), ..entry })
+        } else {
+            peer.history.enter(&entry)
+        };
+        if followed {
+            peer.history.live(space, hold);
+        }
+        if present {
             return Some(row);
         }
-        peer.history.enter(&entry);
-        let counts = peer.tally.count();
-        counts.entered += 1;
-        counts.fin_wait2 += u32::from(entered.header.state == TCP_FIN_WAIT2);
-        counts.negotiated += u32::from(entered.header.flags & entered_flags::TSTAMP_OK != 0);
-        counts.with_timestamps += u32::from(path.eligible == Some(true));
-        counts.without_timestamps += u32::from(path.eligible == Some(false));
-        counts.eligible += u32::from(path.eligible == Some(true));
-        counts.allowed += u32::from(path.allowed == Some(true));
-        counts.overflow += u32::from(overflow);
-        if let Some(block) = path.blocked {
-            counts.blocked[block as usize] += 1;
-        }
-        if entered.rto != 0 {
-            peer.rto_ms = millis(hz, entered.rto);
-            peer.rto_max_ms = peer.rto_max_ms.max(peer.rto_ms);
-        }
-        if entered.armed != 0 && entered.header.state == TCP_TIME_WAIT {
-            peer.scheduled_ms = millis(hz, entered.armed);
-            peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
-        }
+        count_entry(peer.tally.count(), entered, &path, overflow);
+        note_timers(peer, hz, entered);
         if !lives {
             self.offer(row);
         }
         if let Some(minute) = self.minute(row, entered.mono_ns) {
             add(&mut minute.entered, 1);
-            add(&mut minute.without_timestamps, u64::from(path.eligible == Some(false)));
-            add(&mut minute.blocked, u64::from(blocked));
+            add(&mut minute.without_timestamps, u64::from(path.timestamps == Some(false)));
+            add(&mut minute.blocked, u64::from(path.blocked.is_some()));
             add(&mut minute.overflow, u64::from(overflow));
         }
         Some(row)
     }
 
+    /// Finds the row of a socket and follows it there. `present` says whether it was there at the
+    /// start; it is `None` where no socket came of the entry. Answers nothing if it was told twice.
+    fn settle(
+        &mut self,
+        entered: &Entered,
+        role: Role,
+        hold: Hold,
+        present: Option<bool>,
+    ) -> Option<Settled> {
+        let flag = |flag: u16| entered.header.flags & flag != 0;
+        let follows = flag(entered_flags::FOLLOWED) && !flag(entered_flags::UNTRACKED);
+        let Some(present) = present else {
+            let row = self.row_of_entry(entered, role);
+            return Some(Settled { row, followed: false, lives: false });
+        };
+        if !follows {
+            let row = if self.settings.follow_ends {
+                // Its end will not tell more than both ends of the connection.
+                let role = Role::of(&entered.flow, PortChoice::Unknown).0;
+                let row = self.row_of_unfollowed(entered, role);
+                self.unfollowed.enter(row, entered.header.netns);
+                row
+            } else {
+                self.row_of_entry(entered, role)
+            };
+            return Some(Settled { row, followed: false, lives: true });
+        }
+        let row = self.row_of_entry(entered, role);
+        let entered_ns =
+            if present && !flag(entered_flags::ENTRY_KNOWN) { 0 } else { entered.mono_ns };
+        let (port, due) = (entered.flow.local_port, self.due(entered));
+        let space = self.row(row).history.space_of(&space(entered, role));
+        let holding = Holding { space, hold, port, due };
+        let tracked = Tracked { entered_ns, row, netns: entered.header.netns, holding };
+        match self.live.enter(entered.tw, tracked) {
+            EnterResult::Followed => Some(Settled { row, followed: true, lives: true }),
+            EnterResult::Displaced(before) => {
+                self.heal(before);
+                Some(Settled { row, followed: true, lives: true })
+            }
+            EnterResult::AlreadyEnded(group) => {
+                // The end was booked as that of a lost entry, which turned up after all: it
+                // belongs in the row where the end is.
+                self.offer(row);
+                let row = self.row_with_entry_lost(&group);
+                self.row(row).tally.found_entry();
+                Some(Settled { row, followed: false, lives: false })
+            }
+            EnterResult::Duplicate => {
+                self.duplicates += 1;
+                self.offer(row);
+                None
+            }
+            EnterResult::Full => {
+                self.offer(row);
+                let row = self.row_of_unfollowed(entered, role);
+                self.unfollowed.enter(row, entered.header.netns);
+                Some(Settled { row, followed: false, lives: true })
+            }
+        }
+    }
+
     /// Answers the row that an end was counted in, if it was.
     fn end(&mut self, ended: &Ended, role: Role) -> Option<u32> {
         let outcome = path::at_end(ended, self.settings.recycle_exists, self.settings.hz);
-        let mut blocked = false;
+        let mut holding = Holding { space: NO_SPACE, ..Holding::default() };
+        // Whether a reason was counted at its entry that nobody remembers.
+        let mut judged = false;
         let row = if ended.header.flags & ended_flags::UNTRACKED != 0 {
             if ended.mono_ns < self.ready_ns {
                 return None;
             }
-            if self.unfollowed == 0 {
+            judged = true;
+            let Some(row) = self.unfollow(ended, role) else {
                 self.unseen_ends += 1;
                 return None;
-            }
-            self.unfollowed -= 1;
-            self.row_of_end(ended, role)
+            };
+            row
         } else {
             match self.live.end(ended.tw, ended.entered_ns) {
                 EndResult::Known(socket) => {
-                    blocked = socket.blocked;
+                    holding = socket.holding;
                     socket.row
                 }
                 EndResult::Displaced(before) => {
@@ -284,9 +312,9 @@ impl Aggregate {
                     self.orphan(ended, role)
                 }
                 // Beyond our own cap, though the kernel side followed it.
-                EndResult::Orphan if self.unfollowed > 0 => {
-                    self.unfollowed -= 1;
-                    self.row_of_end(ended, role)
+                EndResult::Orphan if let Some(row) = self.unfollow(ended, role) => {
+                    judged = true;
+                    row
                 }
                 EndResult::Orphan if (1..self.began_ns).contains(&ended.entered_ns) => {
                     self.unseen_ends += 1;
@@ -301,15 +329,22 @@ impl Aggregate {
         };
 
         let hz = self.settings.hz;
+        let bound = ended.header.flags & ended_flags::BOUND != 0;
+        self.fin_wait2_taken |=
+            outcome == Outcome::Reused && ended.header.state == TCP_FIN_WAIT2 && !bound;
+        // One reason for each socket; and none of a kernel that was seen to take such sockets over.
+        let judged = judged || holding.hold.is(Hold::BLOCKED) || self.fin_wait2_taken;
         let peer = self.row(row);
         peer.last_ns = peer.last_ns.max(ended.mono_ns);
         let counts = peer.tally.count();
         counts.ended[outcome as usize] += 1;
-        if ended.header.state == TCP_FIN_WAIT2 && !blocked {
+        counts.promoted += u32::from(ended.header.flags & ended_flags::PROMOTED != 0);
+        if ended.header.state == TCP_FIN_WAIT2 && !judged {
             counts.blocked[Block::FinWait2 as usize] += 1;
         }
         peer.tally.add_rearms(ended.rearms);
-        peer.history.end(ended.mono_ns, blocked);
+        let when = Some((ended.mono_ns, outcome.is_early()));
+        peer.history.end(holding.space, holding.hold, when);
         let flag = |flag: u16| ended.header.flags & flag != 0;
         let promotion = u32::from(flag(ended_flags::PROMOTED));
         let in_time_wait = ended.header.state == TCP_TIME_WAIT;
@@ -320,18 +355,15 @@ impl Aggregate {
         if ended.entered_ns != 0 {
             peer.lifetimes.record(ended.mono_ns.saturating_sub(ended.entered_ns) / 1_000_000);
         }
-        if ended.last_armed != 0 && ended.header.state == TCP_TIME_WAIT {
+        // Of a socket that was there at the start only what was left of its timer is known.
+        let armed_here = !flag(ended_flags::PRESENT) || ended.rearms > 0;
+        if ended.last_armed != 0 && armed_here && ended.header.state == TCP_TIME_WAIT {
             peer.scheduled_ms = millis(hz, ended.last_armed);
             peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
         }
         self.offer(row);
         if let Some(minute) = self.minute(row, ended.mono_ns) {
-            let count = match outcome {
-                Outcome::Recycled | Outcome::Reused | Outcome::Replaced => &mut minute.fast,
-                Outcome::TwoMsl => &mut minute.two_msl,
-                _ => &mut minute.other,
-            };
-            add(count, 1);
+            add(minute.ended(outcome.class()), 1);
         }
         Some(row)
     }
@@ -351,18 +383,8 @@ impl Aggregate {
         let peer = self.row(socket.row);
         peer.tally.count().ended[Outcome::Unknown as usize] += 1;
         // When it ended is not known, so it is in no rate.
-        peer.history.stuck = peer.history.stuck.saturating_sub(u64::from(socket.blocked));
+        peer.history.end(socket.holding.space, socket.holding.hold, None);
         self.offer(socket.row);
-    }
-
-    /// Followed sockets that entered before `before_ns` and for which `lives` says no. Ends of
-    /// some may still be on their way: apply those first, then [`Aggregate::heal_vanished`].
-    pub fn vanished(
-        &self,
-        before_ns: u64,
-        lives: impl FnMut(u64, Tracked) -> bool,
-    ) -> Vec<(u64, u64)> {
-        self.live.vanished(before_ns, lives)
     }
 
     /// Books those of the vanished sockets whose end has not come in since as ended unseen.
@@ -376,6 +398,16 @@ impl Aggregate {
             }
         }
         healed
+    }
+
+    /// Takes note that in a namespace not more than so many sockets live that are not followed: the
+    /// others ended unseen.
+    pub fn heal_unfollowed(&mut self, netns: u32, most: u64) {
+        for (row, gone) in self.unfollowed.rebase(netns, most) {
+            self.healed += gone;
+            self.row(row).tally.edit(|counts| counts.ended[Outcome::Unknown as usize] += gone);
+            self.offer(row);
+        }
     }
 
     /// Takes in what was known of peers before the session, where rows are peers.
@@ -393,9 +425,9 @@ impl Aggregate {
         let group = match self.settings.group_by {
             _ if !selected => Group::LeftOut,
             GroupBy::Peer => Group::peer(key.netns, Role::Client, key.remote, key.remote_port),
-            GroupBy::Addr => Group::Addr { netns: key.netns, address: key.remote },
+            GroupBy::Addr => Group::Addr { netns: key.netns.into(), address: key.remote },
             GroupBy::Subnet => Group::subnet(key.netns, key.remote, self.settings.prefixes),
-            GroupBy::Netns => Group::Netns(key.netns),
+            GroupBy::Netns => Group::Netns(key.netns.into()),
             GroupBy::Cgroup | GroupBy::Uid => Group::UnknownOwner,
         };
         let row = self.slot(group);
@@ -412,6 +444,49 @@ impl Aggregate {
         }
     }
 
+    /// Adds failed calls of one place, cause and program.
+    pub fn fail(&mut self, counted: &(FailureKey, Failure)) {
+        let (key, failure) = counted;
+        let selected = self.selects(counted);
+        if selected {
+            self.failures.take(key, failure);
+        }
+        let Some(cause) = Cause::of(key.result) else { return };
+        let (netns, connect) = (key.netns, cause != Cause::AddressInUse);
+        let program =
+            Program::of(key.pid, failure.comm, failure.uid, failure.cgroup, failure.flags);
+        let group = match self.settings.group_by {
+            _ if !selected => Group::LeftOut,
+            GroupBy::Netns => Group::Netns(netns.into()),
+            GroupBy::Uid => program.uid.map_or(Group::UnknownOwner, Group::Uid),
+            GroupBy::Cgroup => program.cgroup.map_or(Group::UnknownOwner, Group::Cgroup),
+            // A bind() has no peer.
+            _ if !connect => return,
+            GroupBy::Peer => Group::peer(netns, Role::Client, key.remote, key.remote_port),
+            GroupBy::Addr => Group::Addr { netns: netns.into(), address: key.remote },
+            GroupBy::Subnet => Group::subnet(netns, key.remote, self.settings.prefixes),
+        };
+        let row = self.slot(group);
+        let peer = self.row(row);
+        peer.tally.edit(|counts| counts.failed.by_cause[cause as usize] += failure.count);
+        peer.last_ns = peer.last_ns.max(failure.last_ns);
+        self.offer(row);
+    }
+
+    /// The calls that failed.
+    pub const fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
+    /// When a socket's timer runs out, as far as its entry tells.
+    fn due(&self, entered: &Entered) -> Due {
+        let left_ms = match entered.armed {
+            0 if entered.header.kind != Kind::Present as u8 => TCP_TIMEWAIT_LEN_MS,
+            _ => left_ms(self.settings.hz, entered),
+        };
+        Due::at(entered.mono_ns.saturating_add(left_ms * 1_000_000))
+    }
+
     /// The minute of a row that is shown.
     fn minute(&mut self, row: u32, mono_ns: u64) -> Option<&mut Minute> {
         (row != LEFT_OUT).then(|| self.table.minute(row, mono_ns))
@@ -421,24 +496,41 @@ impl Aggregate {
         let event = Event::Entered(*entered);
         let owner_known = owner_is_known(entered);
         let selected = self.selects(&event);
+        let netns = self.namespace(entered.header.netns, entered.netns_cookie);
         let group = match self.settings.group_by {
             _ if !selected => Group::LeftOut,
             GroupBy::Cgroup if owner_known => Group::Cgroup(entered.cgroup),
             GroupBy::Uid if owner_known => Group::Uid(entered.uid),
-            _ => self.group_by_address(entered.header.netns, &entered.flow, role),
+            _ => self.group_by_address(netns, &entered.flow, role),
         };
         self.slot(group)
     }
 
-    fn row_of_end(&mut self, ended: &Ended, role: Role) -> u32 {
-        let group = self.group_of_end(ended, role);
-        self.slot(group)
+    /// The row of an entry whose end will tell the ends of the connection, and not whose it was.
+    fn row_of_unfollowed(&mut self, entered: &Entered, role: Role) -> u32 {
+        let selected = self.selects(&Event::Entered(*entered));
+        let netns = self.namespace(entered.header.netns, entered.netns_cookie);
+        let group = self.group_by_address(netns, &entered.flow, role);
+        self.slot(if selected { group } else { Group::LeftOut })
+    }
+
+    /// The row that the end of a socket not followed is counted in; `None` if there is no such socket.
+    fn unfollow(&mut self, ended: &Ended, role: Role) -> Option<u32> {
+        if self.unfollowed.total() == 0 {
+            return None;
+        }
+        let row = match self.group_of_end(ended, role) {
+            Group::LeftOut => Some(LEFT_OUT),
+            group => self.table.find_row(&group),
+        };
+        self.unfollowed.end(row, ended.header.netns)
     }
 
     /// The group of a socket of which no more than its end is known.
     fn group_of_end(&mut self, ended: &Ended, role: Role) -> Group {
         if self.selects(&Event::Ended(*ended)) {
-            self.group_by_address(ended.header.netns, &ended.flow, role)
+            let netns = self.namespace(ended.header.netns, ended.netns_cookie);
+            self.group_by_address(netns, &ended.flow, role)
         } else {
             Group::LeftOut
         }
@@ -477,7 +569,7 @@ impl Aggregate {
     }
 
     /// The group of a connection whose owner is not known or does not matter.
-    fn group_by_address(&self, netns: u32, flow: &Flow, role: Role) -> Group {
+    fn group_by_address(&self, netns: Netns, flow: &Flow, role: Role) -> Group {
         match self.settings.group_by {
             GroupBy::Peer => Group::peer(netns, role, flow.remote, flow.remote_port),
             GroupBy::Addr => Group::Addr { netns, address: flow.remote },
@@ -485,6 +577,23 @@ impl Aggregate {
             GroupBy::Netns => Group::Netns(netns),
             GroupBy::Cgroup | GroupBy::Uid => Group::UnknownOwner,
         }
+    }
+
+    /// The namespace with that number and cookie. Of one that is seen to be another than the one
+    /// that had the number before nothing is known yet.
+    pub fn namespace(&mut self, inum: u32, cookie: u64) -> Netns {
+        let (netns, gone) = self.cookies.of(inum, cookie);
+        if let Some(gone) = gone {
+            self.table.retire(gone);
+            self.live.retire(gone);
+            self.failures.retire(inum);
+        }
+        netns
+    }
+
+    /// The cookie of a namespace, if it is known.
+    pub fn cookie(&self, netns: Netns) -> Option<u64> {
+        self.cookies.get(netns)
     }
 
     /// The rows.
@@ -507,6 +616,16 @@ impl Aggregate {
         &self.settings
     }
 
+    /// Whether a `connect()` that chose its port was seen to take a FIN_WAIT2 mini-socket's.
+    pub const fn fin_wait2_taken(&self) -> bool {
+        self.fin_wait2_taken
+    }
+
+    /// The sockets followed.
+    pub const fn sockets(&self) -> &LiveSockets {
+        &self.live
+    }
+
     /// The sockets followed, by address, in no order.
     pub fn live(&self) -> impl Iterator<Item = (u64, Tracked)> {
         self.live.iter()
@@ -519,7 +638,12 @@ impl Aggregate {
 
     /// Live sockets that are counted but not followed, by the cap: their lifetimes are sampled.
     pub const fn unfollowed(&self) -> u64 {
-        self.unfollowed
+        self.unfollowed.total()
+    }
+
+    /// How many of those there were ever.
+    pub const fn unfollowed_ever(&self) -> u64 {
+        self.unfollowed.entered()
     }
 
     /// Sockets whose end was lost and that are counted as unknown.
@@ -541,12 +665,29 @@ impl Aggregate {
     pub fn conservation(&self) -> Conservation {
         let mut sum = self.table.sum().counts();
         sum += &self.left_out.counts();
-        let live = self.live.len() as u64 + self.unfollowed;
+        let live = self.live.len() as u64 + self.unfollowed.total();
         Conservation {
             came: sum.present + sum.entered + sum.entry_lost,
             went_or_lives: live + sum.ended_total() + sum.overflow,
         }
     }
+}
+
+/// What is left of a timer, milliseconds: 0 of one that is overdue.
+fn left_ms(hz: Hz, entered: &Entered) -> u64 {
+    i32::try_from(entered.armed).map_or(0, |armed| hz.millis(armed.unsigned_abs()))
+}
+
+/// What a socket is to others that want its port.
+fn hold(entered: &Entered, path: &EntryPath) -> Hold {
+    let reuseaddr = entered.header.flags & entered_flags::REUSEADDR != 0;
+    Hold::default()
+        .with(Hold::ELIGIBLE, path.eligible == Some(true))
+        .with(Hold::ALLOWED, path.allowed == Some(true))
+        .with(Hold::UNKNOWN, path.allowed.is_none())
+        .with(Hold::FIN_WAIT2, entered.header.state == TCP_FIN_WAIT2)
+        .with(Hold::REUSEADDR, reuseaddr)
+        .with(Hold::BLOCKED, path.blocked.is_some())
 }
 
 /// Milliseconds of a timeout; 49 days and more are 49 days.
@@ -559,15 +700,82 @@ fn add(count: &mut u32, more: u64) {
     *count = count.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
 }
 
+/// Where the port of a socket is scarce. Of one whose full socket was not seen its bucket tells
+/// whether `connect()` chose the port, and nothing who did if not: a client's is taken for one of
+/// `bind(address, 0)`, which is what holds most.
+fn space(entered: &Entered, role: Role) -> SpaceKey {
+    let flag = |flag: u16| entered.header.flags & flag != 0;
+    let known = !flag(entered_flags::TIMESTAMPS_UNKNOWN);
+    let chosen = match PortChoice::from_u8(entered.chosen) {
+        PortChoice::Unknown if role == Role::Server => PortChoice::Accepted,
+        PortChoice::Bind if role == Role::Server => PortChoice::Accepted,
+        PortChoice::Unknown if known && flag(entered_flags::NEGOTIATED_UNKNOWN) => PortChoice::Bind,
+        PortChoice::Unknown => PortChoice::Connect,
+        chosen => chosen,
+    };
+    let range = match chosen {
+        PortChoice::Accepted => (entered.flow.local_port, entered.flow.local_port),
+        _ if flag(entered_flags::OWN_RANGE) => (entered.flow.port_low, entered.flow.port_high),
+        _ => (0, 0),
+    };
+    SpaceKey { local: entered.flow.local, chosen, range }
+}
+
+/// Where an entry was put.
+struct Settled {
+    /// Its row.
+    row: u32,
+    /// Its socket is followed, and holds its port.
+    followed: bool,
+    /// A socket came of it that has not ended.
+    lives: bool,
+}
+
+/// When a socket that was there entered, as far as its timer tells.
+fn began_ns(hz: Hz, entered: &Entered) -> u64 {
+    if entered.header.flags & entered_flags::ENTRY_KNOWN != 0 {
+        return entered.mono_ns;
+    }
+    let left_ns = left_ms(hz, entered) * 1_000_000;
+    entered.mono_ns.saturating_sub((TCP_TIMEWAIT_LEN_MS * 1_000_000).saturating_sub(left_ns))
+}
+
+/// Counts an entry, and what is known of it then.
+fn count_entry(counts: &mut Counts<u32>, entered: &Entered, path: &EntryPath, overflow: bool) {
+    counts.entered += 1;
+    counts.fin_wait2 += u32::from(entered.header.state == TCP_FIN_WAIT2);
+    counts.with_timestamps += u32::from(path.timestamps == Some(true));
+    counts.without_timestamps += u32::from(path.timestamps == Some(false));
+    counts.eligible += u32::from(path.eligible == Some(true));
+    counts.allowed += u32::from(path.allowed == Some(true));
+    counts.overflow += u32::from(overflow);
+    if let Some(block) = path.blocked {
+        counts.blocked[block as usize] += 1;
+    }
+}
+
+/// Notes the connection's timeout and what its timer was armed with, if they were seen.
+fn note_timers(peer: &mut Peer, hz: Hz, entered: &Entered) {
+    if entered.rto != 0 {
+        peer.rto_ms = millis(hz, entered.rto);
+        peer.rto_max_ms = peer.rto_max_ms.max(peer.rto_ms);
+    }
+    if entered.armed != 0 && entered.header.state == TCP_TIME_WAIT {
+        peer.scheduled_ms = millis(hz, entered.armed);
+        peer.scheduled_max_ms = peer.scheduled_max_ms.max(peer.scheduled_ms);
+    }
+}
+
 /// An entry as a row's history wants it.
-fn history_entry(entered: &Entered, path: &EntryPath, overflow: bool) -> Entry {
+fn history_entry(entered: &Entered, role: Role, path: &EntryPath, overflow: bool) -> Entry {
     Entry {
         mono_ns: entered.mono_ns,
-        with_timestamps: path.eligible == Some(true),
-        timestamps_unknown: path.eligible.is_none(),
+        with_timestamps: path.timestamps == Some(true),
+        timestamps_unknown: path.timestamps.is_none(),
         blocked: path.blocked.is_some() && !overflow,
-        autobound: entered.header.flags & entered_flags::AUTOBOUND != 0,
-        local: entered.flow.local,
+        fin_wait2: entered.header.state == TCP_FIN_WAIT2 && !overflow,
+        autobound: entered.chosen == PortChoice::Connect as u8,
+        space: space(entered, role),
         local_port: entered.flow.local_port,
         remote_port: entered.flow.remote_port,
     }

@@ -7,14 +7,15 @@ use std::{
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-pub use crate::peer::PeerAddress;
+pub use crate::filter::PeerAddress;
 use crate::{
-    config::Flags,
+    attached::TypesFrom,
+    config::{Attach, Flags, Key, WhichObject, parse, ring_bytes, value::Value},
     filter::{Expr, FilterError, Op, Side, Term},
-    kernel::{Backend, ObjectKind},
     peer::GroupBy,
     summary::SortKey,
     view::{ExportFormat, Format, ReportFormat},
@@ -24,7 +25,13 @@ use crate::{
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "twtrace",
-    version = concat!(env!("CARGO_PKG_VERSION"), " (kernel programs built by ", env!("TWTRACE_BPF_TOOLCHAIN"), ")"),
+    version = env!("CARGO_PKG_VERSION"),
+    long_version = concat!(
+        env!("CARGO_PKG_VERSION"),
+        "\ncommit: ", env!("TWTRACE_COMMIT"),
+        "\nkernel programs: ringbuf ", env!("TWTRACE_RINGBUF"), ", perf ", env!("TWTRACE_PERF"),
+        "\nthose built by: ", env!("TWTRACE_BPF_TOOLCHAIN"),
+    ),
     after_help = "Exit status: 0 done, 1 failure, 2 usage; with `-- CMD`, that of the command.\n\
         twtrace only reads: it never changes a setting and never closes a socket."
 )]
@@ -104,22 +111,22 @@ pub struct ObserveArgs {
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
     /// Only this network namespace: a name of `ip netns`, an inode number, or a path.
-    #[arg(long, value_name = "NETNS")]
+    #[arg(long, value_name = "NETNS", help = Key::help_of("netns", "none"))]
     pub netns: Option<String>,
     /// How to attach to the kernel; auto takes the cheapest way that works.
-    #[arg(long, value_name = "HOW", default_value = "auto")]
-    pub attach: Attach,
+    #[arg(long, value_name = "HOW", help = Key::help_of("attach", "auto"))]
+    pub attach: Option<Attach>,
     /// Which kernel programs to load; auto takes those for ring buffers where the kernel has them.
-    #[arg(long, value_name = "WHICH", default_value = "auto")]
-    pub object: WhichObject,
-    /// Take the kernel's types from this file instead of /sys/kernel/btf/vmlinux; none does without.
-    #[arg(long, value_name = "FILE")]
-    pub btf: Option<PathBuf>,
+    #[arg(long, value_name = "WHICH", help = Key::help_of("object", "auto"))]
+    pub object: Option<WhichObject>,
+    /// Where the kernel's types are taken from.
+    #[arg(long, value_name = "FILE", help = Key::help_of("btf", "auto"), value_hint = clap::ValueHint::FilePath, value_parser = parse_btf)]
+    pub btf: Option<TypesFrom>,
     /// Most sockets followed at once; beyond, counts stay right and lifetimes are sampled.
-    #[arg(long, value_name = "N", default_value_t = MAX_LIVE, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
-    pub max_live: u32,
-    /// Whether to ask the host's daemon: auto does if one answers and nothing here needs the
-    /// kernel programs to be loaded anew.
+    #[arg(long, value_name = "N", help = Key::help_of("max_live", MAX_LIVE), value_parser = parse::max_live)]
+    pub max_live: Option<u32>,
+    /// Whether to ask the host's daemon: auto does if one answers and nothing here needs kernel
+    /// programs of its own, as --attach, --object, --btf, --max-live, --buffer and --record do.
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub daemon: AskDaemon,
     /// The daemon's socket.
@@ -133,8 +140,8 @@ pub struct ObserveArgs {
     #[arg(long, value_name = "TIMES", value_parser = parse_speed)]
     pub speed: Option<f64>,
     /// Size of the event buffer, rounded up to a power of two.
-    #[arg(long, value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub buffer: u32,
+    #[arg(long, value_name = "SIZE", help = Key::help_of("buffer", BUFFER), value_parser = parse::buffer)]
+    pub buffer: Option<ByteSize>,
 }
 
 /// What is kept of a session.
@@ -159,21 +166,11 @@ pub enum AskDaemon {
     Never,
 }
 
-/// How to attach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Attach {
-    /// The first of the others that works.
-    Auto,
-    /// BPF trampolines.
-    Fentry,
-    /// kprobes.
-    Kprobe,
-    /// Timer and socket tracepoints.
-    Tracepoint,
-}
-
-/// Most sockets followed unless the user says otherwise.
-const MAX_LIVE: u32 = 262_144;
+/// Most sockets followed unless the user says otherwise: as many as of the daemon.
+const MAX_LIVE: &str = "262144";
+/// The event buffer unless the user says otherwise: twice the daemon's, as it is there for minutes
+/// and not for months, and a screen may be drawn meanwhile.
+const BUFFER: &str = "8MiB";
 
 impl ObserveArgs {
     /// All of a recording, as fast as it goes.
@@ -181,55 +178,45 @@ impl ObserveArgs {
         Self {
             duration: None,
             netns: None,
-            attach: Attach::Auto,
-            object: WhichObject::Auto,
+            attach: None,
+            object: None,
             btf: None,
-            max_live: MAX_LIVE,
+            max_live: None,
             daemon: AskDaemon::Never,
             socket: DEFAULT_SOCKET.into(),
             replay: Some(file),
             speed: None,
-            buffer: 1,
+            buffer: None,
         }
     }
 
-    /// Whether something is asked for that only programs loaded for this session can give.
-    pub fn needs_own_programs(&self) -> bool {
-        self.attach != Attach::Auto || self.object != WhichObject::Auto || self.btf.is_some()
+    /// The flags that say something of kernel programs, and would have no effect on those of a daemon.
+    pub fn of_own_programs(&self) -> Vec<&'static str> {
+        let given = [
+            ("--attach", self.attach.is_some_and(|attach| attach != Attach::Auto)),
+            ("--object", self.object.is_some_and(|object| object != WhichObject::Auto)),
+            ("--btf", self.btf.as_ref().is_some_and(|btf| *btf != TypesFrom::Kernel)),
+            ("--max-live", self.max_live.is_some()),
+            ("--buffer", self.buffer.is_some()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
     }
-}
 
-impl Attach {
-    /// The only way to try, if the user named one.
-    pub const fn only(self) -> Option<Backend> {
-        match self {
-            Self::Auto => None,
-            Self::Fentry => Some(Backend::Fentry),
-            Self::Kprobe => Some(Backend::Kprobe),
-            Self::Tracepoint => Some(Backend::Tracepoint),
-        }
+    /// The only network namespace meant, if one is.
+    pub fn only_netns(&self) -> Option<String> {
+        self.netns.as_deref().and_then(|name| parse::netns(name).ok().flatten())
     }
-}
 
-/// Which kernel programs to load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WhichObject {
-    /// By what the kernel can do.
-    Auto,
-    /// For kernels with ring buffers and type information, 5.8 on.
-    Ringbuf,
-    /// For kernels from 4.4 on.
-    Perf,
-}
+    /// Most sockets followed at once.
+    pub fn most_live(&self) -> u32 {
+        let default = || parse::max_live(MAX_LIVE).expect("a test reads it");
+        self.max_live.unwrap_or_else(default)
+    }
 
-impl WhichObject {
-    /// The only object to load, if the user named one.
-    pub const fn only(self) -> Option<ObjectKind> {
-        match self {
-            Self::Auto => None,
-            Self::Ringbuf => Some(ObjectKind::RingBuf),
-            Self::Perf => Some(ObjectKind::Perf),
-        }
+    /// Size of the event buffer, bytes: a power of two.
+    pub fn buffer_bytes(&self) -> u32 {
+        let default = || parse::buffer(BUFFER).expect("a test reads it");
+        ring_bytes(self.buffer.unwrap_or_else(default))
     }
 }
 
@@ -276,7 +263,7 @@ pub struct WatchArgs {
     #[arg(long, value_name = "KEY", default_value = "entered")]
     pub sort: SortKey,
     /// Most rows kept; the others are counted together.
-    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    #[arg(long, value_name = "N", help = Key::of("max_peers").map(|key| key.help.trim()), default_value_t = 65_536, value_parser = parse::max_peers)]
     pub max_peers: usize,
     /// Entries only, at the lowest cost: what lives and how it ends stays unknown.
     #[arg(long)]
@@ -331,10 +318,10 @@ pub struct RecordArgs {
     /// Which sockets, and how.
     #[command(flatten)]
     pub observe: ObserveArgs,
-    /// Begin another file when this one is that large, such as 64MiB; the one before becomes
-    /// FILE.1, and so on.
-    #[arg(long, value_name = "SIZE")]
-    pub rotate: Option<bytesize::ByteSize>,
+    /// Begin another file when this one is that large, such as 64MiB; a number alone is MiB. The one
+    /// before becomes FILE.1, and so on.
+    #[arg(long, value_name = "SIZE", value_parser = <ByteSize as Value>::read)]
+    pub rotate: Option<ByteSize>,
     /// Most files kept, the one being written among them.
     #[arg(long, value_name = "N", default_value_t = 8, requires = "rotate", value_parser = parse_keep)]
     pub keep: usize,
@@ -447,7 +434,7 @@ pub struct CheckArgs {
     /// WARNING above this share of a limit: ports of a peer, tcp_max_tw_buckets, nf_conntrack_max.
     #[arg(long, value_name = "PERCENT", default_value_t = 70)]
     pub warn: u32,
-    /// CRITICAL above this share of a limit.
+    /// CRITICAL above this share of a limit; from 90 on only where what is left is not known to do.
     #[arg(long, value_name = "PERCENT", default_value_t = 90)]
     pub crit: u32,
 }
@@ -459,6 +446,14 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>()
         .map(crate::filter::canonical)
         .map_err(|_| "give an address or a network, such as 10.2.0.0/16 or 2001:db8::/32".into())
+}
+
+/// A file may be named from where one stands; the daemon stands nowhere.
+fn parse_btf(text: &str) -> Result<TypesFrom, String> {
+    parse::btf(text).or_else(|error| {
+        let path = std::path::absolute(text).map_err(|_| error)?;
+        Ok(TypesFrom::File(path))
+    })
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
@@ -496,6 +491,40 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    fn observed(flags: &[&str]) -> Result<ObserveArgs, clap::Error> {
+        let words = ["twtrace", "watch"].iter().chain(flags);
+        let Command::Watch(args) = Cli::try_parse_from(words)?.command else { panic!("watch") };
+        Ok(args.observe)
+    }
+
+    #[test]
+    fn a_setting_is_read_as_the_daemon_reads_it() {
+        let none = observed(&[]).unwrap();
+        assert_eq!((none.most_live(), none.buffer_bytes()), (262_144, 8 << 20));
+        for text in ["32", "32MiB", "32 MiB", "31MiB"] {
+            assert_eq!(observed(&["--buffer", text]).unwrap().buffer_bytes(), 32 << 20, "{text}");
+        }
+        let error = observed(&["--buffer", "2GiB"]).unwrap_err().to_string();
+        assert!(error.contains("must be from 1.0 MiB to 1.0 GiB"), "{error}");
+        let btf = |text| observed(&["--btf", text]).unwrap().btf;
+        assert_eq!(btf("none"), Some(TypesFrom::Nowhere));
+        assert_eq!(btf("auto"), Some(TypesFrom::Kernel));
+        let here = std::env::current_dir().unwrap().join("a.btf");
+        assert_eq!(btf("a.btf"), Some(TypesFrom::File(here)));
+        assert_eq!(observed(&["--netns", "none"]).unwrap().only_netns(), None);
+    }
+
+    #[test]
+    fn flags_that_a_daemon_would_not_heed_are_named() {
+        let named = |flags: &[&str]| observed(flags).unwrap().of_own_programs();
+        assert!(named(&["--attach", "auto", "--object", "auto", "--btf", "auto"]).is_empty());
+        assert!(named(&["--netns", "7", "--for", "1s"]).is_empty());
+        assert_eq!(
+            named(&["--buffer", "8", "--max-live", "9", "--btf", "none", "--object", "perf"]),
+            ["--object", "--btf", "--max-live", "--buffer"]
+        );
     }
 
     #[test]

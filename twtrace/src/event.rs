@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use twtrace_common::{
-    Decode, EndReason, Ended, Entered, Flow, Header, Kind, ended_flags, entered_flags,
+    CallResult, Decode, EndReason, Ended, Entered, Failed, Flow, Header, Kind, PortChoice,
+    entered_flags,
 };
 
 /// One thing that happened to one timewait socket.
@@ -17,6 +18,9 @@ pub enum Event {
     Present(Entered),
     /// It ended.
     Ended(Ended),
+    /// A `connect()` or `bind()` got no port: there is no socket in TIME_WAIT, but perhaps because
+    /// of some.
+    Failed(Failed),
 }
 
 /// A record that could not be decoded.
@@ -42,6 +46,8 @@ impl Event {
             Entered::from_bytes(record).map(Self::Present)
         } else if kind == Kind::Ended as u8 {
             Ended::from_bytes(record).map(Self::Ended)
+        } else if kind == Kind::Failed as u8 {
+            Failed::from_bytes(record).map(Self::Failed)
         } else {
             None
         };
@@ -53,6 +59,7 @@ impl Event {
         match self {
             Self::Entered(event) | Self::Present(event) => &event.flow,
             Self::Ended(event) => &event.flow,
+            Self::Failed(event) => &event.flow,
         }
     }
 
@@ -61,6 +68,7 @@ impl Event {
         match self {
             Self::Entered(event) | Self::Present(event) => &event.header,
             Self::Ended(event) => &event.header,
+            Self::Failed(event) => &event.header,
         }
     }
 
@@ -69,18 +77,43 @@ impl Event {
         match self {
             Self::Entered(event) | Self::Present(event) => event.mono_ns,
             Self::Ended(event) => event.mono_ns,
+            Self::Failed(event) => event.mono_ns,
         }
     }
 
-    /// Which end of the connection this host was.
-    pub fn role(&self) -> Role {
-        let autobound = match self {
-            Self::Entered(_) | Self::Present(_) => {
-                self.header().flags & entered_flags::AUTOBOUND != 0
-            }
-            Self::Ended(_) => self.header().flags & ended_flags::AUTOBOUND != 0,
+    /// Cookie of its network namespace; `None` when unknown.
+    pub fn netns_cookie(&self) -> Option<u64> {
+        let cookie = match self {
+            Self::Entered(event) | Self::Present(event) => event.netns_cookie,
+            Self::Ended(event) => event.netns_cookie,
+            Self::Failed(event) => event.netns_cookie,
         };
-        Role::of(self.flow(), autobound)
+        (cookie != 0).then_some(cookie)
+    }
+
+    /// Which end of the connection this host was.
+    ///
+    /// Who binds means to be a server.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Failed(failed) if failed.result == CallResult::AddressInUse as u8 => Role::Server,
+            Self::Failed(_) => Role::Client,
+            _ => Role::of(self.flow(), self.port_choice()).0,
+        }
+    }
+
+    /// Whether the role is concluded from the numbers of the ports, for want of anything better.
+    pub fn role_is_inferred(&self) -> bool {
+        !matches!(self, Self::Failed(_)) && Role::of(self.flow(), self.port_choice()).1
+    }
+
+    /// Who chose the local port.
+    pub fn port_choice(&self) -> PortChoice {
+        PortChoice::from_u8(match self {
+            Self::Entered(event) | Self::Present(event) => event.chosen,
+            Self::Ended(event) => event.chosen,
+            Self::Failed(_) => PortChoice::Unknown as u8,
+        })
     }
 }
 
@@ -88,27 +121,33 @@ impl Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// It connected: its port comes from the ephemeral range.
+    /// It connected.
     Client,
-    /// It listened.
+    /// It accepted the connection.
     Server,
 }
 
 impl Role {
-    /// Tells the client from the server.
+    /// Tells the client from the server, and whether that is inferred.
     ///
-    /// `connect()` marks the ports it picks by itself, which settles it. Otherwise the local port
-    /// decides by the namespace's `ip_local_port_range`; with both ports in the range and none
-    /// picked by `connect()`, this end listens on a high port.
-    pub fn of(flow: &Flow, autobound: bool) -> Self {
+    /// Who chose the port settles it. Where that is not known the namespace's
+    /// `ip_local_port_range` decides: with both ports in it this end listens on a high one. What
+    /// looks as if `bind(address, 0)` chose the port outside that range was accepted by a listener
+    /// without a backlog.
+    pub fn of(flow: &Flow, choice: PortChoice) -> (Self, bool) {
         let range = match (flow.port_low, flow.port_high) {
             (0, 0) => DEFAULT_PORT_RANGE,
             (low, high) => low..=high,
         };
-        if autobound || (range.contains(&flow.local_port) && !range.contains(&flow.remote_port)) {
-            Self::Client
-        } else {
-            Self::Server
+        let ephemeral = range.contains(&flow.local_port);
+        match choice {
+            PortChoice::Connect | PortChoice::Program => (Self::Client, false),
+            PortChoice::Accepted => (Self::Server, false),
+            PortChoice::Bind if ephemeral => (Self::Client, false),
+            PortChoice::Unknown if ephemeral && !range.contains(&flow.remote_port) => {
+                (Self::Client, true)
+            }
+            PortChoice::Bind | PortChoice::Unknown => (Self::Server, true),
         }
     }
 
@@ -228,18 +267,24 @@ mod tests {
     }
 
     #[test]
-    fn the_ephemeral_end_is_the_client() {
-        assert_eq!(Role::of(&flow(40_000, 80), false), Role::Client);
-        assert_eq!(Role::of(&flow(80, 40_000), false), Role::Server);
-        assert_eq!(Role::of(&flow(32_768, 80), false), Role::Client, "lowest port of the range");
-        assert_eq!(Role::of(&flow(60_999, 80), false), Role::Client, "highest port of the range");
-        assert_eq!(Role::of(&flow(61_000, 80), false), Role::Server, "one above it");
+    fn where_nobody_knows_who_chose_the_port_the_ephemeral_end_is_the_client() {
+        let inferred = |local, remote| Role::of(&flow(local, remote), PortChoice::Unknown);
+        assert_eq!(inferred(40_000, 80), (Role::Client, true));
+        assert_eq!(inferred(80, 40_000), (Role::Server, true));
+        assert_eq!(inferred(32_768, 80), (Role::Client, true), "lowest port of the range");
+        assert_eq!(inferred(60_999, 80), (Role::Client, true), "highest port of the range");
+        assert_eq!(inferred(61_000, 80), (Role::Server, true), "one above it");
+        assert_eq!(inferred(40_000, 50_000), (Role::Server, true), "both in the range");
     }
 
     #[test]
-    fn with_both_ports_in_the_range_only_connects_own_choice_makes_a_client() {
-        assert_eq!(Role::of(&flow(40_000, 50_000), true), Role::Client);
-        assert_eq!(Role::of(&flow(40_000, 50_000), false), Role::Server);
+    fn who_chose_the_port_tells_the_client_wherever_the_port_lies() {
+        let role = |local, remote, choice| Role::of(&flow(local, remote), choice);
+        assert_eq!(role(20_000, 80, PortChoice::Program), (Role::Client, false));
+        assert_eq!(role(40_000, 50_000, PortChoice::Connect), (Role::Client, false));
+        assert_eq!(role(40_000, 50_000, PortChoice::Bind), (Role::Client, false));
+        assert_eq!(role(50_051, 2_000, PortChoice::Accepted), (Role::Server, false));
+        assert_eq!(role(80, 2_000, PortChoice::Bind), (Role::Server, true), "no backlog");
     }
 
     #[test]

@@ -2,21 +2,28 @@
 //!
 //! Data flows one way, and a module uses only what stands above it here:
 //!
-//! | layer | modules |
+//! | module | what it is |
 //! |---|---|
-//! | values | [`units`], [`event`] |
-//! | rules | [`path`] |
-//! | state | [`peer`], [`track`] |
-//! | which sockets | [`filter`] |
-//! | state, folded | [`aggregate`] |
-//! | facts of the host | [`host`] |
-//! | what to make of it all | [`diagnose`] |
-//! | the read model | [`summary`], [`agent`] |
-//! | what people and programs read | [`view`] |
-//! | the kernel, the only users of aya | [`kernel`] |
-//! | settings of the daemon | [`config`] |
-//! | what flows in, and its files | [`feed`], [`recording`] |
-//! | one run | [`pipeline`], [`session`], [`daemon`], [`cli`], [`manual`] |
+//! | `units`, `text`, `files` | values with a unit; text of others, made safe to show; files opened with care |
+//! | `event` | records of the kernel programs, decoded |
+//! | `path` | the rules: what blocks an entry, which path an end took |
+//! | `failures` | calls that failed, by place, cause and program |
+//! | `attached`, `totals`, `needs`, `trust` | how the programs are attached and what they cannot see so; what they counted; what a figure needs to be known; what makes counts less than exact, in one list |
+//! | `peer`, `track` | rows; live sockets |
+//! | `filter` | expressions: which sockets; in the kernel as far as it can, else in `aggregate` |
+//! | `aggregate` | the one place that folds events into rows and live sockets |
+//! | `host` | facts of the host, by namespace |
+//! | `audit` | the kernel's counters against what its programs counted |
+//! | `origin` | what a session is of: where its inputs come from, and the inputs |
+//! | `diagnose` | findings: pure rules over counts, history and facts; `docs/findings/` |
+//! | `summary`, `agent` | the read model, immutable; what a daemon knows of itself |
+//! | `view` | renderers over any writer: no clock, no terminal, no kernel |
+//! | `kernel` | the only user of aya, and the only place with `unsafe` |
+//! | `feed`, `recording` | what flows in from the kernel; the one encoding of it, in files and from daemons |
+//! | `pipeline` | one run: inputs in, summaries out |
+//! | `config`, `cli` | the settings; what a user may type |
+//! | `session`, `daemon` | one run for a user; the host's own, and who asks it |
+//! | `manual` | help, man pages and completions from the definition of the command line |
 //!
 //! A view never reads the kernel, and only `kernel` and the lowest calls of `host` need privileges:
 //! everything else is reached by tests with records made up or recorded.
@@ -24,22 +31,32 @@
 
 pub mod agent;
 pub mod aggregate;
+pub mod attached;
+
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod diagnose;
 pub mod event;
+pub mod failures;
 pub mod feed;
+pub mod files;
 pub mod filter;
 pub mod host;
 pub mod kernel;
 pub mod manual;
+pub mod needs;
+pub mod origin;
 pub mod path;
 pub mod peer;
 pub mod pipeline;
 pub mod recording;
 pub mod session;
 pub mod summary;
+pub mod text;
+pub mod totals;
 pub mod track;
+pub mod trust;
 pub mod units;
 pub mod view;

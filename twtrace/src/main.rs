@@ -10,10 +10,10 @@ use clap::FromArgMatches;
 use twtrace::{
     cli::{Cli, Color, Command, CompletedShell, DaemonArgs},
     config::{self, ConfigError},
-    daemon::{self, life::Settings},
+    daemon::{self, life::SettingsFrom},
     manual,
     session::{self, SessionError},
-    view::{check::Status, style::Palette},
+    view::{causes::causes, check::Status, style::Palette},
 };
 
 /// Exit code for a command line that asks for what cannot be.
@@ -36,8 +36,7 @@ fn main() -> ExitCode {
             if session.is_some_and(SessionError::is_closed_pipe) {
                 return ExitCode::SUCCESS;
             }
-            // Nobody to tell if this fails as well.
-            let _ = writeln!(std::io::stderr(), "twtrace: {error:#}");
+            session::log::say(&causes(error.chain()));
             let usage = matches!(session, Some(SessionError::Usage(_) | SessionError::Filter(_)))
                 || error.is::<ConfigError>();
             if usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
@@ -96,7 +95,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 /// Runs as the host's daemon, or only checks the settings.
 async fn daemon(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
-    let settings = Settings { file: args.config.clone(), flags: args.flags.clone() };
+    let settings = SettingsFrom { file: args.config.clone(), flags: args.flags.clone() };
     let config = settings.load()?;
     if !args.check_config {
         let volume = daemon::log::begin(config.log);
@@ -116,8 +115,7 @@ fn completions(shell: CompletedShell) -> anyhow::Result<ExitCode> {
 fn man(directory: &std::path::Path) -> anyhow::Result<ExitCode> {
     let pages = manual::write_man(directory)
         .with_context(|| format!("cannot write man pages to {}", directory.display()))?;
-    // Nobody to tell if this fails; the pages are there.
-    let _ = writeln!(std::io::stderr(), "twtrace: {pages} man pages in {}", directory.display());
+    session::log::say(&format!("{pages} man pages in {}", directory.display()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -146,6 +144,6 @@ fn log_to_stderr(verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| session::log::Log)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(false)
         .init();
 }

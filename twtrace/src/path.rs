@@ -3,7 +3,7 @@
 //! The rules are `tcp_twsk_unique()`'s, net/ipv4/tcp_ipv4.c, read from 4.19 to 7.1, and
 //! `tcp_time_wait()`'s for kernels that still recycle.
 
-use twtrace_common::{EndReason, Ended, Entered, TCP_FIN_WAIT2, entered_flags};
+use twtrace_common::{EndReason, Ended, Entered, TCP_FIN_WAIT2, ended_flags, entered_flags};
 
 use crate::{
     event::{Role, end_reason, is_loopback},
@@ -21,7 +21,9 @@ pub enum Block {
     ReuseOff,
     /// `tcp_tw_reuse` is 2, the default, and this is not loopback.
     ReuseLoopbackOnly,
-    /// It never became more than a FIN_WAIT2 mini-socket; known at its end only.
+    /// It never became more than a FIN_WAIT2 mini-socket, which kernels from 6.12 on, and some before,
+    /// do not let `connect()` take over. Known at its end only, and assumed of a kernel as long as it
+    /// was not seen to do so.
     FinWait2,
 }
 
@@ -57,7 +59,10 @@ impl Block {
             Self::ReuseLoopbackOnly => {
                 "taking ports over is allowed on loopback only (tcp_tw_reuse=2, the default)"
             }
-            Self::FinWait2 => "the peer never sent its FIN: it stayed a FIN_WAIT2 mini-socket",
+            Self::FinWait2 => {
+                "the peer never sent its FIN: it stayed a FIN_WAIT2 mini-socket, which this kernel is \
+                 assumed not to let connect() take over"
+            }
         }
     }
 }
@@ -65,7 +70,10 @@ impl Block {
 /// What is known of a socket's path when it enters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryPath {
-    /// The connection had timestamps, so the fast path could take the socket; `None` if not known.
+    /// The peer sends timestamps: the option was negotiated (`tstamp_ok`); `None` if not known.
+    pub timestamps: Option<bool>,
+    /// A timestamp of the peer is known (`ts_recent_stamp`), so the fast path could take the socket;
+    /// `None` if not known. A takeover inherits it, and keeps it whatever the peer sends.
     pub eligible: Option<bool>,
     /// The fast path is open to it; `None` if not known.
     pub allowed: Option<bool>,
@@ -74,7 +82,7 @@ pub struct EntryPath {
 }
 
 impl EntryPath {
-    const UNKNOWN: Self = Self { eligible: None, allowed: None, blocked: None };
+    const UNKNOWN: Self = Self { timestamps: None, eligible: None, allowed: None, blocked: None };
 }
 
 /// Judges an entry.
@@ -87,10 +95,16 @@ pub fn at_entry(entered: &Entered, role: Role) -> EntryPath {
         return EntryPath::UNKNOWN;
     }
     let eligible = entered.ts_recent_stamp != 0;
+    let timestamps = if unknown(entered_flags::NEGOTIATED_UNKNOWN) {
+        // Without any timestamp of the peer there can have been none.
+        if eligible { None } else { Some(false) }
+    } else {
+        Some(unknown(entered_flags::TSTAMP_OK))
+    };
     if unknown(entered_flags::SETTINGS_UNKNOWN) {
         // Without timestamps it is closed, whoever left them out.
         let allowed = if eligible { None } else { Some(false) };
-        return EntryPath { eligible: Some(eligible), allowed, blocked: None };
+        return EntryPath { timestamps, eligible: Some(eligible), allowed, blocked: None };
     }
     let blocked = if !eligible {
         Some(if entered.tcp_timestamps == 0 {
@@ -103,16 +117,59 @@ pub fn at_entry(entered: &Entered, role: Role) -> EntryPath {
     } else {
         match entered.tcp_tw_reuse {
             0 => Some(Block::ReuseOff),
-            2 if !is_loopback(entered.flow.local) && !is_loopback(entered.flow.remote) => {
+            2 if !unknown(entered_flags::TWO_IS_ON) && !over_loopback(entered) => {
                 Some(Block::ReuseLoopbackOnly)
             }
             _ => None,
         }
     };
-    EntryPath { eligible: Some(eligible), allowed: Some(blocked.is_none()), blocked }
+    EntryPath { timestamps, eligible: Some(eligible), allowed: Some(blocked.is_none()), blocked }
 }
 
-/// Which path a socket took in the end.
+/// Whether a connection is one that `tcp_tw_reuse=2` lets take ports over: by the device it was
+/// bound to, or by an address (`tcp_twsk_unique()`).
+fn over_loopback(entered: &Entered) -> bool {
+    entered.header.flags & entered_flags::LOOPBACK_DEVICE != 0
+        || is_loopback(entered.flow.local)
+        || is_loopback(entered.flow.remote)
+}
+
+/// The path a socket took, which is all that whoever wants its port asks: every end is of one class,
+/// and of one alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// It ended before 2MSL, its port free again.
+    Fast,
+    /// It sat out 2MSL.
+    TwoMsl,
+    /// Any other end. An entry that overflowed is none: there was no socket that could end.
+    Other,
+}
+
+impl Class {
+    /// All classes, in the order they are shown.
+    pub const ALL: [Self; 3] = [Self::Fast, Self::TwoMsl, Self::Other];
+
+    /// Name in machine output.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::TwoMsl => "two_msl",
+            Self::Other => "other",
+        }
+    }
+
+    /// Heading of its column, for people.
+    pub const fn heading(self) -> &'static str {
+        match self {
+            Self::Fast => "FAST",
+            Self::TwoMsl => "2MSL",
+            Self::Other => "OTHER",
+        }
+    }
+}
+
+/// How a socket ended: the reason, of which its class follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Fast: its timer was armed at 3.5 x RTO (kernels before 4.12) and ran out.
@@ -123,8 +180,10 @@ pub enum Outcome {
     Replaced,
     /// It sat out 2MSL.
     TwoMsl,
-    /// A RST ended it, or an administrator did.
+    /// A RST ended it.
     Killed,
+    /// An administrator ended it (`ss -K`).
+    Aborted,
     /// Its network namespace was deleted.
     Purged,
     /// A FIN_WAIT2 mini-socket whose peer never sent a FIN ran out of time.
@@ -135,12 +194,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// All outcomes, in the order they are shown.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Recycled,
         Self::Reused,
         Self::Replaced,
         Self::TwoMsl,
         Self::Killed,
+        Self::Aborted,
         Self::Purged,
         Self::FinWait2Timeout,
         Self::Unknown,
@@ -154,10 +214,42 @@ impl Outcome {
             Self::Replaced => "replaced",
             Self::TwoMsl => "two_msl",
             Self::Killed => "killed",
+            Self::Aborted => "aborted",
             Self::Purged => "purged",
             Self::FinWait2Timeout => "fin_wait2_timeout",
             Self::Unknown => "unknown",
         }
+    }
+
+    /// What happened, for a person.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Recycled => "fast: recycled, the short timer ran out",
+            Self::Reused => "fast: reused by an outgoing connect()",
+            Self::Replaced => "fast: replaced by a new SYN of the peer",
+            Self::TwoMsl => "sat out 2MSL",
+            Self::Killed => "killed by a RST",
+            Self::Aborted => "ended by an administrator (ss -K)",
+            Self::Purged => "purged with the network namespace",
+            Self::FinWait2Timeout => "timed out in FIN_WAIT2: the peer never sent its FIN",
+            Self::Unknown => "ended unseen",
+        }
+    }
+
+    /// Which path that was.
+    pub const fn class(self) -> Class {
+        match self {
+            Self::Recycled | Self::Reused | Self::Replaced => Class::Fast,
+            Self::TwoMsl => Class::TwoMsl,
+            Self::Killed | Self::Aborted | Self::Purged | Self::FinWait2Timeout | Self::Unknown => {
+                Class::Other
+            }
+        }
+    }
+
+    /// Whether it came before the timer ran out: taken over, replaced, killed.
+    pub const fn is_early(self) -> bool {
+        matches!(self, Self::Reused | Self::Replaced | Self::Killed | Self::Aborted | Self::Unknown)
     }
 }
 
@@ -169,14 +261,24 @@ impl Outcome {
 pub fn at_end(ended: &Ended, recycle_exists: bool, hz: Hz) -> Outcome {
     match end_reason(ended) {
         EndReason::Expired if ended.header.state == TCP_FIN_WAIT2 => Outcome::FinWait2Timeout,
+        // Of a socket that was there only what was left of its timer may be known.
+        EndReason::Expired if recycle_exists && was_present(ended) && ended.last_armed == 0 => {
+            Outcome::Unknown
+        }
         EndReason::Expired if recycle_exists && armed_for_recycling(ended, hz) => Outcome::Recycled,
         EndReason::Expired => Outcome::TwoMsl,
         EndReason::Reused => Outcome::Reused,
         EndReason::Replaced => Outcome::Replaced,
-        EndReason::Killed | EndReason::Aborted => Outcome::Killed,
+        EndReason::Killed => Outcome::Killed,
+        EndReason::Aborted => Outcome::Aborted,
         EndReason::Purged => Outcome::Purged,
         EndReason::Unknown => Outcome::Unknown,
     }
+}
+
+/// Whether the socket was there before the programs were, and its timer not set since.
+fn was_present(ended: &Ended) -> bool {
+    ended.header.flags & ended_flags::PRESENT != 0 && ended.rearms == 0
 }
 
 /// Whether the last arming was at 3.5 x RTO.
@@ -220,12 +322,16 @@ mod tests {
         assert_eq!(blocked(&entry(9, 1, 0)), Some(Block::ReuseOff));
         assert_eq!(blocked(&entry(9, 1, 2)), Some(Block::ReuseLoopbackOnly));
         assert_eq!(blocked(&entry(9, 1, 1)), None);
+        let header = Header { flags: entered_flags::TWO_IS_ON, ..Header::default() };
+        assert_eq!(blocked(&Entered { header, ..entry(9, 1, 2) }), None, "before Linux 4.19");
     }
 
     #[test]
     fn loopback_is_allowed_at_the_default() {
         let flow = Flow { remote: loopback(), ..Flow::default() };
         assert_eq!(blocked(&Entered { flow, ..entry(9, 1, 2) }), None);
+        let header = Header { flags: entered_flags::LOOPBACK_DEVICE, ..Header::default() };
+        assert_eq!(blocked(&Entered { header, ..entry(9, 1, 2) }), None, "whatever the address");
     }
 
     #[test]
@@ -234,6 +340,7 @@ mod tests {
         assert_eq!(
             at_entry(&entry(0, 1, 1), Role::Server),
             EntryPath {
+                timestamps: Some(false),
                 eligible: Some(false),
                 allowed: Some(false),
                 blocked: Some(Block::NoPeerTimestamps)
@@ -283,6 +390,19 @@ mod tests {
         assert_eq!(outcome(17_500, 5_000), Outcome::Recycled, "longer than 60 s all the same");
         assert_eq!(outcome(179, 0), Outcome::Recycled, "RTO unknown");
         assert_eq!(outcome(0, 51), Outcome::TwoMsl, "arming not seen");
+    }
+
+    #[test]
+    fn a_socket_that_was_there_ends_by_what_it_was_armed_with_if_that_is_known() {
+        let outcome = |armed, recycle_exists| {
+            let mut ended = expired(TCP_TIME_WAIT, armed, 0);
+            ended.header.flags = ended_flags::PRESENT;
+            at_end(&ended, recycle_exists, HZ)
+        };
+        assert_eq!(outcome(179, true), Outcome::Recycled, "tw_timeout");
+        assert_eq!(outcome(15_000, true), Outcome::TwoMsl);
+        assert_eq!(outcome(0, true), Outcome::Unknown);
+        assert_eq!(outcome(0, false), Outcome::TwoMsl, "there is nothing else");
     }
 
     #[test]

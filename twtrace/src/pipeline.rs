@@ -1,21 +1,28 @@
 //! The one owner of a session's state: a feed in, summaries out, and a recorder that may listen.
 
 use std::{
-    collections::HashMap,
+    io,
     time::{Duration, Instant},
 };
 
-use twtrace_common::{Counter, Decode, Entered, Kind, entered_flags};
+use twtrace_common::Entered;
 
 use crate::{
-    aggregate::{Aggregate, Settings},
-    event::{BatchBuilder, Event},
-    feed::{self, Core, Input, KernelFeed, NoMoment, Origin, StreamEnd, StreamFeed, Wishes},
+    aggregate::Settings,
+    event::Event,
+    feed::{
+        self, Core, KernelFeed, NoMoment, Opening,
+        beside::{Beside, Progress},
+        healing::{Found, Haste, Healing},
+        walk::Vanished,
+    },
     filter::Selection,
-    kernel::{KernelError, Options, Totals},
+    kernel::{KernelError, Options},
+    origin::{Input, Origin, Wishes},
     peer::{Past, minutes::Memory},
-    recording::{Recorder, WriteError},
+    recording::{Recorder, StreamEnd, StreamFeed, WriteError},
     summary::{RowChoice, Summary},
+    totals::Totals,
 };
 
 /// How often the buffer is looked into when it is too empty to be woken for.
@@ -25,8 +32,8 @@ pub const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 const MOMENTS: Duration = Duration::from_secs(1);
 /// How often a moment is looked for in which nothing happens.
 const QUIET_TRIES: usize = 64;
-/// Sockets that go into one input.
-const SOCKETS_AT_ONCE: usize = 16_384;
+/// Walks a session waits for at its end: the one under way, and one for what was lost since it began.
+const LAST_WALKS: usize = 2;
 
 /// Why a session cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +47,9 @@ pub enum PipelineError {
     /// The stream ended before anything could be said.
     #[error(transparent)]
     NoMoment(#[from] NoMoment),
+    /// The sockets that live could not be looked for.
+    #[error("cannot look for the sockets that live: {0}")]
+    Walk(io::Error),
 }
 
 /// What was taken in.
@@ -63,7 +73,7 @@ enum Feed {
 
 /// Somebody who is told every input before it is taken in.
 pub trait Tap {
-    /// This is next.
+    /// Tells of an input that is about to be taken in.
     fn told(&mut self, input: &Input);
 }
 
@@ -76,15 +86,27 @@ struct Sink {
     recorded: u64,
     /// Why recording stopped before the end. The session goes on without it.
     failed: Option<WriteError>,
+    /// The sockets that entered while those that live are sought.
+    entered: Option<Vec<Entered>>,
 }
 
 impl Sink {
+    fn new(core: Core, recorder: Option<Recorder>) -> Self {
+        Self { core, tap: None, recorder, recorded: 0, failed: None, entered: None }
+    }
+
     fn take(&mut self, input: Input, observe: &mut dyn FnMut(&Event)) {
         if let Some(tap) = &mut self.tap {
             tap.told(&input);
         }
         self.record(|recorder| recorder.write(&input));
-        self.core.take(input, observe);
+        let kept = &mut self.entered;
+        self.core.take(input, &mut |event| {
+            if let (Some(kept), Event::Entered(entered)) = (kept.as_mut(), event) {
+                kept.push(*entered);
+            }
+            observe(event);
+        });
     }
 
     /// Does something to the recording, if there is one still.
@@ -107,6 +129,10 @@ pub struct Pipeline {
     wishes: Wishes,
     /// When a moment was last looked at.
     looked: Instant,
+    /// The look for sockets that ended unseen.
+    healing: Healing,
+    /// The walk over the sockets that live, for somebody who begins to listen.
+    opening: Option<Beside<Vec<Entered>>>,
 }
 
 impl Pipeline {
@@ -142,26 +168,24 @@ impl Pipeline {
         let recorder = recorder(&origin)?;
         let settings = settings(&origin);
         let core = Core::new(origin, settings);
-        let mut sink = Sink { core, tap: None, recorder, recorded: 0, failed: None };
+        let mut sink = Sink::new(core, recorder);
         if follow_ends {
             kernel.follow_present(&mut |input| sink.take(input, observe))?;
         }
         sink.take(Input::Ready(feed::monotonic_ns()), observe);
-        let mut pipeline =
-            Self { feed: Feed::Kernel(Box::new(kernel)), sink, wishes, looked: Instant::now() };
+        let mut pipeline = Self::of(Feed::Kernel(Box::new(kernel)), sink, wishes);
         pipeline.look(observe)?;
         Ok(pipeline)
     }
 
+    fn of(feed: Feed, sink: Sink, wishes: Wishes) -> Self {
+        let healing = Healing::default();
+        Self { feed, sink, wishes, looked: Instant::now(), healing, opening: None }
+    }
+
     /// Takes in a recording, or what a daemon sends.
     pub fn read(stream: StreamFeed, core: Core) -> Self {
-        let sink = Sink { core, tap: None, recorder: None, recorded: 0, failed: None };
-        Self {
-            feed: Feed::Stream(Box::new(stream)),
-            sink,
-            wishes: Wishes::default(),
-            looked: Instant::now(),
-        }
+        Self::of(Feed::Stream(Box::new(stream)), Sink::new(core, None), Wishes::default())
     }
 
     /// The kernel side, where this session has it.
@@ -192,7 +216,7 @@ impl Pipeline {
         self.kernel()?.tracer().diagnostics()
     }
 
-    /// Remembers as much from now on.
+    /// Changes how much is remembered; what is too much now is forgotten.
     pub fn set_memory(&mut self, memory: Memory) {
         self.sink.core.set_memory(memory);
     }
@@ -230,8 +254,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Takes in one bounded batch, showing each event to `observe`. While a recording is written
-    /// it sees to it that the recording has its moments.
+    /// Takes in one bounded batch, showing each event to `observe`, and what was found out beside.
+    /// While a recording is written it sees to it that the recording has its moments.
     ///
     /// # Errors
     /// The kernel's totals could not be read for the recording.
@@ -239,6 +263,8 @@ impl Pipeline {
         if self.sink.recorder.is_some() && self.looked.elapsed() >= MOMENTS {
             self.look(observe)?;
         }
+        self.heal(Haste::None, Duration::ZERO, observe);
+        self.rotate(observe)?;
         let input = match &mut self.feed {
             Feed::Kernel(kernel) => kernel.records(),
             Feed::Stream(stream) => stream.take(),
@@ -254,8 +280,7 @@ impl Pipeline {
         Ok(drained)
     }
 
-    /// Finds out everything a summary of this moment needs, healing what was lost before. In a
-    /// stream somebody else did.
+    /// Finds out everything a summary of this moment needs. In a stream somebody else did.
     ///
     /// # Errors
     /// The kernel's totals could not be read.
@@ -275,21 +300,77 @@ impl Pipeline {
     ) -> Result<(), PipelineError> {
         let Self { feed: Feed::Kernel(kernel), sink, .. } = self else { return Ok(()) };
         self.looked = Instant::now();
+        // Whatever happened until here is told before the moment that bears this time.
+        let clock = feed::now();
         let (totals, skipped) = kernel.totals()?;
         // After the totals, so that whatever they count is in the rows as well, unless it is lost.
         drain_all(kernel, sink, observe);
         if let Some(refusals) = kernel.refusals() {
             sink.take(refusals, observe);
         }
-        if kernel.is_in_trouble(&totals, skipped) {
-            let vanished = kernel.vanished(sink.core.aggregate());
-            // Ends that were merely on their way.
-            drain_all(kernel, sink, observe);
-            sink.take(vanished, observe);
+        if let Some(failures) = kernel.failures() {
+            sink.take(failures, observe);
         }
-        let moment = kernel.moment(&sink.core, totals, skipped, wishes);
+        if kernel.is_in_trouble(&totals, skipped) {
+            self.healing.want();
+        }
+        let moment = kernel.moment(&sink.core, clock, (totals, skipped), wishes);
+        if kernel.disagrees_more(moment.audit.as_ref()) {
+            self.healing.want();
+        }
         sink.take(Input::Moment(Box::new(moment)), observe);
-        self.rotate(observe)
+        Ok(())
+    }
+
+    /// The last look of a session: what was lost is found missing, however long that takes.
+    ///
+    /// # Errors
+    /// As for [`Pipeline::look`].
+    pub fn look_back(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<(), PipelineError> {
+        self.look(observe)?;
+        let mut walks = 0;
+        while walks < LAST_WALKS && !self.healing.is_over() {
+            walks += usize::from(self.heal(Haste::Last, DRAIN_INTERVAL, observe));
+            if let Feed::Kernel(kernel) = &mut self.feed {
+                drain_all(kernel, &mut self.sink, observe);
+            }
+        }
+        // The moment after, for whoever takes the inputs in later.
+        if walks > 0 { self.look(observe) } else { Ok(()) }
+    }
+
+    /// Books the sockets as gone whose end was lost and that were found missing by now; answers
+    /// whether a walk has ended.
+    fn heal(&mut self, haste: Haste, time: Duration, observe: &mut dyn FnMut(&Event)) -> bool {
+        let Self { feed: Feed::Kernel(kernel), sink, healing, .. } = self else { return false };
+        let begin = || {
+            let walk = kernel.walk().map_err(io::Error::other)?;
+            let aggregate = sink.core.aggregate();
+            let followed: Vec<_> = aggregate.live().collect();
+            let missing = kernel.missing();
+            let unfollowed_before = aggregate.unfollowed_ever();
+            Beside::begin("healing", move || {
+                let Vanished { gone, missed, unfollowed } = walk.vanished(&followed);
+                let adopted = walk.adopt(&missing);
+                Found { vanished: gone, missed, unfollowed, unfollowed_before, adopted }
+            })
+        };
+        let Some(found) = healing.step(haste, time, begin) else { return false };
+        // Ends that were merely on their way.
+        drain_all(kernel, sink, observe);
+        sink.take(Input::Vanished(found.vanished), observe);
+        let aggregate = sink.core.aggregate();
+        if aggregate.unfollowed() > 0 {
+            // Those that came since the walk began may be among those it saw or not.
+            let since = aggregate.unfollowed_ever() - found.unfollowed_before;
+            let most = found.unfollowed.into_iter().map(|(netns, count)| (netns, count + since));
+            sink.take(Input::Unfollowed(most.collect()), observe);
+        }
+        kernel.vanish(&found.missed);
+        if let Some(adopted) = kernel.adopt(found.adopted) {
+            sink.take(adopted, observe);
+        }
+        true
     }
 
     /// Takes the summary of this moment, or of the last one a stream told.
@@ -330,49 +411,77 @@ impl Pipeline {
         if !self.sink.recorder.as_ref().is_some_and(Recorder::is_full) {
             return Ok(());
         }
-        let (origin, inputs) = self.begin_in_the_middle(observe)?;
+        self.begin_opening()?;
+        let Some(opening) = self.opening(observe)? else { return Ok(()) };
+        let (origin, mut inputs) = opening.into_inputs();
         self.sink.record(|recorder| {
             recorder.rotate(&origin)?;
-            inputs.iter().try_for_each(|input| recorder.write(input))
+            inputs.try_for_each(|input| recorder.write(&input))
         });
         Ok(())
     }
 
-    /// What somebody who begins to listen now has to take in first: where it all comes from, what
-    /// is known of peers, and the sockets that live.
+    /// Begins to find the sockets that live, for somebody who begins to listen, unless that has
+    /// begun already.
     ///
     /// # Errors
-    /// The kernel's totals could not be read.
-    pub fn begin_in_the_middle(
-        &mut self,
-        observe: &mut dyn FnMut(&Event),
-    ) -> Result<(Origin, Vec<Input>), PipelineError> {
-        let Self { feed: Feed::Kernel(kernel), sink, .. } = self else {
+    /// There can be no walk, or this is a stream.
+    pub fn begin_opening(&mut self) -> Result<(), PipelineError> {
+        let Self { feed: Feed::Kernel(kernel), sink, opening, .. } = self else {
             return Err(NoMoment.into());
         };
-        let mut sockets: HashMap<u64, Entered> =
-            kernel.live_now(|socket| (socket.tw, socket)).into_values().flatten().collect();
-        // What came since the walk began is newer than what the walk saw.
-        let (totals, skipped) = quiet_totals(kernel, sink, &mut |event| {
-            if let Event::Entered(entered) = event {
-                sockets.insert(entered.tw, *entered);
+        if opening.is_none() {
+            let walk = kernel.walk()?;
+            // What comes from now on is newer than what the walk sees.
+            sink.entered = Some(Vec::new());
+            let sockets = move || walk.sockets(|socket| socket).into_values().flatten().collect();
+            *opening = Some(Beside::begin("opening", sockets).map_err(PipelineError::Walk)?);
+        }
+        Ok(())
+    }
+
+    /// Nobody wants to begin to listen any more.
+    pub fn forget_opening(&mut self) {
+        (self.opening, self.sink.entered) = (None, None);
+    }
+
+    /// What somebody who begins to listen now has to take in first, if the sockets that live have
+    /// been found: where it all comes from, what is known of peers, and those sockets. What is taken
+    /// in after this call happened after it.
+    ///
+    /// # Errors
+    /// The kernel's totals could not be read, or the walk failed.
+    pub fn opening(
+        &mut self,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<Option<Opening>, PipelineError> {
+        let Self { feed: Feed::Kernel(kernel), sink, opening, .. } = self else {
+            return Err(NoMoment.into());
+        };
+        let mut sockets = match opening.as_ref().map(Beside::look) {
+            None | Some(Progress::Under) => return Ok(None),
+            Some(Progress::Done(sockets)) => sockets,
+            Some(Progress::Failed) => {
+                self.forget_opening();
+                return Err(PipelineError::Walk(io::Error::other("the thread failed")));
             }
-            observe(event);
-        })?;
+        };
+        *opening = None;
+        let (totals, skipped) = quiet_totals(kernel, sink, observe)?;
+        sockets.extend(sink.entered.take().unwrap_or_default());
         let clock = feed::now();
-        let aggregate = sink.core.aggregate();
-        let (present, count) = present(aggregate, &sockets);
-        let before = totals.of(Counter::Present).wrapping_sub(count);
-        let before = totals.with(Counter::Present, before);
-        let mut inputs: Vec<Input> =
-            Past::parts(aggregate.table().past()).map(Input::Past).collect();
-        inputs.extend(present);
-        inputs.push(Input::Ready(feed::monotonic_ns()));
         let wishes = Wishes { facts: true, cgroup_names: true };
-        let moment = kernel.moment(&sink.core, totals, skipped, wishes);
-        let origin = sink.core.origin().begun_again(clock, before, &moment);
-        inputs.push(Input::Moment(Box::new(moment)));
-        Ok((origin, inputs))
+        let moment = kernel.moment(&sink.core, clock, (totals, skipped), wishes);
+        let aggregate = sink.core.aggregate();
+        Ok(Some(Opening {
+            origin: sink.core.origin().clone(),
+            clock,
+            totals,
+            pasts: aggregate.table().pasts(),
+            followed: aggregate.live().collect(),
+            sockets,
+            moment,
+        }))
     }
 }
 
@@ -400,31 +509,4 @@ fn quiet_totals(
         before = after;
     }
     Ok(before)
-}
-
-/// The sockets followed, as records of sockets that were there at the start, and their number.
-fn present(aggregate: &Aggregate, sockets: &HashMap<u64, Entered>) -> (Vec<Input>, u64) {
-    let mut builder = BatchBuilder::default();
-    let mut inputs = Vec::new();
-    let mut count = 0;
-    for (tw, tracked) in aggregate.live() {
-        // One that the walk did not see ended while it went on; its end is on its way.
-        let Some(socket) = sockets.get(&tw) else { continue };
-        let mut socket = *socket;
-        socket.header.kind = Kind::Present as u8;
-        socket.header.flags |= entered_flags::FOLLOWED;
-        if tracked.entered_ns != 0 {
-            socket.header.flags |= entered_flags::ENTRY_KNOWN;
-            socket.mono_ns = tracked.entered_ns;
-        }
-        builder.push(socket.as_bytes());
-        count += 1;
-        if builder.len() == SOCKETS_AT_ONCE {
-            inputs.push(Input::Records(builder.take()));
-        }
-    }
-    if !builder.is_empty() {
-        inputs.push(Input::Records(builder.take()));
-    }
-    (inputs, count)
 }

@@ -7,15 +7,20 @@ use twtrace_common::Counter;
 
 use crate::{
     aggregate::Aggregate,
+    attached::{self, Backend, FailedWay, ObjectKind, Types},
+    audit::Audit,
     diagnose::Diagnosis,
-    filter::{Expr, Open, RowFacts},
+    failures::FailedPlaces,
+    filter::{Expr, Open, PeerAddress, RowFacts},
     host::facts::HostFacts,
-    kernel::{self, Backend, ObjectKind, Refusal, Totals, Types},
-    path::Outcome,
+    needs::Needs,
+    path::Class,
     peer::{
-        Counts, Group, GroupBy, History, LifetimeSummary, Peer, PeerAddress, PeerTable, Prefixes,
-        minutes::Minute,
+        Counts, Group, GroupBy, History, LifetimeSummary, Peer, PeerTable, Prefixes,
+        minutes::Minute, sum,
     },
+    totals::Totals,
+    trust::Trust,
     units::Clock,
 };
 
@@ -70,8 +75,12 @@ pub struct RowChoice {
 pub struct Row {
     /// What it stands for.
     pub group: Group,
+    /// Cookie of the network namespace it belongs to, if it belongs to one and that is known.
+    pub netns_cookie: Option<u64>,
     /// Its counts.
     pub counts: Counts,
+    /// Its sockets that live now.
+    pub live: u64,
     /// Its lifetimes.
     pub lifetimes: LifetimeSummary,
     /// Ended sockets by lifetime: up to each of [`LIFETIME_BOUNDS_MS`], and above the last.
@@ -94,9 +103,12 @@ pub struct Row {
 
 impl Row {
     fn of(peer: &Peer) -> Self {
+        let counts = peer.counts();
         Self {
             group: peer.group,
-            counts: peer.counts(),
+            netns_cookie: None,
+            counts,
+            live: counts.live(),
             lifetimes: peer.lifetimes.summary(),
             lifetime_buckets: peer.lifetimes.buckets(&LIFETIME_BOUNDS_MS),
             lifetime_sum_ms: peer.lifetimes.sum_ms(),
@@ -131,8 +143,8 @@ impl SortKey {
         match self {
             Self::Entered => counts.entered,
             Self::Live => counts.live(),
-            Self::Fast => counts.fast(),
-            Self::TwoMsl => counts.outcome(Outcome::TwoMsl),
+            Self::Fast => counts.class(Class::Fast),
+            Self::TwoMsl => counts.class(Class::TwoMsl),
             Self::Blocked => counts.blocked_total(),
             Self::Refused => counts.refused.total(),
             Self::Overflow => counts.overflow,
@@ -203,32 +215,6 @@ fn choose<'a>(peers: &'a [Peer], table: &PeerTable, choice: &RowChoice) -> Chose
     Chosen { rows, others, filtered }
 }
 
-/// How far the counts can be trusted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Trust {
-    /// Events that found no room in the buffer.
-    pub lost: u64,
-    /// Sockets among them that are in no row: their entry was lost and their end not seen yet.
-    pub lost_sockets: u64,
-    /// Sockets, ends and refusals in no row because it is not known whether they match the filter;
-    /// with a filter, lost sockets are among them and not in `lost_sockets`.
-    pub undecided: u64,
-    /// Program runs the kernel skipped.
-    pub skipped: u64,
-    /// Sockets whose end was not seen; counted as unknown.
-    pub healed: u64,
-    /// Live sockets beyond the cap: counted, their lifetimes are not.
-    pub unfollowed: u64,
-    /// Ends of sockets that were in namespaces nobody could read at the start.
-    pub unseen_ends: u64,
-    /// Reads of kernel memory that failed.
-    pub read_failures: u64,
-    /// Refusals counted nowhere, the map being full.
-    pub refusals_dropped: u64,
-    /// Records that could not be decoded.
-    pub undecodable: u64,
-}
-
 /// What the rules made of a moment.
 #[derive(Clone, Debug)]
 pub struct Examined {
@@ -245,19 +231,21 @@ pub struct Examined {
 pub struct Summary {
     /// How the programs are attached.
     pub backend: Backend,
-    /// Which programs they are.
+    /// Which of the two objects of kernel programs runs.
     pub object: ObjectKind,
     /// Whether they know where the kernel keeps its fields; without, whatever only the full socket
     /// knows is unknown.
     pub types: Types,
     /// Better ways that did not work, and why.
-    pub refused_backends: Vec<Refusal>,
+    pub refused_backends: Vec<FailedWay>,
     /// Time since the session was ready.
     pub elapsed: Duration,
     /// Whether ends are followed; without, whatever is about ends or live sockets is unknown.
     pub follow_ends: bool,
     /// What rows stand for.
     pub group_by: GroupBy,
+    /// Whether rows have the `bind()` calls that failed as well.
+    pub rows_have_binds: bool,
     /// Which sockets are shown.
     pub selection: Expr,
     /// All rows together, with the kernel side's exact totals where it keeps them of just these
@@ -277,10 +265,15 @@ pub struct Summary {
     pub peers_folded: u64,
     /// How far all this can be trusted.
     pub trust: Trust,
+    /// What the kernel itself counted, against what its programs did; `None` where that cannot be
+    /// compared.
+    pub audit: Option<Audit>,
     /// Names of network namespaces, by inode number.
     pub netns_names: HashMap<u32, String>,
     /// Names of control groups, by identifier.
     pub cgroup_names: HashMap<u64, String>,
+    /// Calls that failed, by place and program; `None` where nobody looked.
+    pub failed: Option<FailedPlaces>,
     /// Findings; `None` unless rows stand for peers and ends are followed.
     pub examined: Option<Examined>,
 }
@@ -290,19 +283,21 @@ pub struct Summary {
 pub struct Context {
     /// How the programs are attached.
     pub backend: Backend,
-    /// Which programs they are.
+    /// Which of the two objects of kernel programs runs.
     pub object: ObjectKind,
     /// Whether they know where the kernel keeps its fields; without, whatever only the full socket
     /// knows is unknown.
     pub types: Types,
     /// Better ways that did not work, and why.
-    pub refused_backends: Vec<Refusal>,
+    pub refused_backends: Vec<FailedWay>,
     /// Time since the session was ready.
     pub elapsed: Duration,
     /// The kernel side's exact totals.
     pub totals: Totals,
     /// Program runs the kernel skipped.
     pub skipped: u64,
+    /// What the kernel itself counted, against what its programs did.
+    pub audit: Option<Audit>,
     /// Records that could not be decoded.
     pub undecodable: u64,
     /// Names of network namespaces, by inode number.
@@ -311,17 +306,47 @@ pub struct Context {
     pub cgroup_names: HashMap<u64, String>,
 }
 
+impl Context {
+    /// One in which nothing was counted, refused or named, of programs for ring buffers that know the
+    /// kernel's types.
+    pub fn bare(backend: Backend) -> Self {
+        Self {
+            backend,
+            object: ObjectKind::RingBuf,
+            types: Types::Known,
+            refused_backends: Vec::new(),
+            elapsed: Duration::ZERO,
+            totals: Totals::default(),
+            skipped: 0,
+            audit: None,
+            undecodable: 0,
+            netns_names: HashMap::new(),
+            cgroup_names: HashMap::new(),
+        }
+    }
+}
+
 /// Puts the kernel side's exact totals in the place of what was seen of the same sockets. Answers
 /// how many sockets were not seen: those whose events were lost.
 ///
 /// The kernel's totals are a moment older than what was seen, hence the larger counts.
 fn adopt(counts: &mut Counts, kernel: &Totals) -> u64 {
-    let seen = counts.present + counts.entered + counts.entry_lost;
-    counts.entered = kernel.of(Counter::Entered).max(counts.entered + counts.entry_lost);
+    let seen = counts.came();
+    let entered = sum([counts.entered, counts.entry_lost]);
+    counts.entered = kernel.of(Counter::Entered).max(entered);
     counts.fin_wait2 = kernel.of(Counter::EnteredFinWait2).max(counts.fin_wait2);
     counts.overflow = kernel.of(Counter::Overflow).max(counts.overflow);
     counts.present = kernel.of(Counter::Present).max(counts.present);
-    (counts.present + counts.entered).saturating_sub(seen)
+    let busy = kernel.of(Counter::PortBusy);
+    let failed = [
+        kernel.of(Counter::ConnectsFailed).saturating_sub(busy),
+        busy,
+        kernel.of(Counter::AddressInUse),
+    ];
+    for (count, all) in counts.failed.by_cause.iter_mut().zip(failed) {
+        *count = all.max(*count);
+    }
+    sum([counts.present, counts.entered]).saturating_sub(seen)
 }
 
 /// Adds up rows that stand for peers. Others do not tell enough and stay as they are.
@@ -345,6 +370,7 @@ impl Summary {
         );
         let table = aggregate.table();
         let mut totals = Row::of(&table.sum());
+        totals.counts.failed = aggregate.failures().counts();
         let kernel = &context.totals;
         let (lost_sockets, undecided) = if settings.selection.here.is_any() {
             (adopt(&mut totals.counts, kernel), 0)
@@ -357,9 +383,16 @@ impl Summary {
             (0, aggregate.undecided() + adopt(&mut all, kernel))
         };
 
+        let counts = &totals.counts;
+        let gone = sum([counts.overflow, counts.ended_total(), lost_sockets]);
+        totals.live = sum([counts.present, counts.entered]).saturating_sub(gone);
+
         let folded = choice.by.map(|by| fold(table.rows(), by, settings.prefixes));
         let all = folded.as_deref().unwrap_or(table.rows());
-        let Chosen { rows, others: hidden, filtered } = choose(all, table, choice);
+        let Chosen { mut rows, others: hidden, filtered } = choose(all, table, choice);
+        for row in &mut rows {
+            row.netns_cookie = row.group.namespace().and_then(|netns| aggregate.cookie(netns));
+        }
         let peers = (rows.len() + hidden.len()) as u64;
         let mut other = table.other().clone();
         hidden.iter().for_each(|peer| other.absorb(peer));
@@ -372,6 +405,7 @@ impl Summary {
             elapsed: context.elapsed,
             follow_ends: settings.follow_ends,
             group_by: choice.by.unwrap_or(settings.group_by),
+            rows_have_binds: settings.group_by.counts_binds(),
             selection: settings.selection.whole.clone(),
             rows,
             row_filter: filtered,
@@ -380,37 +414,44 @@ impl Summary {
             peers_evicted: table.evicted(),
             peers_folded: table.folded(),
             trust: Trust {
-                lost: kernel.lost(),
+                kernel: context.totals,
                 lost_sockets,
                 undecided,
+                missing: context.audit.as_ref().map_or(0, |audit| audit.total().entries.missing),
+                unaudited: context.audit.as_ref().map_or(0, |audit| audit.unaudited),
                 skipped: context.skipped,
                 healed: aggregate.healed(),
                 unfollowed: aggregate.unfollowed(),
                 unseen_ends: aggregate.unseen_ends(),
-                read_failures: kernel.of(Counter::ReadFailed),
-                refusals_dropped: kernel.of(Counter::RefusalsDropped),
                 undecodable: context.undecodable,
             },
+            audit: context.audit,
             totals,
             netns_names: context.netns_names,
             cgroup_names: context.cgroup_names,
+            failed: None,
             examined: None,
         }
     }
 
     /// What is not seen this way, one clause each.
     pub fn blind_spots(&self) -> Vec<&'static str> {
-        kernel::blind_spots(self.backend, self.object, self.types)
+        attached::blind_spots(self.backend, self.object, self.types, self.failed.is_some())
     }
 
-    /// Whether refused takeovers are counted.
-    pub fn sees_refusals(&self) -> bool {
-        self.sees_overflow() && self.types.are_known()
+    /// What this session has, of all that figures need.
+    pub const fn known(&self) -> Needs {
+        Needs::NOTHING
+            .with(Needs::ENDS, self.follow_ends)
+            .with(Needs::TYPES, self.types.are_known())
+            .with(Needs::FUNCTIONS, self.backend.sees_refusals())
+            .with(Needs::FAILURES, self.failed.is_some())
+            .with(Needs::AUDIT, self.audit.is_some())
     }
 
-    /// Whether bucket overflows are counted.
-    pub fn sees_overflow(&self) -> bool {
-        self.follow_ends && self.backend.sees_refusals()
+    /// The same for figures of rows.
+    pub const fn known_of_rows(&self) -> Needs {
+        self.known().with(Needs::NO_PEERS, self.rows_have_binds)
     }
 
     /// A row's name for people and programs.
@@ -419,9 +460,9 @@ impl Summary {
             Group::Cgroup(id) => {
                 self.cgroup_names.get(id).cloned().unwrap_or_else(|| group.to_string())
             }
-            Group::Netns(inum) => match self.netns_names.get(inum) {
-                Some(name) => format!("{name} ({inum})"),
-                None => inum.to_string(),
+            Group::Netns(netns) => match netns.current() {
+                Some(inum) => self.namespace(inum),
+                None => netns.to_string(),
             },
             Group::Uid(uid) => uid.to_string(),
             _ => group.to_string(),
@@ -434,13 +475,5 @@ impl Summary {
             Some(name) => format!("{name} ({inum})"),
             None => inum.to_string(),
         }
-    }
-
-    /// Live sockets of all rows.
-    pub fn live(&self) -> u64 {
-        let gone = self.totals.counts.overflow
-            + self.totals.counts.ended_total()
-            + self.trust.lost_sockets;
-        (self.totals.counts.present + self.totals.counts.entered).saturating_sub(gone)
     }
 }

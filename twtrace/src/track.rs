@@ -8,7 +8,7 @@ use std::{hash::BuildHasher as _, mem};
 use hashbrown::{HashTable, hash_table::Entry};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use crate::peer::Group;
+use crate::peer::{Group, Netns, spaces::Hold};
 
 /// Ends kept in case their entry arrives late, which happens when two CPUs report one socket.
 const EARLY_ENDS: usize = 1024;
@@ -25,8 +25,45 @@ pub struct Tracked {
     pub row: u32,
     /// Inode number of its network namespace.
     pub netns: u32,
-    /// Whether a reason other than FIN_WAIT2 blocks its fast path.
-    pub blocked: bool,
+    /// What it holds of which port space.
+    pub holding: Holding,
+}
+
+/// What a followed socket holds of a port space of its row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// Number of the space in its row.
+    pub space: u8,
+    /// What it is to others that want its port.
+    pub hold: Hold,
+    /// Its port at this end.
+    pub port: u16,
+    /// When its timer runs out as it was armed first.
+    pub due: Due,
+}
+
+/// A moment of `CLOCK_MONOTONIC`, to a fifteenth of a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Due(u32);
+
+impl Due {
+    /// Nanoseconds of a step, as bits.
+    const STEP: u32 = 26;
+
+    /// The moment of so many nanoseconds, or a little before.
+    pub const fn at(mono_ns: u64) -> Self {
+        Self((mono_ns >> Self::STEP) as u32)
+    }
+
+    /// Seconds until then, 0 if it is past.
+    pub fn seconds_from(self, now_ns: u64) -> f64 {
+        (u64::from(self.0) << Self::STEP).saturating_sub(now_ns) as f64 / 1e9
+    }
+
+    /// The moment, nanoseconds.
+    pub const fn mono_ns(self) -> u64 {
+        (self.0 as u64) << Self::STEP
+    }
 }
 
 /// One of the sockets followed, in as few bytes as may be: there are hundreds of thousands.
@@ -35,23 +72,22 @@ struct Place {
     tw: u64,
     entered_ns: u64,
     netns: u32,
-    /// The row, and whether it is blocked in the lowest bit.
-    row_and_blocked: u32,
+    row: u32,
+    holding: Holding,
 }
 
 impl Place {
     fn of(tw: u64, socket: &Tracked) -> Self {
-        let Tracked { entered_ns, row, netns, blocked } = *socket;
-        debug_assert!(row <= Tracked::MAX_ROW, "row {row}");
-        Self { tw, entered_ns, netns, row_and_blocked: row << 1 | u32::from(blocked) }
+        let Tracked { entered_ns, row, netns, holding } = *socket;
+        Self { tw, entered_ns, netns, row, holding }
     }
 
     const fn socket(&self) -> Tracked {
         Tracked {
             entered_ns: self.entered_ns,
-            row: self.row_and_blocked >> 1,
+            row: self.row,
             netns: self.netns,
-            blocked: self.row_and_blocked & 1 != 0,
+            holding: self.holding,
         }
     }
 }
@@ -184,19 +220,13 @@ impl LiveSockets {
         self.early.insert(tw, (entered_ns, group));
     }
 
-    /// Sockets that entered before `before_ns` and for which `lives` says no.
-    ///
-    /// Ends of some of them may still be on their way: take those in first, then pass the rest to
-    /// [`LiveSockets::remove`].
-    pub fn vanished(
-        &self,
-        before_ns: u64,
-        mut lives: impl FnMut(u64, Tracked) -> bool,
-    ) -> Vec<(u64, u64)> {
-        self.iter()
-            .filter(|(tw, socket)| socket.entered_ns < before_ns && !lives(*tw, *socket))
-            .map(|(tw, socket)| (tw, socket.entered_ns))
-            .collect()
+    /// Ends that are remembered as of the namespace that had a number until now are of `gone`.
+    pub fn retire(&mut self, gone: Netns) {
+        let before = Netns::from(gone.inum);
+        let groups = self.early.values_mut().map(|(_, group)| group);
+        groups
+            .filter(|group| group.namespace() == Some(before))
+            .for_each(|group| *group = group.within(gone));
     }
 
     /// The sockets followed, by address, in no order.
@@ -226,7 +256,7 @@ mod tests {
     use super::*;
 
     fn socket(entered_ns: u64) -> Tracked {
-        Tracked { entered_ns, row: 1, netns: 1, blocked: false }
+        Tracked { entered_ns, row: 1, netns: 1, holding: Holding::default() }
     }
 
     #[test]
@@ -261,16 +291,14 @@ mod tests {
     }
 
     #[test]
-    fn only_sockets_older_than_the_snapshot_can_vanish() {
+    fn a_socket_is_let_go_of_once_and_only_by_its_own_entry() {
         let mut live = LiveSockets::with_capacity(8);
         live.enter(0xa0, socket(1));
         live.enter(0xb0, socket(2));
-        live.enter(0xc0, socket(9));
-        let vanished = live.vanished(5, |tw, _| tw == 0xb0);
-        assert_eq!(vanished, [(0xa0, 1)]);
+        assert_eq!(live.remove(0xb0, 1), None, "another one had that address before");
         assert_eq!(live.remove(0xa0, 1), Some(socket(1)));
         assert_eq!(live.remove(0xa0, 1), None, "its end came in after all");
-        assert_eq!(live.len(), 2);
+        assert_eq!(live.len(), 1);
     }
 
     #[test]

@@ -56,10 +56,23 @@ impl Hz {
             millis => u64::from(jiffies) * u64::from(millis),
         }
     }
+
+    /// Jiffies of a number of milliseconds, rounded down; what is too many for a timer is as many as
+    /// there can be.
+    pub fn jiffies(self, millis: u64) -> u32 {
+        u32::try_from(millis.saturating_mul(self.ticks.into()) / 1000).unwrap_or(u32::MAX)
+    }
 }
 
-/// A difference that the time of day is not disciplined by, but set.
+/// A jump of the wall clock from which on it was set: what NTP corrects step by step is less.
 const SET: Duration = Duration::from_secs(1);
+
+/// The time of day of a moment, to the second.
+pub fn time_of_day(wall: SystemTime) -> String {
+    let stamp = humantime::format_rfc3339_seconds(wall).to_string();
+    let time = stamp.split_once('T').map_or(stamp.as_str(), |(_, time)| time);
+    format!("{} UTC", time.trim_end_matches('Z'))
+}
 
 /// One moment by two clocks, to turn times of the one into times of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +141,13 @@ mod tests {
         assert_eq!(Hz::new(100).millis(1), 10);
         assert_eq!(Hz::new(1000).millis(u32::MAX), 4_294_967_295);
         assert_eq!(Hz::new(300).millis(1), 3);
+    }
+
+    #[test]
+    fn milliseconds_become_jiffies() {
+        assert_eq!(Hz::new(250).jiffies(60_000), 15_000);
+        assert_eq!(Hz::new(300).jiffies(999), 299);
+        assert_eq!(Hz::new(1000).jiffies(u64::MAX), u32::MAX);
     }
 
     #[test]

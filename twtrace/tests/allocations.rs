@@ -1,7 +1,15 @@
 //! The event path allocates nothing once rows, sockets and histograms are there.
 
 use allocation_counter::measure;
-use twtrace::event::{Batch, BatchBuilder};
+use twtrace::{
+    attached::Backend,
+    event::{Batch, BatchBuilder},
+    feed::Core,
+    host::facts::{HostFacts, NamespaceFacts},
+    origin::{Input, Moment, Origin},
+    summary::RowChoice,
+    units::{Clock, Hz},
+};
 
 #[path = "../benches/workload.rs"]
 mod workload;
@@ -47,4 +55,27 @@ fn records_leave_the_ring_buffer_into_memory_that_is_used_again() {
     copy(&batches[0]);
     let allocated = measure(|| drop(copy(&batches[0])));
     assert!(allocated.count_total <= 2, "a batch and not a record: {allocated:?}");
+}
+
+#[test]
+fn a_summary_of_sixty_five_thousand_peers_takes_little_more_than_its_rows() {
+    let workload = workload::ALL[2];
+    let clock = |mono_ns| Clock { mono_ns, wall: std::time::SystemTime::UNIX_EPOCH };
+    let origin = Origin::bare(Backend::Kprobe, clock(1_000_000_000_000), Hz::new(250));
+    let mut core = Core::new(origin, workload.aggregate().settings().clone());
+    core.take(Input::Ready(1_000_000_000_000), &mut |_| {});
+    for batch in workload.batches() {
+        core.take(Input::Records(batch), &mut |_| {});
+    }
+    let namespace =
+        NamespaceFacts { port_range: Some(32_768..=60_999), ..NamespaceFacts::default() };
+    let facts =
+        HostFacts { namespaces: [(4_026_531_840, namespace)].into(), ..HostFacts::default() };
+    let moment = Moment { facts: Some(facts), ..Moment::bare(clock(1_010_000_000_000)) };
+    core.take(Input::Moment(Box::new(moment)), &mut |_| {});
+    let choice = RowChoice { top: Some(0), ..RowChoice::default() };
+    let mut peers = 0;
+    let allocated = measure(|| peers = core.summary(&choice).expect("there is a moment").peers);
+    assert_eq!(peers, 65_536);
+    assert!(allocated.bytes_max < 32 << 20, "{allocated:?}");
 }

@@ -5,11 +5,16 @@ use twtrace::{
     aggregate::{Aggregate, Settings},
     event::Event,
     filter::Selection,
-    path::Outcome,
+    path::{Block, Outcome},
+    peer::{Group, GroupBy},
 };
 use twtrace_common::{
-    EndReason, Ended, Entered, Flow, Header, Kind, TCP_TIME_WAIT, ended_flags, entered_flags,
+    EndReason, Ended, Entered, Flow, Header, Kind, PortChoice, TCP_FIN_WAIT2, TCP_TIME_WAIT,
+    ended_flags, entered_flags,
 };
+
+/// Inode number of the network namespace of all.
+const NETNS: u32 = 1;
 
 fn settings(max_peers: usize, max_live: usize) -> Settings {
     Settings { max_peers, max_live, ..Settings::default() }
@@ -47,7 +52,7 @@ impl Story {
         }
         let kind = if self.present { Kind::Present } else { Kind::Entered };
         let entered = Entered {
-            header: Header { kind: kind as u8, state: TCP_TIME_WAIT, flags, netns: 1 },
+            header: Header { kind: kind as u8, state: TCP_TIME_WAIT, flags, netns: NETNS },
             mono_ns: self.id * 10 + 1,
             tw: if self.overflow { 0 } else { self.tw },
             flow: self.flow(),
@@ -69,7 +74,7 @@ impl Story {
         }
         let known = !self.present && !self.untracked;
         Some(Event::Ended(Ended {
-            header: Header { kind: Kind::Ended as u8, state: TCP_TIME_WAIT, flags, netns: 1 },
+            header: Header { kind: Kind::Ended as u8, state: TCP_TIME_WAIT, flags, netns: NETNS },
             mono_ns: self.id * 10 + 5,
             tw: self.tw,
             entered_ns: if known { self.id * 10 + 1 } else { 0 },
@@ -157,12 +162,22 @@ proptest! {
         // Healing turns what is followed but gone into unknown ends, one for one.
         let before = aggregate.followed() as u64;
         let unknown = aggregate.table().sum().counts().outcome(Outcome::Unknown);
-        let vanished = aggregate.vanished(u64::MAX, |_, _| false);
+        let vanished: Vec<_> =
+            aggregate.live().map(|(tw, socket)| (tw, socket.entered_ns)).collect();
         prop_assert_eq!(aggregate.heal_vanished(&vanished), before);
         prop_assert_eq!(aggregate.followed(), 0);
         let healed = aggregate.table().sum().counts().outcome(Outcome::Unknown) - unknown;
         prop_assert_eq!(healed, before);
         prop_assert!(aggregate.conservation().holds(), "after healing");
+
+        // So does looking for what is not followed and does not live.
+        let before = aggregate.unfollowed();
+        aggregate.heal_unfollowed(NETNS, before / 2);
+        prop_assert_eq!(aggregate.unfollowed(), before / 2);
+        aggregate.heal_unfollowed(NETNS, 0);
+        prop_assert_eq!(aggregate.unfollowed(), 0);
+        prop_assert!(aggregate.conservation().holds(), "after healing what is not followed");
+        prop_assert!(aggregate.table().rows().iter().all(|row| row.tally.live() == 0));
         prop_assert!(aggregate.table().rows().len() <= max_peers);
     }
 }
@@ -250,4 +265,69 @@ fn when_nothing_is_lost_every_socket_is_accounted_for_exactly() {
     assert_eq!(counts.outcome(Outcome::TwoMsl), 900);
     assert_eq!((counts.live(), counts.entry_lost, aggregate.healed()), (0, 0, 0));
     assert_eq!(aggregate.table().rows().len(), 5);
+}
+
+/// A FIN_WAIT2 mini-socket without timestamps, beyond the cap, of an owner, whose port its program named
+/// outside the range of `connect()`.
+fn beyond_the_cap() -> (Event, Event) {
+    let flow = Flow { local_port: 700, remote_port: 80, ..Flow::default() };
+    let flags = entered_flags::FOLLOWED | entered_flags::UNTRACKED;
+    let header =
+        Header { kind: 0, state: TCP_FIN_WAIT2, flags: ended_flags::UNTRACKED, netns: NETNS };
+    let entered = Entered {
+        header: Header { kind: Kind::Entered as u8, flags, ..header },
+        mono_ns: 1,
+        tw: 8,
+        flow,
+        uid: 5,
+        chosen: PortChoice::Program as u8,
+        tcp_timestamps: 1,
+        ..Entered::default()
+    };
+    let header = Header { kind: Kind::Ended as u8, ..header };
+    let reason = EndReason::Killed as u8;
+    let ended = Ended { header, mono_ns: 9, tw: 8, flow, reason, ..Ended::default() };
+    (Event::Entered(entered), Event::Ended(ended))
+}
+
+#[test]
+fn entry_and_end_of_a_socket_not_followed_are_in_one_row_with_one_reason() {
+    let (entry, end) = beyond_the_cap();
+    for group_by in [GroupBy::Peer, GroupBy::Uid] {
+        let mut aggregate = Aggregate::new(Settings { group_by, ..settings(8, 8) });
+        aggregate.apply(&entry);
+        assert_eq!(aggregate.unfollowed(), 1);
+        aggregate.apply(&end);
+        assert_eq!((aggregate.unfollowed(), aggregate.unseen_ends()), (0, 0));
+        let rows: Vec<_> = aggregate.table().rows().iter().filter(|row| !row.is_empty()).collect();
+        assert_eq!(rows.len(), 1, "{group_by:?}");
+        let counts = rows[0].counts();
+        assert_eq!((counts.entered, counts.outcome(Outcome::Killed), counts.live()), (1, 1, 0));
+        let reasons = Block::ALL.map(|block| counts.blocked(block));
+        assert_eq!(reasons.iter().sum::<u64>(), 1, "{reasons:?}");
+        if group_by == GroupBy::Uid {
+            assert_eq!(rows[0].group, Group::UnknownOwner, "its end does not tell");
+        }
+    }
+}
+
+#[test]
+fn a_kernel_seen_to_take_mini_sockets_over_is_not_blamed_for_refusing_them() {
+    let mut aggregate = Aggregate::new(settings(8, 8));
+    let socket = |tw: u64, reason: EndReason| {
+        let (Event::Entered(mut entered), Event::Ended(mut ended)) = beyond_the_cap() else {
+            unreachable!()
+        };
+        (entered.tw, ended.tw) = (tw, tw);
+        (entered.ts_recent_stamp, entered.tcp_tw_reuse) = (7, 1);
+        entered.header.flags = entered_flags::FOLLOWED;
+        (ended.header.flags, ended.entered_ns, ended.reason) = (0, entered.mono_ns, reason as u8);
+        [Event::Entered(entered), Event::Ended(ended)]
+    };
+    let refused = |aggregate: &Aggregate| aggregate.table().sum().counts().blocked(Block::FinWait2);
+    assert!(socket(8, EndReason::Expired).iter().all(|event| aggregate.apply(event)));
+    assert_eq!(refused(&aggregate), 1, "assumed");
+    assert!(socket(16, EndReason::Reused).iter().all(|event| aggregate.apply(event)));
+    assert!(socket(24, EndReason::Expired).iter().all(|event| aggregate.apply(event)));
+    assert_eq!(refused(&aggregate), 1);
 }

@@ -11,7 +11,8 @@ use std::{
 use serde_json::Value;
 use twtrace::{
     aggregate::{Aggregate, Settings},
-    diagnose::{Case, Diagnosis, Loss, diagnose},
+    attached::Backend,
+    diagnose::{Case, Diagnosis, diagnose},
     event::{Event, Role},
     host::{
         configured::Setting,
@@ -19,14 +20,22 @@ use twtrace::{
         netstat::TcpExt,
         open::OpenPorts,
     },
-    kernel::{Backend, ObjectKind, Totals, Types},
     path::Outcome,
-    peer::{Group, Peer, Refused, history::Entry, history::Ports},
+    peer::{
+        Group, Peer, Refused,
+        entry::{Entry, SpaceKey},
+        history::Ports,
+        spaces::Hold,
+    },
     summary::{Context, Examined, RowChoice, Summary},
+    totals::Totals,
+    trust::Trust,
     units::Clock,
     view::{self, style::Palette},
 };
-use twtrace_common::{Counter, Entered, Flow, Header, Kind, TCP_TIME_WAIT, entered_flags};
+use twtrace_common::{
+    Counter, Entered, Flow, Header, Kind, PortChoice, TCP_TIME_WAIT, entered_flags,
+};
 
 const NETNS: u32 = 4_026_532_281;
 const NOW_NS: u64 = 2_000_000_000_000;
@@ -40,17 +49,19 @@ fn peer(address: [u8; 16], port: u16, role: Role, rate: u64, entry: Entry) -> Pe
     let mut peer = Peer::new(Group::peer(NETNS, role, address, port));
     for n in 0..rate * 9 {
         let mono_ns = NOW_NS - 9_000_000_000 + n * 1_000_000_000 / rate;
-        peer.history.enter(&Entry { mono_ns, local_port: n as u16, remote_port: port, ..entry });
+        let entry = Entry { mono_ns, local_port: n as u16, remote_port: port, ..entry };
+        let space = peer.history.enter(&entry);
+        peer.history.live(space, Hold::default().with(Hold::BLOCKED, entry.blocked));
     }
     peer.tally.edit(|counts| counts.entered = rate * 9);
-    peer.history.stuck = if entry.blocked { rate * 9 } else { 0 };
     peer
 }
 
 /// One host with everything wrong at once.
 fn everything_wrong() -> (Vec<Peer>, HostFacts) {
-    let local = v4(10, 1, 0, 1);
-    let bare = Entry { local, blocked: true, autobound: true, ..Entry::default() };
+    let from = |local| SpaceKey { local, chosen: PortChoice::Connect, ..SpaceKey::default() };
+    let space = from(v4(10, 1, 0, 1));
+    let bare = Entry { space, blocked: true, autobound: true, ..Entry::default() };
     let with = Entry { with_timestamps: true, ..bare };
     let mut stripped = peer(v4(10, 2, 0, 2), 8080, Role::Client, 600, bare);
     stripped.history.with.last_ns = NOW_NS - 30_000_000_000;
@@ -66,7 +77,7 @@ fn everything_wrong() -> (Vec<Peer>, HostFacts) {
     odd.history.assassinated = 20;
     odd.rto_max_ms = 30_000;
     odd.tally.edit(|counts| counts.overflow = 4);
-    let over_loopback = Entry { local: v4(127, 0, 0, 1), blocked: false, ..with };
+    let over_loopback = Entry { space: from(v4(127, 0, 0, 1)), blocked: false, ..with };
     let lo = peer(v4(127, 0, 0, 1), 6379, Role::Client, 700, over_loopback);
     let facts = NamespaceFacts {
         tw_reuse: Some(2),
@@ -79,7 +90,7 @@ fn everything_wrong() -> (Vec<Peer>, HostFacts) {
         rfc1337: Some(0),
         time_wait: Some(19_000),
         counters: TcpExt::default().with("TCPTimeWaitOverflow", 4).with("PAWSTimewait", 9),
-        conntrack: Some(Conntrack { time_wait_s: 120, count: 9, max: 1000 }),
+        conntrack: Some(Conntrack { time_wait_s: 120, count: 1000, max: 1000, dropped: Some(0) }),
         open: Some(OpenPorts {
             read_ns: NOW_NS - 4_000_000_000,
             peers: [
@@ -88,6 +99,7 @@ fn everything_wrong() -> (Vec<Peer>, HostFacts) {
             ]
             .into(),
             listening: 2,
+            ..OpenPorts::default()
         }),
         ..NamespaceFacts::default()
     };
@@ -106,9 +118,18 @@ fn everything_wrong() -> (Vec<Peer>, HostFacts) {
 fn examined(peers: &[Peer], facts: HostFacts) -> Examined {
     let case = Case {
         peers,
+        failures: &twtrace::failures::NONE,
+        sockets: None,
+        fin_wait2_taken: false,
+        sees_connects: true,
+        sees_binds: false,
         facts: &facts,
-        loss: Loss { events: 7, ..Loss::default() },
+        trust: Trust {
+            kernel: Totals::default().with(Counter::LostEntered, 7),
+            ..Trust::default()
+        },
         now_ns: NOW_NS,
+        wall: std::time::SystemTime::UNIX_EPOCH,
         since_ns: NOW_NS - 15_000_000_000,
     };
     let diagnosis: Diagnosis = diagnose(&case);
@@ -131,7 +152,7 @@ fn summary(examined: Examined) -> Summary {
         let header = Header {
             kind: Kind::Entered as u8,
             state: TCP_TIME_WAIT,
-            flags: entered_flags::FOLLOWED | entered_flags::AUTOBOUND,
+            flags: entered_flags::FOLLOWED | (u16::from(n < 10) * entered_flags::TSTAMP_OK),
             netns: NETNS,
         };
         aggregate.apply(&Event::Entered(Entered {
@@ -144,20 +165,15 @@ fn summary(examined: Examined) -> Summary {
             rto: 51,
             tcp_timestamps: 1,
             tcp_tw_reuse: 1,
+            chosen: PortChoice::Connect as u8,
             ..Entered::default()
         }));
     }
     let context = Context {
-        backend: Backend::Tracepoint,
-        object: ObjectKind::RingBuf,
-        types: Types::Known,
-        refused_backends: Vec::new(),
         elapsed: Duration::from_secs(15),
         totals: Totals::default().with(Counter::Entered, 20),
-        skipped: 0,
-        undecodable: 0,
         netns_names: HashMap::from([(NETNS, "blue".to_owned())]),
-        cgroup_names: HashMap::new(),
+        ..Context::bare(Backend::Tracepoint)
     };
     let mut summary = Summary::new(&aggregate, &RowChoice::default(), context);
     summary.examined = Some(examined);
@@ -185,7 +201,7 @@ fn text(summary: &Summary) -> String {
 
 #[test]
 fn a_diagnosis_fits_its_schema_with_every_finding_and_with_none() {
-    let schema = validator("diagnosis-1.schema.json");
+    let schema = validator("diagnosis-2.schema.json");
     let (peers, facts) = everything_wrong();
     let quiet = HostFacts {
         namespaces: [(NETNS, NamespaceFacts::default())].into(),
@@ -223,7 +239,7 @@ fn every_line_fits_eighty_columns() {
     let (peers, facts) = everything_wrong();
     let summary = summary(examined(&peers, facts));
     let mut explained = Vec::new();
-    view::history::write(&mut explained, &summary, Palette::PLAIN).expect("writing to memory");
+    view::explain::write(&mut explained, &summary, Palette::PLAIN).expect("writing to memory");
     let explained = String::from_utf8(explained).expect("text");
     for line in text(&summary).lines().chain(explained.lines()) {
         assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
@@ -252,7 +268,7 @@ fn summaries_carry_the_findings_and_the_table_the_worst_of_them() {
     view::json::write_line(&mut line, &summary).expect("writing to memory");
     let document: Value = serde_json::from_slice(&line).expect("JSON");
     assert_eq!(document["findings"][0]["id"], "TW001");
-    assert!(validator("summary-1.schema.json").is_valid(&document));
+    assert!(validator("summary-2.schema.json").is_valid(&document));
     let mut table = Vec::new();
     view::table::write(&mut table, &summary, Palette::PLAIN).expect("writing to memory");
     let table = String::from_utf8(table).expect("text");

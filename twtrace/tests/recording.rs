@@ -11,18 +11,21 @@ use proptest::prelude::*;
 use serde_json::Value;
 use twtrace::{
     aggregate::Settings,
+    attached::{Backend, Types},
     event::BatchBuilder,
-    feed::{Core, Input, Moment, Origin},
-    kernel::{Backend, Totals},
+    feed::Core,
+    host::facts::HostFacts,
+    origin::{Input, Moment, Origin},
     peer::{GroupBy, Past, Prefixes, Refused, history::Span, minutes::Memory},
     recording::{Encoder, ReadError, Reader, Recorder, Rotation},
     summary::RowChoice,
+    totals::Totals,
     units::{Clock, Hz},
     view,
 };
 use twtrace_common::{
-    ABI, Counter, Decode, Ended, Entered, Flow, Header, Kind, RefusalKey, TCP_TIME_WAIT,
-    entered_flags,
+    ABI, CallResult, Counter, Decode, Ended, Entered, Failure, FailureKey, Flow, Header, Kind,
+    PortChoice, RefusalKey, TCP_TIME_WAIT, entered_flags,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -61,7 +64,7 @@ fn entry(id: u64) -> Entered {
         header: Header {
             kind: Kind::Entered as u8,
             state: TCP_TIME_WAIT,
-            flags: entered_flags::FOLLOWED | entered_flags::AUTOBOUND,
+            flags: entered_flags::FOLLOWED | ((id % 2) as u16 * entered_flags::TSTAMP_OK),
             netns: 1,
         },
         mono_ns: 100 * SECOND + id * 1000,
@@ -69,6 +72,7 @@ fn entry(id: u64) -> Entered {
         ts_recent_stamp: (id % 2) as i64,
         flow: flow(id),
         rto: 51,
+        chosen: PortChoice::Connect as u8,
         ..Entered::default()
     }
 }
@@ -84,6 +88,7 @@ fn end(id: u64) -> Ended {
         first_armed: 15_000,
         last_armed: 15_000,
         reason: (id % 7) as u8,
+        chosen: PortChoice::Connect as u8,
         ..Ended::default()
     }
 }
@@ -102,6 +107,52 @@ fn moment(seconds: u64, entered: u64) -> Input {
     Input::Moment(Box::new(Moment { totals, ..Moment::bare(clock(seconds)) }))
 }
 
+/// What `explain` says of a peer in a recording made without the kernel's types.
+#[test]
+fn what_is_not_known_is_not_told_as_if_it_were_nothing() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("recording");
+    let origin = Origin { types: Types::Unknown, ..origin() };
+    let mut recorder = Recorder::create(&path, &origin, None).expect("the file can be made");
+    let mut builder = BatchBuilder::default();
+    for id in (7..70).filter(|id| id % 7 == 1) {
+        let mut entry = entry(id);
+        entry.ts_recent_stamp = 0;
+        entry.header.flags = entered_flags::FOLLOWED | entered_flags::TIMESTAMPS_UNKNOWN;
+        builder.push(entry.as_bytes());
+    }
+    recorder.write(&Input::Ready(100 * SECOND)).expect("it can be written");
+    recorder.write(&Input::Records(builder.take())).expect("it can be written");
+    let facts = HostFacts { namespaces: [(1, Default::default())].into(), ..HostFacts::default() };
+    let moment = Moment {
+        totals: Totals::default().with(Counter::Entered, 9),
+        facts: Some(facts),
+        ..Moment::bare(clock(110))
+    };
+    recorder.write(&Input::Moment(Box::new(moment))).expect("it can be written");
+    recorder.finish().expect("it can be ended");
+    let explain = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_twtrace"));
+        let output = command.args(["explain", "10.0.0.1:443", "--replay"]).arg(&path).args(more);
+        let output = output.output().expect("it runs");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    };
+    let text = explain(&[]);
+    assert!(text.contains("Whether the peer sends timestamps is not known"), "{text}");
+    assert!(!text.contains("negotiated"), "{text}");
+    let row = text.lines().rfind(|line| line.contains(" UTC ")).expect("a minute");
+    let words: Vec<_> = row.split_whitespace().collect();
+    assert_eq!(words[2..5], ["9", "-", "-"], "{text}");
+    let document: Value = serde_json::from_str(&explain(&["-o", "json"])).expect("JSON");
+    let minute = &document["histories"][0]["minutes"][0];
+    assert_eq!(minute["entered"], 9, "{document:#}");
+    for unknown in ["without_timestamps", "blocked", "overflow", "refused"] {
+        assert!(minute[unknown].is_null(), "{unknown}: {minute:#}");
+    }
+}
+
 fn past() -> Past {
     Past {
         netns: 1,
@@ -116,6 +167,12 @@ fn past() -> Past {
     }
 }
 
+fn failed() -> (FailureKey, Failure) {
+    let result = CallResult::NoPort as u8;
+    let key = FailureKey { netns: 1, pid: 42, result, ..FailureKey::default() };
+    (key, Failure { count: 9, first_ns: 7, last_ns: 8, ..Failure::default() })
+}
+
 /// Inputs of every kind, the last block of which has `last` sockets.
 fn inputs(last: u64) -> Vec<Input> {
     let key = RefusalKey { netns: 1, remote_port: 443, ..RefusalKey::default() };
@@ -125,7 +182,9 @@ fn inputs(last: u64) -> Vec<Input> {
         moment(100, 0),
         records(0..50),
         Input::Refusals(vec![(key, Refused { by_reason: [1, 2, 3, 4, 5] })]),
+        Input::Failures(vec![failed()]),
         Input::Vanished(vec![(1, 2), (3, 4)]),
+        Input::Unfollowed(vec![(5, 6)]),
         moment(101, 50),
         records(50..50 + last),
         moment(102, 50 + last),
@@ -236,8 +295,8 @@ fn a_recording_cut_anywhere_is_read_up_to_the_cut_and_says_so() {
             Some(ReadError::Cut { offset }) => assert_eq!(offset, whole, "cut at {cut}"),
             other => panic!("cut at {cut}: {other:?}"),
         }
-        // Blocks end with moments: 3, 4 and 2 inputs.
-        let count = [0, 3, 7, 9][ends.iter().filter(|end| **end <= cut).count() - 1];
+        // Blocks end with moments: 3, 6 and 2 inputs.
+        let count = [0, 3, 9, 11][ends.iter().filter(|end| **end <= cut).count() - 1];
         assert_eq!(shown(&outcome.inputs), shown(&wanted[..count]), "cut at {cut}");
     }
 }

@@ -1,19 +1,26 @@
 //! What the views really print fits the schemas in docs/schema/.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use twtrace::{
     aggregate::{Aggregate, Settings},
+    attached::{Backend, FailedWay, ObjectKind, Types},
+    audit::{Audit, Audited, Basis, Figure},
     event::Event,
-    kernel::{Backend, ObjectKind, Refusal, Totals, Types},
+    failures::{FailedPlaces, Failures},
     summary::{Context, RowChoice, Summary},
+    totals::Totals,
     units::{Clock, Hz},
     view::{self, Format, columns::Provenance, events::EventWriter, style::Palette},
 };
 use twtrace_common::{
-    Counter, Ended, Entered, Flow, Header, Kind, TCP_FIN_WAIT2, TCP_TIME_WAIT, ended_flags,
-    entered_flags,
+    CallResult, Counter, Ended, Entered, Failed, Failure, FailureKey, Flow, Header, Kind,
+    PortChoice, TCP_FIN_WAIT2, TCP_TIME_WAIT, entered_flags,
 };
 
 fn schema(name: &str) -> jsonschema::Validator {
@@ -52,7 +59,7 @@ fn events() -> Vec<Event> {
         let header = Header {
             kind: Kind::Entered as u8,
             state,
-            flags: entered_flags::FOLLOWED | entered_flags::AUTOBOUND | entered_flags::TSTAMP_OK,
+            flags: entered_flags::FOLLOWED | ((index % 2) as u16 * entered_flags::TSTAMP_OK),
             netns: 4_026_531_840,
         };
         events.push(Event::Entered(Entered {
@@ -66,10 +73,11 @@ fn events() -> Vec<Event> {
             tcp_timestamps: 1,
             tcp_tw_reuse: 2,
             family: 2,
+            chosen: PortChoice::Connect as u8,
             ..Entered::default()
         }));
         events.push(Event::Ended(Ended {
-            header: Header { kind: Kind::Ended as u8, flags: ended_flags::AUTOBOUND, ..header },
+            header: Header { kind: Kind::Ended as u8, flags: 0, ..header },
             mono_ns: id * 1_000_000 + 61_000_000_000,
             tw: 0xffff_8880_0000_0000 + id * 256,
             entered_ns: id * 1_000_000,
@@ -78,14 +86,21 @@ fn events() -> Vec<Event> {
             last_armed: 15_000,
             rto: 51,
             reason,
+            chosen: PortChoice::Connect as u8,
             ..Ended::default()
         }));
     }
     let present = Entered {
         header: Header { kind: Kind::Present as u8, state: TCP_TIME_WAIT, flags: 0, netns: 1 },
+        chosen: PortChoice::Connect as u8,
         ..Entered::default()
     };
     events.push(Event::Present(present));
+    let results = [CallResult::NoPort, CallResult::PortBusy, CallResult::AddressInUse];
+    events.extend(results.map(|result| {
+        let header = Header { kind: Kind::Failed as u8, flags: 0, state: 0, netns: 1 };
+        Event::Failed(Failed { header, result: result as u8, stands_for: 1, ..Failed::default() })
+    }));
     events
 }
 
@@ -98,21 +113,54 @@ fn summary(backend: Backend, follow_ends: bool, top: Option<usize>) -> Summary {
         }
     });
     let context = Context {
-        backend,
-        object: ObjectKind::RingBuf,
-        types: Types::Known,
-        refused_backends: vec![Refusal {
+        refused_backends: vec![FailedWay {
             backend: Backend::Fentry,
             reason: "load refused".to_owned(),
         }],
         elapsed: Duration::from_millis(1234),
         totals: Totals::default().with(Counter::Entered, 7).with(Counter::EnteredFinWait2, 3),
-        skipped: 0,
-        undecodable: 0,
         netns_names: HashMap::from([(4_026_531_840, "blue".to_owned())]),
-        cgroup_names: HashMap::new(),
+        ..Context::bare(backend)
     };
     Summary::new(&aggregate, &RowChoice { top, ..RowChoice::default() }, context)
+}
+
+/// A namespace of which two sockets are missing.
+fn audit() -> Audit {
+    let figure = Some(Figure::of(5, 5));
+    let audited = Audited {
+        cookie: 77,
+        entries: Figure::of(9, 7),
+        reused: figure,
+        overflow: None,
+        live: figure,
+    };
+    Audit {
+        basis: Basis::Creations,
+        namespaces: BTreeMap::from([(4_026_531_840, audited)]),
+        gone: Audited::default(),
+        unaudited: 1,
+    }
+}
+
+#[test]
+fn what_the_kernel_counted_and_its_programs_did_not_is_said_first_and_by_namespace() {
+    let mut summary = summary(Backend::Tracepoint, true, None);
+    summary.audit = Some(audit());
+    assert_valid(&schema("summary-2.schema.json"), &document(&summary));
+    let audit = &document(&summary)["totals"]["audit"];
+    assert_eq!((&audit["basis"], &audit["missing"]), (&json!("creations"), &json!(2)));
+    let namespace = &audit["namespaces"][0];
+    assert_eq!(
+        (&namespace["netns_name"], &namespace["netns_cookie"]),
+        (&json!("blue"), &json!(77))
+    );
+    assert_eq!(namespace["live"], json!({ "kernel": 5, "counted": 5, "missing": 0 }));
+    let mut text = Vec::new();
+    view::table::write(&mut text, &summary, Palette::default()).expect("writing to memory");
+    let text = String::from_utf8_lossy(&text);
+    let first = text.lines().next().unwrap_or_default();
+    assert!(first.starts_with("2 of the 9 sockets that the kernel counted are MISSING"), "{text}");
 }
 
 fn document(summary: &Summary) -> Value {
@@ -123,7 +171,7 @@ fn document(summary: &Summary) -> Value {
 
 #[test]
 fn summaries_fit_their_schema_whatever_is_known() {
-    let schema = schema("summary-1.schema.json");
+    let schema = schema("summary-2.schema.json");
     for backend in Backend::PREFERENCE {
         for follow_ends in [true, false] {
             for top in [None, Some(1), Some(0)] {
@@ -134,9 +182,34 @@ fn summaries_fit_their_schema_whatever_is_known() {
 }
 
 #[test]
+fn calls_that_failed_fit_the_schema() {
+    let mut failures = Failures::default();
+    for result in [CallResult::NoPort, CallResult::PortBusy, CallResult::AddressInUse] {
+        let key = FailureKey {
+            local: address(1),
+            remote: address(2),
+            remote_port: 8080,
+            netns: 4_026_531_840,
+            pid: 42,
+            result: result as u8,
+            ..FailureKey::default()
+        };
+        failures.take(&key, &Failure { count: 7, first_ns: 5, last_ns: 9, ..Failure::default() });
+    }
+    let mut summary = summary(Backend::Fentry, true, None);
+    summary.failed = Some(FailedPlaces::at(&failures, 10));
+    summary.totals.counts.failed = failures.counts();
+    let document = document(&summary);
+    assert_valid(&schema("summary-2.schema.json"), &document);
+    assert_eq!(document["totals"]["failed"]["no_port"], 7);
+    assert_eq!(document["failures"].as_array().map(Vec::len), Some(2), "connect()");
+    assert_eq!(document["binds"].as_array().map(Vec::len), Some(1), "bind()");
+}
+
+#[test]
 fn the_fixed_keys_are_where_scripts_expect_them() {
     let document = document(&summary(Backend::Kprobe, true, Some(1)));
-    assert_eq!(document["schema"], "twtrace.summary/1");
+    assert_eq!(document["schema"], "twtrace.summary/2");
     assert_eq!(document["backend"], "kprobe");
     assert_eq!(document["elapsed_s"], 1.234);
     assert_eq!(document["totals"]["entered"], 7);
@@ -177,7 +250,7 @@ fn without_types_only_what_needs_none_is_told() {
     let mut summary = summary(Backend::Kprobe, true, None);
     (summary.object, summary.types) = (ObjectKind::Perf, Types::Unknown);
     let document = document(&summary);
-    assert_valid(&schema("summary-1.schema.json"), &document);
+    assert_valid(&schema("summary-2.schema.json"), &document);
     assert_eq!((&document["object"], &document["types"]), (&json!("perf"), &json!("unknown")));
     for key in ["timestamps", "eligible", "allowed", "blocked", "refused", "recycle_over_2msl"] {
         assert_eq!(document["totals"][key], Value::Null, "{key}");
@@ -207,9 +280,17 @@ fn an_event_says_null_of_what_it_does_not_know() {
     let mut text = Vec::new();
     writer.write(&mut text, &Event::Entered(entered)).expect("writing to memory");
     let event: Value = serde_json::from_slice(&text).expect("one JSON document");
-    assert_valid(&schema("event-1.schema.json"), &event);
-    for key in ["ts_recent_stamp", "tstamp_ok", "eligible", "blocked", "uid", "tw_reuse", "rto_ms"]
-    {
+    assert_valid(&schema("event-2.schema.json"), &event);
+    for key in [
+        "ts_recent_stamp",
+        "tstamp_ok",
+        "eligible",
+        "blocked",
+        "uid",
+        "tw_reuse",
+        "rto_ms",
+        "autobound",
+    ] {
         assert_eq!(event[key], Value::Null, "{key}");
     }
     assert_eq!(event["scheduled_ms"], 60_000);
@@ -217,7 +298,7 @@ fn an_event_says_null_of_what_it_does_not_know() {
 
 #[test]
 fn events_fit_their_schema() {
-    let schema = schema("event-1.schema.json");
+    let schema = schema("event-2.schema.json");
     let writer = EventWriter { format: Format::Ndjson, hz: Hz::new(250), recycle_exists: false };
     for event in events() {
         let mut text = Vec::new();

@@ -12,12 +12,13 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::{Terminal, backend::TestBackend};
 use twtrace::{
     aggregate::{Aggregate, Settings},
-    diagnose::{Case, Loss, diagnose},
+    attached::Backend,
+    diagnose::{Case, diagnose},
     event::Event,
     host::facts::{HostFacts, NamespaceFacts},
-    kernel::{Backend, ObjectKind, Totals, Types},
     peer::{GroupBy, Prefixes},
     summary::{Context, Examined, SortKey, Summary},
+    totals::Totals,
     units::{Clock, Hz},
     view::{
         Format,
@@ -26,8 +27,8 @@ use twtrace::{
     },
 };
 use twtrace_common::{
-    Counter, EndReason, Ended, Entered, Flow, Header, Kind, TCP_FIN_WAIT2, TCP_TIME_WAIT,
-    ended_flags, entered_flags,
+    Counter, EndReason, Ended, Entered, Flow, Header, Kind, PortChoice, TCP_FIN_WAIT2,
+    TCP_TIME_WAIT, entered_flags,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -85,8 +86,7 @@ impl Host {
             header: Header {
                 kind: Kind::Entered as u8,
                 state,
-                flags: entered_flags::FOLLOWED
-                    | if ports.0 > 20_000 { entered_flags::AUTOBOUND } else { 0 },
+                flags: entered_flags::FOLLOWED | (u16::from(timestamps) * entered_flags::TSTAMP_OK),
                 netns: NETNS,
             },
             mono_ns: self.second * SECOND + at,
@@ -106,6 +106,8 @@ impl Host {
             tcp_timestamps: 1,
             tcp_tw_reuse: 1,
             family: 2,
+            chosen: (if ports.0 > 20_000 { PortChoice::Connect } else { PortChoice::Unknown })
+                as u8,
             ..Entered::default()
         };
         self.tell(&Event::Entered(entered));
@@ -135,11 +137,7 @@ impl Host {
         {
             self.taken_over.pop_front();
             self.tell(&Event::Ended(Ended {
-                header: Header {
-                    kind: Kind::Ended as u8,
-                    flags: ended_flags::AUTOBOUND,
-                    ..entered.header
-                },
+                header: Header { kind: Kind::Ended as u8, flags: 0, ..entered.header },
                 mono_ns: entered.mono_ns + SECOND + SECOND / 4,
                 tw: entered.tw,
                 entered_ns: entered.mono_ns,
@@ -148,6 +146,7 @@ impl Host {
                 last_armed: 15_000,
                 rto: 51,
                 reason: EndReason::Reused as u8,
+                chosen: PortChoice::Connect as u8,
                 ..Ended::default()
             }));
         }
@@ -164,18 +163,12 @@ impl Host {
 
     fn summary(&self, choice: &twtrace::summary::RowChoice) -> Summary {
         let context = Context {
-            backend: Backend::Tracepoint,
-            object: ObjectKind::RingBuf,
-            types: Types::Known,
-            refused_backends: Vec::new(),
             elapsed: Duration::from_secs(self.second),
             totals: Totals::default()
                 .with(Counter::Entered, self.entered)
                 .with(Counter::LostEntered, self.lost),
-            skipped: 0,
-            undecodable: 0,
             netns_names: HashMap::from([(NETNS, "client".to_owned())]),
-            cgroup_names: HashMap::new(),
+            ..Context::bare(Backend::Tracepoint)
         };
         let mut summary = Summary::new(&self.aggregate, choice, context);
         let facts = HostFacts {
@@ -190,7 +183,7 @@ impl Host {
                     max_tw_buckets: Some(65_536),
                     fin_timeout: Some(60),
                     rfc1337: Some(0),
-                    time_wait: Some(summary.live()),
+                    time_wait: Some(summary.totals.live),
                     ..NamespaceFacts::default()
                 },
             )]
@@ -199,9 +192,15 @@ impl Host {
         };
         let case = Case {
             peers: self.aggregate.table().rows(),
+            failures: self.aggregate.failures(),
+            sockets: None,
+            fin_wait2_taken: false,
+            sees_connects: true,
+            sees_binds: false,
             facts: &facts,
-            loss: Loss::default(),
+            trust: summary.trust,
             now_ns: self.second * SECOND,
+            wall: std::time::SystemTime::UNIX_EPOCH,
             since_ns: 0,
         };
         let diagnosis = diagnose(&case);
@@ -334,7 +333,7 @@ fn what_is_lost_stands_in_the_first_line() {
     host.lost = 17;
     host.live();
     let first = host.screen(80, 24).lines().next().unwrap().to_owned();
-    assert!(first.ends_with("17 LOST"), "{first}");
+    assert!(first.ends_with("17 EVENTS LOST"), "{first}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    build::{self, StaticPrograms},
+    build::{self, Programs},
     process::{self, say},
     setup,
     steps::Steps,
@@ -40,7 +40,7 @@ pub struct Args {
 }
 
 /// All areas, in the order they are measured.
-const AREAS: [&str; 9] = [
+const AREAS: [&str; 10] = [
     USERSPACE,
     INSTRUCTIONS,
     "start",
@@ -50,6 +50,7 @@ const AREAS: [&str; 9] = [
     "snapshot",
     "burst",
     "growth",
+    "audit",
 ];
 
 /// The benchmarks of `twtrace/benches/`, by criterion. They need no privilege.
@@ -71,7 +72,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let mut samples = if args.keep { Samples::load(&kept)? } else { Samples::default() };
     let lab =
         AREAS.into_iter().any(|area| wanted(area) && ![USERSPACE, INSTRUCTIONS].contains(&area));
-    let programs = lab.then(build::static_programs).transpose()?;
+    let programs = lab.then(build::programs).transpose()?;
     let benchmark = [USERSPACE, INSTRUCTIONS].into_iter().any(wanted);
     let benchmark = benchmark.then(|| build::benchmark("twtrace", "userspace", args.quick));
     let built = Built { programs, benchmark: benchmark.transpose()? };
@@ -116,7 +117,7 @@ pub fn smoke() -> Result<()> {
 
 /// What is measured.
 struct Built {
-    programs: Option<StaticPrograms>,
+    programs: Option<Programs>,
     benchmark: Option<PathBuf>,
 }
 
@@ -131,12 +132,14 @@ fn measure(area: &str, samples: &mut Samples, built: &Built, args: &Args) -> Res
     }
 }
 
-/// Where page and pictures go that are not fit for the documents: beside a copy of the page.
+/// Where page and pictures go that are not fit for the documents: beside copies of the pages.
 fn draft() -> Result<PathBuf> {
     let draft = build::target_dir().join("bench");
-    fs::create_dir_all(&draft)?;
-    fs::copy(build::workspace().join("docs").join(report::PAGE), draft.join(report::PAGE))
-        .context("copying the page")?;
+    fs::create_dir_all(draft.join(plot::DIRECTORY))?;
+    for page in report::PAGES {
+        fs::copy(build::workspace().join("docs").join(page), draft.join(page))
+            .with_context(|| format!("copying {page}"))?;
+    }
     Ok(draft)
 }
 

@@ -12,9 +12,6 @@ use cargo_metadata::Message;
 
 use crate::process::{self, say};
 
-/// The target of the static binaries; naming it keeps their flags off build scripts.
-const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
-
 /// The workspace's top directory: of the checkout that cargo was run in, since several may share
 /// one target directory; without cargo, of the one this program was built in.
 pub fn workspace() -> &'static Path {
@@ -39,53 +36,62 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Builds one package and gives back its program.
-pub fn program(package: &str, release: bool) -> Result<PathBuf> {
-    let mut command = cargo();
-    command.args(["build", "--package", package]);
-    if release {
-        command.arg("--release");
-    }
-    executable(&mut command, package)
-}
-
-/// Programs that need nothing of the system they run on.
-pub struct StaticPrograms {
+/// What users, scenarios and benchmarks run: built one way, so that it is built once.
+pub struct Programs {
     /// The tracer.
     pub twtrace: PathBuf,
     /// The scenarios, which are also a virtual machine's init.
     pub tests: PathBuf,
 }
 
-/// Builds the tracer and the scenarios as static programs, in a target directory of their own.
-pub fn static_programs() -> Result<StaticPrograms> {
-    let build = |package: &str| {
-        let mut command = cargo();
-        command.args(["build", "--release", "--package", package]);
-        executable(in_static_target(&mut command), package)
-    };
-    Ok(StaticPrograms { twtrace: build("twtrace")?, tests: build("twtrace-tests")? })
+/// Builds the tracer and the scenarios.
+pub fn programs() -> Result<Programs> {
+    let mut command = static_cargo("build");
+    command.args(["--package", "twtrace", "--package", "twtrace-tests"]);
+    let [twtrace, tests] = executables(&mut command, ["twtrace", "twtrace-tests"])?;
+    Ok(Programs { twtrace, tests })
+}
+
+/// Builds the tracer: as above, or quickly and without optimisations.
+pub fn tracer(debug: bool) -> Result<PathBuf> {
+    let mut command = if debug { cargo_with("build") } else { static_cargo("build") };
+    let [twtrace] = executables(command.args(["--package", "twtrace"]), ["twtrace"])?;
+    Ok(twtrace)
 }
 
 /// Builds a package's benchmarks of that name and gives back their program: of the same build as
-/// the static programs, or, where nothing is to be measured, as the tests are built.
+/// the programs, or, where nothing is to be measured, as the tests are built.
 pub fn benchmark(package: &str, name: &str, debug: bool) -> Result<PathBuf> {
+    let mut command = if debug { cargo_with("test") } else { static_cargo("bench") };
+    command.args(["--package", package, "--bench", name, "--no-run"]);
+    let [program] = executables(&mut command, [name])?;
+    Ok(program)
+}
+
+fn cargo_with(word: &str) -> Command {
     let mut command = cargo();
-    command.args([if debug { "test" } else { "bench" }, "--package", package]);
-    command.args(["--bench", name, "--no-run"]);
-    executable(if debug { &mut command } else { in_static_target(&mut command) }, name)
-}
-
-fn in_static_target(command: &mut Command) -> &mut Command {
+    command.arg(word);
     command
-        .args(["--target", STATIC_TARGET, "--target-dir"])
-        .arg(target_dir().join("vm"))
-        // Line tables would triple what a virtual machine has to unpack.
-        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=debuginfo")
 }
 
-/// Runs a cargo build and picks the program of that name from its messages.
-fn executable(command: &mut Command, name: &str) -> Result<PathBuf> {
+/// A cargo command for optimised programs that need nothing of the system they run on, as a virtual
+/// machine has it.
+fn static_cargo(word: &str) -> Command {
+    let mut command = cargo_with(word);
+    if word == "build" {
+        command.arg("--release");
+    }
+    // Naming the target keeps the flags off build scripts.
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    command.args(["--target", &target]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    command
+}
+
+/// Runs a cargo build and picks the programs of these names from its messages.
+pub fn executables<const N: usize>(
+    command: &mut Command,
+    names: [&str; N],
+) -> Result<[PathBuf; N]> {
     say!("$ {}", process::line(command));
     let mut child = command
         .arg("--message-format=json-render-diagnostics")
@@ -93,17 +99,20 @@ fn executable(command: &mut Command, name: &str) -> Result<PathBuf> {
         .spawn()
         .context("cannot run cargo")?;
     let stdout = child.stdout.take().context("cargo's stdout was asked for")?;
-    let mut found = None;
+    let mut found = names.map(|_| None);
     for message in Message::parse_stream(BufReader::new(stdout)) {
         if let Message::CompilerArtifact(artifact) = message.context("cargo's messages")?
-            && artifact.target.name == name
+            && let Some(at) = names.iter().position(|name| artifact.target.name == *name)
             && let Some(path) = artifact.executable
         {
-            found = Some(path.into_std_path_buf());
+            found[at] = Some(path.into_std_path_buf());
         }
     }
     if !child.wait()?.success() {
-        bail!("{name} does not build");
+        bail!("{} does not build", names.join(" and "));
     }
-    found.with_context(|| format!("cargo named no program for {name}"))
+    match found.into_iter().collect::<Option<Vec<_>>>().map(TryInto::try_into) {
+        Some(Ok(programs)) => Ok(programs),
+        _ => bail!("cargo named no program for {}", names.join(" and ")),
+    }
 }

@@ -24,10 +24,9 @@ pub struct Args {
 /// Builds the tracer and the scenarios, and becomes the scenario runner's lab.
 pub fn main(args: &Args) -> Result<ExitCode> {
     setup::ensure(if args.picture { setup::Purpose::Test } else { setup::Purpose::Lab })?;
-    let twtrace = build::program("twtrace", true)?;
-    let tests = build::program("twtrace-tests", true)?;
-    let mut command = process::as_root(&tests)?;
-    command.arg("lab").arg("--twtrace").arg(twtrace);
+    let programs = build::programs()?;
+    let mut command = process::as_root(&programs.tests)?;
+    command.arg("lab").arg("--twtrace").arg(programs.twtrace);
     if args.picture {
         return picture(command);
     }
@@ -35,7 +34,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         command.arg("--hold");
     }
     let error = command.exec();
-    Err(error).with_context(|| format!("cannot run {}", tests.display()))
+    Err(error).with_context(|| format!("cannot run {}", programs.tests.display()))
 }
 
 /// Has the lab look at itself for a while, and puts what it saw into the README.

@@ -5,12 +5,19 @@
 
 mod bench;
 mod build;
+mod dist;
+mod events;
+mod fuzz;
 mod lab;
+mod log;
 mod page;
 mod process;
 mod progress;
+mod report;
 mod run;
+mod scenarios;
 mod setup;
+mod soak;
 mod steps;
 mod test;
 mod vm;
@@ -45,6 +52,12 @@ enum Command {
     Vm(vm::Args),
     /// Measure what twtrace costs, and write the figures of docs/PERFORMANCE.md.
     Bench(bench::Args),
+    /// Make what is released: archives and packages.
+    Dist(dist::Args),
+    /// Look for bytes that break what takes in what strangers wrote.
+    Fuzz(fuzz::Args),
+    /// Count at the machine's limit for minutes or hours, and hold the counts against the kernel's.
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +68,9 @@ fn main() -> ExitCode {
         Command::Test(args) => test::main(&args),
         Command::Vm(args) => vm::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Dist(args) => dist::main(&args),
+        Command::Fuzz(args) => fuzz::main(&args),
+        Command::Soak(args) => soak::main(&args),
     };
     match outcome {
         Ok(code) => code,

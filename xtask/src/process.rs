@@ -2,38 +2,108 @@
 
 use std::{
     ffi::OsStr,
-    io::{self, IsTerminal as _},
+    io::{self, BufRead as _, BufReader, IsTerminal as _},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::toolchain;
+use crate::{log, progress, toolchain};
 
 /// Prints one line of xtask's own to stderr.
 macro_rules! say {
     ($($word:tt)*) => {
-        $crate::progress::above(|| eprintln!("xtask: {}", format_args!($($word)*)))
+        $crate::process::print_aside(&format!("xtask: {}", format_args!($($word)*)))
     };
 }
 pub(crate) use say;
 
+/// Prints to stderr, and keeps it.
+pub fn print_aside(line: &str) {
+    progress::above(|| eprintln!("{line}"));
+    log::keep(line);
+}
+
+/// Prints a result to stdout, and keeps it.
+pub fn print(line: &str) {
+    progress::above(|| println!("{line}"));
+    log::keep(line);
+}
+
 /// Runs a command to its end with its output on stderr; fails unless it succeeds.
 pub fn run(command: &mut Command) -> Result<()> {
+    if log::is_kept() {
+        return run_and_keep(command, print_aside);
+    }
     command.stdout(stderr()?);
     run_visibly(command)
 }
 
 /// Like [`run`], but leaves the command's stdout alone: for test runners.
 pub fn run_visibly(command: &mut Command) -> Result<()> {
+    if log::is_kept() {
+        return run_and_keep(command, print);
+    }
     say!("$ {}", line(command));
     let status = command.status().with_context(|| format!("cannot run {}", name(command)))?;
+    succeeded(command, status)
+}
+
+/// The same with both outputs on one, and kept.
+fn run_and_keep(command: &mut Command, print: impl Fn(&str)) -> Result<()> {
+    say!("$ {}", line(command));
+    if io::stderr().is_terminal() {
+        command.env("CARGO_TERM_COLOR", "always");
+    }
+    let (mut child, lines) = piped(command)?;
+    for line in lines {
+        print(&line);
+    }
+    let status = child.wait().with_context(|| format!("waiting for {}", name(command)))?;
+    succeeded(command, status)
+}
+
+fn succeeded(command: &Command, status: ExitStatus) -> Result<()> {
     if !status.success() {
         bail!("{} failed ({status})", name(command));
     }
     Ok(())
+}
+
+/// Starts a command; the lines are those of its stdout and stderr, until both end.
+pub fn piped(command: &mut Command) -> Result<(Child, mpsc::Receiver<String>)> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {}", name(command)))?;
+    let lines = lines_of(&mut child);
+    Ok((child, lines))
+}
+
+fn lines_of(child: &mut Child) -> mpsc::Receiver<String> {
+    let (send, receive) = mpsc::channel();
+    let pipes: [Option<Box<dyn std::io::Read + Send>>; 2] = [
+        child.stdout.take().map(|pipe| Box::new(pipe) as _),
+        child.stderr.take().map(|pipe| Box::new(pipe) as _),
+    ];
+    for pipe in pipes.into_iter().flatten() {
+        let send = send.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(pipe).split(b'\n') {
+                let Ok(line) = line else { break };
+                let text = String::from_utf8_lossy(&line);
+                if send.send(text.trim_end_matches('\r').to_owned()).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    receive
 }
 
 /// What keeps apt from showing how far it is where that would only fill a log.

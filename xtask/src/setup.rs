@@ -12,6 +12,9 @@ use anyhow::{Result, bail};
 use crate::{process::say, toolchain};
 use requirement::{Requirement, requirements};
 
+/// The toolchain that fuzz targets are built with: they want options that only it takes.
+pub const NIGHTLY: &str = "nightly";
+
 /// What the machine is to be able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Purpose {
@@ -25,6 +28,10 @@ pub enum Purpose {
     Bench,
     /// Run the tests in virtual machines, too.
     Vm,
+    /// Run the fuzz targets, too.
+    Fuzz,
+    /// Make what is released, and none of the tests.
+    Dist,
 }
 
 /// What the user asked for.

@@ -8,7 +8,7 @@ use crate::process::say;
 
 /// Steps that were run, in order.
 #[derive(Default)]
-pub struct Steps(Vec<(&'static str, Outcome, Duration)>);
+pub struct Steps(Vec<(String, Outcome, Duration)>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -19,7 +19,7 @@ enum Outcome {
 
 impl Steps {
     /// Announces a step, runs it, and notes how it went; its error is printed at once.
-    pub fn run<T>(&mut self, name: &'static str, step: impl FnOnce() -> Result<T>) -> Option<T> {
+    pub fn run<T>(&mut self, name: &str, step: impl FnOnce() -> Result<T>) -> Option<T> {
         say!("=== {name}");
         let started = Instant::now();
         let (outcome, value) = match step() {
@@ -29,13 +29,13 @@ impl Steps {
                 (Outcome::Failed, None)
             }
         };
-        self.0.push((name, outcome, started.elapsed()));
+        self.0.push((name.to_owned(), outcome, started.elapsed()));
         value
     }
 
     /// Notes a step that could not be run because an earlier one failed.
-    pub fn skip(&mut self, name: &'static str) {
-        self.0.push((name, Outcome::Skipped, Duration::ZERO));
+    pub fn skip(&mut self, name: &str) {
+        self.0.push((name.to_owned(), Outcome::Skipped, Duration::ZERO));
     }
 
     /// Whether every step was run and went well.
@@ -45,7 +45,7 @@ impl Steps {
 
     /// The steps as lines of a table.
     pub fn table(&self) -> String {
-        let line = |(name, outcome, took): &(&str, Outcome, Duration)| {
+        let line = |(name, outcome, took): &(String, Outcome, Duration)| {
             let word = match outcome {
                 Outcome::Ok => "ok",
                 Outcome::Failed => "FAILED",

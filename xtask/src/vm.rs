@@ -3,12 +3,10 @@
 mod accel;
 mod apt;
 mod cache;
-mod console;
 mod initramfs;
 mod kernel;
 mod modules;
 mod qemu;
-mod report;
 mod sources;
 mod tools;
 mod tree;
@@ -26,16 +24,18 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    build::{self, StaticPrograms},
-    process::say,
-    progress::{self, Ongoing},
+    build::{self, Programs},
+    events,
+    process::{print, say},
+    progress::Ongoing,
+    report::{End, Failure, Progress, Tally},
+    scenarios::HOST,
     setup,
 };
 use accel::Accel;
 use cache::Cache;
 use kernel::{Kernel, Series};
 use qemu::{Limits, Machine};
-use report::{Progress, Tally};
 
 /// Tells the scenarios which tracer to run; inside a machine it is the one on PATH.
 pub const TRACER_VARIABLE: &str = "TWTRACE_BIN";
@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", requires = "image")]
     modules: Option<PathBuf>,
     /// Ways to attach that the scenarios try, with commas between.
-    #[arg(long, value_name = "LIST", default_value = "fentry,kprobe")]
+    #[arg(long, value_name = "LIST", default_value = "fentry,kprobe,tracepoint")]
     attach: String,
     /// Kernel programs that the scenarios load, with a comma between.
     #[arg(long, value_name = "LIST", default_value = "ringbuf,perf")]
@@ -67,9 +67,9 @@ pub struct Args {
     /// Machines at the same time.
     #[arg(long, value_name = "N", default_value_t = 2)]
     jobs: usize,
-    /// Processors of each machine; with one, nothing per processor is put to the test.
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    processors: u8,
+    /// Processors of each machine; two where it can have them.
+    #[arg(long, value_name = "N")]
+    processors: Option<u8>,
     /// Run instructions this way rather than the quickest that works.
     #[arg(long, value_name = "HOW")]
     accel: Option<Accel>,
@@ -84,6 +84,15 @@ pub struct Args {
     /// More arguments for the scenarios.
     #[arg(last = true)]
     options: Vec<String>,
+}
+
+/// How many of the scenarios are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Those that cover everything, over this host and all kernels together.
+    Covering,
+    /// All that can be.
+    All,
 }
 
 /// What `--kernel` stands for.
@@ -106,26 +115,17 @@ fn parse_series(text: &str) -> Result<SeriesList, String> {
 /// Installs, builds, boots, reports.
 pub fn main(args: &Args) -> Result<ExitCode> {
     setup::ensure(setup::Purpose::Vm)?;
-    let programs = build::static_programs()?;
+    let programs = build::programs()?;
     if args.shell {
         return shell(args, &programs);
     }
-    let ok = run(args, &programs)?;
-    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let tally = run(args, Extent::All, &programs)?;
+    Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The whole matrix, as `test` runs it: machines for each object, because all at once in one would
-/// crowd it so that its scenarios spoil each other's timing.
-pub fn matrix(programs: &StaticPrograms, filter: Option<&str>) -> Result<()> {
-    let mut ok = true;
-    for object in ["ringbuf", "perf"] {
-        let args = Args { object: object.to_owned(), ..defaults(filter)? };
-        ok &= run(&args, programs)?;
-    }
-    if !ok {
-        bail!("scenarios failed; their logs are above");
-    }
-    Ok(())
+/// Every kernel, as `test` runs them.
+pub fn matrix(programs: &Programs, extent: Extent, filter: Option<&str>) -> Result<Tally> {
+    run(&defaults(filter)?, extent, programs)
 }
 
 /// What `cargo xtask vm --keep-going` asks for.
@@ -143,14 +143,21 @@ fn kernels(args: &Args, cache: &Cache, series: &[Series]) -> Result<Vec<Kernel>>
     series.iter().map(|&series| kernel::fetch(series, cache)).collect()
 }
 
-/// Runs every kernel, some side by side; answers whether all went well.
-fn run(args: &Args, programs: &StaticPrograms) -> Result<bool> {
+/// Runs every kernel, some side by side.
+fn run(args: &Args, extent: Extent, programs: &Programs) -> Result<Tally> {
     let cache = Cache::open()?;
     let kernels = kernels(args, &cache, &args.kernel.0)?;
     let first = kernels.first().context("no kernel was asked for")?;
     let accel = match args.accel {
         Some(accel) => accel,
         None => accel::choose(&cache, &first.image)?,
+    };
+    let labels: Vec<_> = kernels.iter().map(|kernel| kernel.label.as_str()).collect();
+    let covering = match extent {
+        Extent::Covering => {
+            ["--covering".to_owned(), format!("{HOST},{}", labels.join(","))].to_vec()
+        }
+        Extent::All => Vec::new(),
     };
     let started = Instant::now();
     let queue = Mutex::new(kernels.into_iter().collect::<VecDeque<_>>());
@@ -160,7 +167,7 @@ fn run(args: &Args, programs: &StaticPrograms) -> Result<bool> {
         for _ in 0..args.jobs.max(1) {
             scope.spawn(|| {
                 while let Some(kernel) = next(&queue) {
-                    match run_with_second_chance(args, &kernel, programs, accel) {
+                    match run_one(args, &kernel, &covering, programs, accel) {
                         Ok(tally) => {
                             if !tally.failed.is_empty() && !args.keep_going {
                                 locked(&queue).clear();
@@ -175,10 +182,11 @@ fn run(args: &Args, programs: &StaticPrograms) -> Result<bool> {
     });
     let mut total = total.into_inner().unwrap_or_else(|it| it.into_inner());
     for (label, error) in trouble.into_inner().unwrap_or_else(|it| it.into_inner()) {
-        total.failed.push((format!("{label}/(start)"), format!("{error:#}")));
+        let (name, why) = (format!("{label}/(start)"), format!("{error:#}"));
+        total.failed.push(Failure { name, log: why.clone(), why });
     }
-    println!("{}", total.closing(started.elapsed()));
-    Ok(total.failed.is_empty())
+    print(&total.closing(started.elapsed()));
+    Ok(total)
 }
 
 fn next(queue: &Mutex<VecDeque<Kernel>>) -> Option<Kernel> {
@@ -197,55 +205,27 @@ fn work_dir(kernel: &Kernel) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Most scenarios that are run a second time; if more fail, something is wrong.
-const SECOND_CHANCES: usize = 8;
-
-/// Runs the scenarios under one kernel, and those that failed once more, one at a time in a fresh
-/// machine: emulation is slow enough for scenarios to spoil each other's timing. What fails alone
-/// as well has failed.
-fn run_with_second_chance(
-    args: &Args,
-    kernel: &Kernel,
-    programs: &StaticPrograms,
-    accel: Accel,
-) -> Result<Tally> {
-    let mut tally = run_one(args, kernel, programs, accel, &args.options)?;
-    let names = tally.to_run_again(&kernel.label);
-    // A machine that did not even tell its scenarios has failed as it is.
-    if names.is_empty() || names.len() > SECOND_CHANCES {
-        return Ok(tally);
-    }
-    for (name, log) in &tally.failed {
-        say!("{name} failed beside others:\n{}", log.trim_end());
-    }
-    say!("{}: {} scenarios once more, one at a time", kernel.label, names.len());
-    let alone = ["--test-threads".to_owned(), "1".to_owned(), "--only".to_owned(), names.join(",")];
-    let again = run_one(args, kernel, programs, accel, &alone)?;
-    tally.failed.clear();
-    tally.unfinished.clear();
-    tally.add(again);
-    Ok(tally)
-}
-
 /// Runs scenarios under one kernel, printing each as it ends.
 fn run_one(
     args: &Args,
     kernel: &Kernel,
-    programs: &StaticPrograms,
+    covering: &[String],
+    programs: &Programs,
     accel: Accel,
-    options: &[String],
 ) -> Result<Tally> {
     let started = Instant::now();
     let mut inside = ["--format", "json", "--attach", &args.attach, "--object", &args.object]
         .map(str::to_owned)
         .to_vec();
-    if kernel.label == kernel::ONCE {
-        inside.push("--once".to_owned());
+    inside.extend(["--kernel".to_owned(), kernel.label.clone()]);
+    if accel.has_own_clock() {
+        // Waiting costs nothing there, and each tracer slows down what all others look at.
+        inside.extend(["--test-threads".to_owned(), "1".to_owned()]);
     }
-    inside.extend(args.filter.iter().chain(options).cloned());
+    inside.extend(covering.iter().chain(&args.filter).chain(&args.options).cloned());
     let dir = work_dir(kernel)?;
     let initramfs = initramfs::build(kernel, programs, &inside, &dir)?;
-    let processors = args.processors;
+    let processors = args.processors.unwrap_or_else(|| accel.processors(&kernel.label));
     let image = &kernel.image;
     let machine = Machine { image, initramfs: &initramfs, accel, dir: &dir, processors };
     let limits = Limits {
@@ -257,18 +237,19 @@ fn run_one(
     ongoing.tell(&progress.how_far());
     let mut booted = None;
     let end = machine.run(limits, |event| {
-        if let console::Event::Started = event {
+        if let events::Event::Started = event {
             booted = Some(started.elapsed());
         }
         if let Some(line) = progress.take(event) {
-            if line.starts_with("test ") { tell(&line) } else { say!("{line}") }
+            if line.starts_with("test ") { print(&line) } else { say!("{line}") }
         }
         ongoing.tell(&progress.how_far());
     })?;
     drop(ongoing);
-    let (tally, line) = progress.finish(&end, &machine);
+    let logs = [machine.console_log(), machine.results_log()];
+    let (tally, line) = progress.finish(&end, &logs);
     if let Some(line) = line {
-        tell(&line);
+        print(&line);
     }
     say!(
         "{} took {:.1} s, {} of them to boot, under {accel:?}",
@@ -279,18 +260,9 @@ fn run_one(
     Ok(tally)
 }
 
-/// Prints a result.
-fn tell(line: &str) {
-    progress::above(|| println!("{line}"));
-}
-
 /// Runs the guest's program with these arguments under one kernel, and answers the lines it
 /// wrote; fails unless it ended well.
-pub fn say_lines(
-    series: &str,
-    programs: &StaticPrograms,
-    inside: &[String],
-) -> Result<Vec<String>> {
+pub fn say_lines(series: &str, programs: &Programs, inside: &[String]) -> Result<Vec<String>> {
     let list = parse_series(series).map_err(anyhow::Error::msg)?;
     let cache = Cache::open()?;
     let series = list.0.last().context("no kernel was asked for")?;
@@ -299,25 +271,26 @@ pub fn say_lines(
     let dir = work_dir(&kernel)?;
     let initramfs = initramfs::build(&kernel, programs, inside, &dir)?;
     let image = &kernel.image;
-    let machine = Machine { image, initramfs: &initramfs, accel, dir: &dir, processors: 2 };
+    let processors = accel.processors(&kernel.label);
+    let machine = Machine { image, initramfs: &initramfs, accel, dir: &dir, processors };
     let limits = Limits { silence: Duration::from_secs(300), total: Duration::from_secs(900) };
     let mut lines = Vec::new();
     let ongoing = Ongoing::begin(format!("machine with kernel {}", kernel.label));
     let end = machine.run(limits, |event| {
-        if let console::Event::Text(line) = event {
+        if let events::Event::Text(line) = event {
             lines.push(line.clone());
             ongoing.tell(&format!("{} lines of results", lines.len()));
         }
     })?;
     drop(ongoing);
     match end {
-        qemu::End::Exit(0) => Ok(lines),
+        End::Exit(0) => Ok(lines),
         _ => bail!("{}: the machine did not end well:\n{}", kernel.label, lines.join("\n")),
     }
 }
 
 /// Boots one kernel with a prompt.
-fn shell(args: &Args, programs: &StaticPrograms) -> Result<ExitCode> {
+fn shell(args: &Args, programs: &Programs) -> Result<ExitCode> {
     let cache = Cache::open()?;
     // One prompt: of all that were asked for, the newest.
     let newest = args.kernel.0.last().map(std::slice::from_ref).unwrap_or_default();
@@ -328,7 +301,7 @@ fn shell(args: &Args, programs: &StaticPrograms) -> Result<ExitCode> {
     };
     let dir = work_dir(&kernel)?;
     let initramfs = initramfs::build(&kernel, programs, &["--shell".to_owned()], &dir)?;
-    let processors = args.processors;
+    let processors = args.processors.unwrap_or(2);
     let image = &kernel.image;
     let machine = Machine { image, initramfs: &initramfs, accel, dir: &dir, processors };
     say!("{}: leave with `exit`, or end the machine with Ctrl-A X", kernel.label);

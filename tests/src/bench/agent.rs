@@ -9,12 +9,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use aya::programs::loaded_programs;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use super::Bench;
+use crate::netns::Netns;
 use crate::wait;
 
 /// Other tools parse the kernel's types when they start, which takes them seconds.
 const START: Duration = Duration::from_secs(60);
+
+/// Time between two documents of an agent that tells.
+const TOLD_EVERY: &str = "250ms";
 
 /// A running program that traces. It is ended when dropped.
 pub struct Agent {
@@ -25,14 +30,35 @@ pub struct Agent {
 impl Agent {
     /// Starts `twtrace watch -o json` with more arguments and waits until it watches.
     pub fn twtrace(bench: &Bench, args: &[&str]) -> Result<Self> {
+        Self::watching(bench, &[&["-o", "json"], args].concat())
+    }
+
+    /// Starts `twtrace watch` with these arguments and waits until it does.
+    pub fn watching(bench: &Bench, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(&bench.lab.twtrace);
-        command.args(["watch", "-o", "json"]).args(bench.lab.attach()).args(args);
+        command.arg("watch").args(bench.lab.attach()).args(args);
         let mut agent = Self::spawn(&mut command)?;
         wait::until("twtrace to watch", START, || {
             agent.is_alive()?;
             Ok(agent.said("stderr")?.contains("twtrace: watching").then_some(()))
         })?;
         Ok(agent)
+    }
+
+    /// Starts a `twtrace watch` of one namespace that tells its totals while it goes on.
+    pub fn telling(bench: &Bench, netns: &Netns) -> Result<Self> {
+        let often = ["-o", "ndjson", "--interval", TOLD_EVERY, "--top", "1"];
+        let all = ["--netns", netns.name(), "--max-live", "524288"];
+        Self::watching(bench, &[&often[..], &all].concat())
+    }
+
+    /// Waits until it tells this of its totals.
+    pub fn await_total(&self, key: &str, count: u64) -> Result<()> {
+        wait::until(&format!("twtrace to tell of {count} {key}"), wait::SOON, || {
+            let said = self.said("stdout")?;
+            let told = last_document(&said).and_then(|it| it["totals"][key].as_u64());
+            Ok((told == Some(count)).then_some(()))
+        })
     }
 
     /// Starts another tool, with a tracefs of its own where the machine has none mounted, and
@@ -97,7 +123,8 @@ impl Agent {
         Ok(kill_process(pid.context("process id")?, signal)?)
     }
 
-    fn proc(&self, name: &str) -> PathBuf {
+    /// What the kernel tells of it under this name.
+    pub fn proc(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}", self.child.id())).join(name)
     }
 
@@ -163,6 +190,11 @@ impl Agent {
             })
             .collect())
     }
+}
+
+/// The last whole document among lines of them.
+pub fn last_document(lines: &str) -> Option<Value> {
+    lines.lines().rev().find_map(|line| serde_json::from_str(line).ok())
 }
 
 /// Processor time that a process's threads, those there now, have used, user and system together,

@@ -8,7 +8,6 @@ use super::load::Site;
 use super::tools::Tool;
 use super::{Bench, note, sample};
 use crate::lab::Object;
-use crate::wait;
 
 /// Runs the same connections under each tool, in turn.
 pub fn run(bench: &Bench) -> Result<()> {
@@ -36,8 +35,7 @@ fn measure(bench: &Bench, agent: Agent, tool: Tool, first: bool) -> Result<()> {
     let (before, cpu) = (agent.programs()?, agent.cpu_seconds()?);
     let site = Site::loopback()?;
     site.connections_per_second(count)?;
-    site.delete()?;
-    await_quiet(&agent)?;
+    site.delete_and_see(bench)?;
     let mut whole = 0;
     for (name, program) in agent.programs()? {
         let earlier = before.get(&name).copied().unwrap_or_default();
@@ -76,18 +74,4 @@ fn label(bench: &Bench, tool: Tool) -> String {
         Tool::NoEnds => format!("twtrace, {way} --no-ends"),
         other => other.name().to_owned(),
     }
-}
-
-/// Waits until the namespace's sockets have gone: far fewer runs in one look than in the one
-/// before, which is what the rest of the machine causes.
-pub fn await_quiet(agent: &Agent) -> Result<()> {
-    let mut before: Option<u64> = None;
-    let mut calm = 0;
-    wait::until("the sockets to be purged", wait::SOON, || {
-        let runs = agent.programs()?.values().map(|program| program.runs).sum();
-        let few = before.is_some_and(|before| runs - before < 200);
-        calm = if few { calm + 1 } else { 0 };
-        before = Some(runs);
-        Ok((calm > 20).then_some(()))
-    })
 }

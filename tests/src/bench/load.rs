@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::Bench;
+use super::agent::Agent;
 use crate::counters::Counters;
 use crate::netns::Netns;
 use crate::topology::{self, SERVER};
@@ -112,6 +114,16 @@ impl Site {
         self.server = None;
         let began = Instant::now();
         self.client.delete()?;
+        Ok(began)
+    }
+
+    /// The same, and waits until no TIME_WAIT socket is left: the kernel deletes a namespace when it
+    /// comes to it, and then nobody can ask it any more. A `twtrace` of its own sees it.
+    pub fn delete_and_see(self, bench: &Bench) -> Result<Instant> {
+        let observer = Agent::telling(bench, &self.client)?;
+        let began = self.delete()?;
+        observer.await_total("live", 0)?;
+        observer.finish()?;
         Ok(began)
     }
 }

@@ -5,6 +5,7 @@
 //! once and small, and prove only that it works.
 
 mod agent;
+mod audit;
 mod burst;
 mod endtoend;
 mod growth;
@@ -12,13 +13,16 @@ mod kernel;
 mod load;
 mod screen;
 mod snapshot;
+mod soak;
 mod start;
 mod tools;
+
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use crate::lab::{self, Backend, Lab, Object};
+use crate::lab::{self, Backend, Lab, Object, Way};
 
 /// What every area is given.
 pub struct Bench {
@@ -35,13 +39,14 @@ pub struct Bench {
 type Area = (&'static str, fn(&Bench) -> Result<()>);
 
 /// All areas, in the order they are run.
-const AREAS: [Area; 7] = [
+const AREAS: [Area; 8] = [
     ("start", start::run),
     ("kernel", kernel::run),
     ("endtoend", endtoend::run),
     ("snapshot", snapshot::run),
     ("burst", burst::run),
     ("growth", growth::run),
+    ("audit", audit::run),
     ("screen", screen::run),
 ];
 
@@ -61,8 +66,7 @@ pub fn main(mut args: Vec<String>) -> Result<()> {
     if let Some(unknown) = areas.iter().find(|area| AREAS.iter().all(|(name, _)| name != *area)) {
         bail!("there is no area {unknown}");
     }
-    let ways = attach.iter().flat_map(|backend| objects.iter().map(|object| (*backend, *object)));
-    for (backend, object) in ways.filter(|(backend, object)| object.attaches(*backend)) {
+    for Way { backend, object } in Way::among(&attach, &objects) {
         let twtrace = lab::find_twtrace(named.as_deref())?;
         let lab = Lab { backend, object, btf: None, twtrace };
         let bench = Bench { lab, quick: !flags.is_empty(), connections };
@@ -72,6 +76,26 @@ pub fn main(mut args: Vec<String>) -> Result<()> {
                 run(&bench).with_context(|| format!("measuring {name}"))?;
             }
         }
+    }
+    Ok(())
+}
+
+/// `twtrace-tests soak [--minutes N] [--attach WAYS] [--object OBJECTS] [--twtrace PATH]`.
+pub fn soak(mut args: Vec<String>) -> Result<()> {
+    let minutes = crate::take_option(&mut args, "--minutes")?;
+    let minutes: f64 = minutes.as_deref().unwrap_or("3").parse().context("--minutes")?;
+    let attach = crate::take_option(&mut args, "--attach")?;
+    let attach = Backend::list(attach.as_deref().unwrap_or("tracepoint"))?;
+    let objects = crate::take_option(&mut args, "--object")?;
+    let objects = Object::list(objects.as_deref().unwrap_or("ringbuf"))?;
+    let twtrace = lab::find_twtrace(crate::take_option(&mut args, "--twtrace")?.as_deref())?;
+    if let Some(unknown) = args.first() {
+        bail!("soak does not know {unknown}");
+    }
+    for Way { backend, object } in Way::among(&attach, &objects) {
+        let lab = Lab { backend, object, btf: None, twtrace: twtrace.clone() };
+        let bench = Bench { lab, quick: false, connections: None };
+        soak::run(&bench, Duration::from_secs_f64(minutes * 60.0))?;
     }
     Ok(())
 }

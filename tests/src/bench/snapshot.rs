@@ -4,7 +4,10 @@ use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use twtrace::kernel::{Namespace, ObjectKind, Options, Tracer};
+use twtrace::{
+    attached::ObjectKind,
+    kernel::{Namespace, Options, Tracer},
+};
 
 use super::agent::Agent;
 use super::load::Site;
@@ -24,7 +27,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     // The tracer registers its buffer with a runtime.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let _inside = runtime.enter();
-    let mut tracer = Tracer::start(&options(bench, namespace.inum))?;
+    let tracer = Tracer::start(&options(bench, namespace.inum))?;
     let netns = site.client.name().to_owned();
     for _ in 0..bench.size(5, 1) {
         let live = site.live()?;
@@ -59,13 +62,13 @@ fn options(bench: &Bench, netns: u32) -> Options {
     Options {
         object: Some(ObjectKind::RingBuf),
         attach: Some(match bench.lab.backend {
-            Backend::Fentry => twtrace::kernel::Backend::Fentry,
-            Backend::Kprobe => twtrace::kernel::Backend::Kprobe,
-            Backend::Tracepoint => twtrace::kernel::Backend::Tracepoint,
+            Backend::Fentry => twtrace::attached::Backend::Fentry,
+            Backend::Kprobe => twtrace::attached::Backend::Kprobe,
+            Backend::Tracepoint => twtrace::attached::Backend::Tracepoint,
         }),
         follow_ends: true,
         filter: twtrace_common::Filter { netns, ..Default::default() },
-        btf: None,
+        btf: twtrace::attached::TypesFrom::Kernel,
         max_live: 524_288,
         ring_bytes: 8 << 20,
     }

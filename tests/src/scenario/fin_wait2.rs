@@ -17,7 +17,7 @@ pub fn promoted(lab: &Lab) -> Result<()> {
     let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::Holds)?;
     let streams = Client::new(&net.client).open_many(server.addr(), 10)?;
     let held = server.take(10)?;
-    streams.into_iter().for_each(abandon);
+    streams.into_iter().try_for_each(abandon)?;
     settled(&net.client, 10)?;
     let ports: Vec<_> = held.iter().flat_map(|stream| stream.peer_addr()).collect();
     drop(held);
@@ -42,7 +42,7 @@ pub fn timed_out(lab: &Lab) -> Result<()> {
     let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::Holds)?;
     let streams = Client::new(&net.client).open_many(server.addr(), 10)?;
     let held = server.take(10)?;
-    streams.into_iter().for_each(abandon);
+    streams.into_iter().try_for_each(abandon)?;
     crate::wait::until("10 mini-sockets to have ended", crate::wait::SOON, || {
         let open = held.iter().map(|stream| {
             let port = stream.peer_addr().map_or(0, |addr| addr.port());
@@ -67,7 +67,7 @@ pub fn by_the_keepalive_timer(lab: &Lab) -> Result<()> {
     let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::Holds)?;
     let streams = Client::new(&net.client).open_many(server.addr(), 10)?;
     let _held = server.take(10)?;
-    streams.into_iter().for_each(abandon);
+    streams.into_iter().try_for_each(abandon)?;
     settled(&net.client, 10)?;
     settled(&net.client, 0)?;
 

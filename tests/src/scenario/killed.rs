@@ -87,6 +87,6 @@ pub fn by_an_administrator(lab: &Lab) -> Result<()> {
     let live = ledger.counted()?.live;
     expect::that(live == 0 || live == 10, || format!("ss -K left {live} of 10 sockets"))?;
 
-    let want = Totals { entered: 10, killed: 10 - live, live, ..Totals::default() };
+    let want = Totals { entered: 10, aborted: 10 - live, live, ..Totals::default() };
     super::totals_are(tracer, &ledger, want).map(drop)
 }

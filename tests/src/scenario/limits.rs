@@ -10,7 +10,7 @@ use crate::expect;
 use crate::lab::Lab;
 use crate::summary::{Entries, Peer, Summary, Totals};
 use crate::topology::{self, SERVER};
-use crate::traffic::{Behaviour, Client, Server};
+use crate::traffic::{Behaviour, Client, Server, abandon};
 use crate::twtrace::Tracer;
 
 fn rows(summary: &Summary) -> Result<BTreeMap<String, Entries>> {
@@ -32,7 +32,7 @@ pub fn no_ends_counts_the_same(lab: &Lab) -> Result<()> {
     let client = Client::new(&net.client);
     client.short_connections(ipv4.addr(), 30)?;
     client.short_connections(ipv6.addr(), 20)?;
-    drop(client.open_many(holds.addr(), 10)?);
+    client.open_many(holds.addr(), 10)?.into_iter().try_for_each(abandon)?;
     crate::equation::settled(&net.client, 60)?;
 
     let (full, lean) = (full.finish()?, lean.finish()?);

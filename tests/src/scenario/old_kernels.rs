@@ -52,13 +52,13 @@ pub fn without_types(lab: &Lab) -> Result<()> {
     let holding = Server::start(&net.server, &format!("{SERVER}:8081"), Behaviour::Holds)?;
     let timing_out = client.open_many(holding.addr(), 5)?;
     let held = holding.take(5)?;
-    timing_out.into_iter().for_each(abandon);
+    timing_out.into_iter().try_for_each(abandon)?;
     settled(&net.client, 37)?;
     settled(&net.client, 32)?;
     net.client.set("ipv4/tcp_fin_timeout", "60")?;
     let promoted = client.open_many(holding.addr(), 5)?;
     let closing = holding.take(5)?;
-    promoted.into_iter().for_each(abandon);
+    promoted.into_iter().try_for_each(abandon)?;
     settled(&net.client, 37)?;
     let ports: Vec<_> = closing.iter().flat_map(|stream| stream.peer_addr()).collect();
     drop(closing);

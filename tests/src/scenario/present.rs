@@ -6,7 +6,7 @@ use crate::equation::{Ledger, settled};
 use crate::lab::Lab;
 use crate::summary::Totals;
 use crate::topology::{self, SERVER};
-use crate::traffic::{Behaviour, Client, Server};
+use crate::traffic::{Behaviour, Client, Server, abandon};
 use crate::{expect, ss, wait};
 
 /// They are counted apart, and so are their ends; entries are only what came later.
@@ -20,7 +20,7 @@ pub fn present_at_start(lab: &Lab) -> Result<()> {
     for client in &bound {
         client.short_connections(answers.addr(), 1)?;
     }
-    drop(client.open_many(holds.addr(), 5)?);
+    client.open_many(holds.addr(), 5)?.into_iter().try_for_each(abandon)?;
     settled(&net.client, 25)?;
     closed(&net.server, 8080)?;
 

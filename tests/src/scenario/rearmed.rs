@@ -71,6 +71,7 @@ pub fn by_promotion(lab: &Lab) -> Result<()> {
     let summary = super::totals_are(tracer, &ledger, want)?;
     let row = summary.peer(net.client.inum(), "10.1.0.2:8080")?;
     expect::equal("re-armed", &1, &row.number("/rearmed")?)?;
+    expect::equal("promoted", &1, &row.number("/promoted")?)?;
     expect::equal("last scheduled", &60_000, &row.number("/scheduled_ms/last")?)
 }
 

@@ -1,6 +1,7 @@
 //! The unit of `packaging/` under a real systemd.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
@@ -144,7 +145,8 @@ pub fn is_started_again(_: &Lab) -> Result<()> {
     let systemd = Systemd::start()?;
     let drop_in = systemd.path("/etc/systemd/system/twtrace.service.d");
     fs::create_dir(&drop_in)?;
-    fs::write(drop_in.join("watchdog.conf"), "[Service]\nWatchdogSec=8s\n")?;
+    // Halted, it does not heed the abort either.
+    fs::write(drop_in.join("watchdog.conf"), "[Service]\nWatchdogSec=8s\nTimeoutAbortSec=2s\n")?;
     systemd.ctl(&["daemon-reload"])?;
     systemd.ctl(&["start", "twtrace"])?;
 
@@ -188,5 +190,38 @@ pub fn is_exposed_little(_: &Lab) -> Result<()> {
     let mut command = Command::new("systemd-analyze");
     command.args(["security", "--no-pager", "--offline=true", "--threshold=19"]).arg(&unit);
     let output = finished(&mut command)?;
-    expect::that(output.status.success(), || shown(&output))
+    expect::that(output.status.success(), || shown(&output))?;
+    drop_ins_are_understood(directory.path(), &unit)
 }
+
+/// systemd takes each line of the unit and of its drop-ins.
+fn drop_ins_are_understood(directory: &Path, unit: &Path) -> Result<()> {
+    // Wherever the program is: it need not be installed.
+    fs::write(unit, UNIT.replace("/usr/bin/twtrace", "/bin/true"))?;
+    let drop_ins = directory.join("twtrace.service.d");
+    fs::create_dir(&drop_ins)?;
+    for (name, text) in DROP_INS {
+        let file = drop_ins.join(name);
+        fs::write(&file, text)?;
+        let mut command = Command::new("systemd-analyze");
+        command.args(["verify", "--man=no"]).arg(unit).env("SYSTEMD_UNIT_PATH", search(directory));
+        let output = finished(&mut command)?;
+        let said = shown(&output);
+        // Of other units of this host it may say what it will.
+        expect::that(!said.contains("twtrace"), || format!("{name}: {said}"))?;
+        fs::remove_file(&file)?;
+    }
+    Ok(())
+}
+
+/// That directory before all others.
+fn search(directory: &Path) -> String {
+    format!("{}:", directory.display())
+}
+
+/// The drop-ins as they are delivered.
+const DROP_INS: [(&str, &str); 3] = [
+    ("twtrace-tracepoint.conf", include_str!("../../../packaging/twtrace-tracepoint.conf")),
+    ("twtrace-listen.conf", include_str!("../../../packaging/twtrace-listen.conf")),
+    ("twtrace-kprobe-events.conf", include_str!("../../../packaging/twtrace-kprobe-events.conf")),
+];

@@ -15,12 +15,16 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    helpers::{bpf_get_smp_processor_id, generated::bpf_probe_read},
+    helpers::{
+        bpf_get_smp_processor_id,
+        generated::{bpf_get_current_comm, bpf_probe_read},
+    },
     macros::map,
     maps::{Array, HashMap, PerfEventArray},
 };
 use twtrace_common::{
-    AF_INET6, Config, Counter, Cpu, Decode, Field, Flow, Handover, PerCpuRefusal, RefusalKey,
+    AF_INET6, Config, Counter, Cpu, Decode, Field, Flow, Handover, NetnsCounts, NetnsKey,
+    PerCpuNetns, PerCpuRefusal, RefusalKey, failed_flags,
 };
 
 use crate::{maps::Entering, read};
@@ -51,6 +55,10 @@ pub static ENTERING: HashMap<u64, Entering> = HashMap::with_max_entries(4096, 0)
 /// Refused takeovers by peer and CPU.
 #[map]
 static REFUSALS: HashMap<PerCpuRefusal, u64> = HashMap::with_max_entries(16_384, 0);
+
+/// What is counted of each network namespace, by CPU.
+#[map]
+static NAMESPACES: HashMap<PerCpuNetns, NetnsCounts> = HashMap::with_max_entries(16_384, 0);
 
 /// Access to settings and totals: two map look-ups at the start of a program.
 #[derive(Clone, Copy)]
@@ -128,7 +136,23 @@ impl Env {
         }
     }
 
-    /// The log needs a ring buffer; the summary tells it anyway.
+    /// Counts something of a network namespace.
+    #[inline(always)]
+    pub fn count_namespace(self, key: &NetnsKey, count: impl Fn(&mut NetnsCounts)) {
+        let key = PerCpuNetns { key: *key, cpu: self.number, reserved: 0 };
+        if let Some(slot) = NAMESPACES.get_ptr_mut(key) {
+            // SAFETY: null-checked; the slot belongs to this CPU.
+            count(unsafe { &mut *slot });
+            return;
+        }
+        let mut first = NetnsCounts::default();
+        count(&mut first);
+        if NAMESPACES.insert(key, first, BPF_NOEXIST.into()).is_err() {
+            self.count(Counter::MapFailed);
+        }
+    }
+
+    /// The log needs a ring buffer: the agent says it, who reads the counter.
     #[inline(always)]
     pub fn warn_live_is_full<C: EbpfContext>(self, _ctx: &C) {}
 }
@@ -152,12 +176,27 @@ macro_rules! scratch {
 pub(crate) use scratch;
 
 /// Binds the front of a socket when there is nothing to send.
-macro_rules! front {
-    ($env:expr, $front:ident) => {
+macro_rules! own_front {
+    ($front:ident) => {
         let $front = &mut $crate::platform::Front;
     };
 }
-pub(crate) use front;
+pub(crate) use own_front;
+
+/// Whether a thread of the kernel runs: there is no helper that tells (4.8).
+#[inline(always)]
+pub fn thread_kind(_env: Env) -> u16 {
+    failed_flags::THREAD_UNKNOWN
+}
+
+/// The name of the thread that runs; that of its process is out of reach.
+#[inline(always)]
+pub fn process_name(env: Env, name: &mut [u8; 16]) {
+    // SAFETY: sixteen bytes of a record on the stack, which began as zeroes.
+    if unsafe { bpf_get_current_comm(name.as_mut_ptr().cast(), 16) } < 0 {
+        env.count(Counter::ReadFailed);
+    }
+}
 
 /// Reads kernel memory; answers whether that went well.
 ///

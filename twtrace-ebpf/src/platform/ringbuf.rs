@@ -3,14 +3,18 @@
 
 use aya_ebpf::{
     EbpfContext, Global,
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::{bpf_jiffies64, bpf_probe_read_kernel_buf, generated::bpf_probe_read_kernel},
+    bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{
+        bpf_jiffies64, bpf_probe_read_kernel_buf,
+        generated::{bpf_get_current_task, bpf_probe_read_kernel},
+    },
     macros::map,
     maps::{LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use aya_log_ebpf::warn;
 use twtrace_common::{
-    AF_INET6, Config, Counter, Decode, Ended, Entered, Field, Flow, Handover, RefusalKey,
+    AF_INET6, Config, Counter, Decode, Ended, Entered, Field, Flow, FlowKey, Handover, NetnsCounts,
+    NetnsKey, RefusalKey, failed_flags,
 };
 
 use crate::{maps::Entering, read};
@@ -45,18 +49,24 @@ pub static ENTERING: LruHashMap<u64, Entering> = LruHashMap::with_max_entries(40
 #[map]
 static REFUSALS: PerCpuHashMap<RefusalKey, u64> = PerCpuHashMap::with_max_entries(4096, 0);
 
+/// What is counted of each network namespace.
+#[map]
+static NAMESPACES: PerCpuHashMap<NetnsKey, NetnsCounts> = PerCpuHashMap::with_max_entries(4096, 0);
+
 #[map]
 static HANDOVER: PerCpuArray<Handover> = PerCpuArray::with_max_entries(1, 0);
 
 /// Scratch space by [`Slot`].
 #[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(4, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(5, 0);
 
 /// Scratch space of one CPU.
 #[repr(C)]
 pub struct Scratch {
     /// Entry being put together.
     pub entered: Entered,
+    /// Entry that waited and is about to leave (tracepoints only).
+    pub waiting: Entered,
     /// Connection being looked up (tracepoints only).
     pub key: FlowKey,
     /// End being put together.
@@ -67,24 +77,16 @@ pub struct Scratch {
     pub stack: [u64; STACK_DEPTH],
 }
 
-/// A connection within its network namespace.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct FlowKey {
-    /// Addresses and ports; the port range is 0.
-    pub flow: Flow,
-    /// Address of the namespace.
-    pub net: u64,
-}
-
 /// Return addresses looked at to tell who ended a socket.
 pub const STACK_DEPTH: usize = 24;
 
-/// Who uses scratch space: programs of different slots may interrupt one another.
+/// Who uses scratch space: programs of different slots may interrupt one another, and where tasks switch
+/// while a program runs (PREEMPT_RT) come in between. One program does not come in between itself:
+/// the kernel skips it, and counts that.
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub enum Slot {
-    /// Programs that run with softirqs off and so do not nest.
+    /// The end of a socket, by function, or what happens to its timer with interrupts off.
     Softirq = 0,
     /// The iterator, which runs with softirqs on.
     Iterator = 1,
@@ -92,6 +94,8 @@ pub enum Slot {
     Closing = 2,
     /// Reporting an entry, from Linux 6.11 on with softirqs on.
     Entering = 3,
+    /// A timer that has run out (tracepoints only).
+    Expiring = 4,
 }
 
 /// Access to settings, totals and scratch space.
@@ -158,8 +162,10 @@ impl Env {
     pub fn count_refusal(self, key: &RefusalKey) {
         let mut slot = REFUSALS.get_ptr_mut(key);
         if slot.is_none() {
-            let _ = REFUSALS.insert(key, 0, 0);
-            slot = REFUSALS.get_ptr_mut(key);
+            // A program that came in between may have made it.
+            slot = match REFUSALS.insert(key, 0, BPF_NOEXIST.into()) {
+                Ok(()) | Err(_) => REFUSALS.get_ptr_mut(key),
+            };
         }
         match slot {
             // SAFETY: the slot belongs to this CPU and was null-checked.
@@ -168,10 +174,35 @@ impl Env {
         }
     }
 
-    /// Says in the log that the live map is full.
+    /// Counts something of a network namespace.
+    #[inline(always)]
+    pub fn count_namespace(self, key: &NetnsKey, count: impl Fn(&mut NetnsCounts)) {
+        let mut slot = NAMESPACES.get_ptr_mut(key);
+        if slot.is_none() {
+            // A program that came in between may have made it.
+            slot = match NAMESPACES.insert(key, NetnsCounts::default(), BPF_NOEXIST.into()) {
+                Ok(()) | Err(_) => NAMESPACES.get_ptr_mut(key),
+            };
+        }
+        match slot {
+            // SAFETY: the slot belongs to this CPU and was null-checked.
+            Some(slot) => count(unsafe { &mut *slot }),
+            None => self.count(Counter::MapFailed),
+        }
+    }
+
+    /// Says in the log that the live map is full, when it was found so for the first time: once a
+    /// processor at most.
     #[inline(always)]
     pub fn warn_live_is_full<C: EbpfContext>(self, ctx: &C) {
-        warn!(ctx, "the live map is full: lifetimes are sampled from here on");
+        // Counted just before.
+        if COUNTERS.get(Counter::Untracked as u32).is_some_and(|count| *count == 1) {
+            warn!(
+                ctx,
+                "more sockets live than are followed: from here on lifetimes are of those \
+                 followed; a larger max-live follows more"
+            );
+        }
     }
 }
 
@@ -184,14 +215,39 @@ macro_rules! scratch {
 }
 pub(crate) use scratch;
 
-/// Binds the front of a socket when there is nothing to send, or returns.
-macro_rules! front {
-    ($env:expr, $front:ident) => {
-        let Some(scratch) = $env.scratch($crate::platform::Slot::Softirq) else { return };
-        let $front = &mut scratch.front;
+/// Binds the front of a socket when there is nothing to send: scratch space could be somebody else's in
+/// between.
+macro_rules! own_front {
+    ($front:ident) => {
+        let $front = &mut $crate::platform::Front::empty();
     };
 }
-pub(crate) use front;
+pub(crate) use own_front;
+
+/// `PF_KTHREAD`, include/linux/sched.h.
+const PF_KTHREAD: u64 = 0x0020_0000;
+
+/// [`failed_flags`] that tell whether a thread of the kernel runs.
+#[inline(always)]
+pub fn thread_kind(env: Env) -> u16 {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let flags = read::field(env, task, read::config!(env, layout.task_flags));
+    if flags & PF_KTHREAD != 0 { failed_flags::KERNEL_THREAD } else { 0 }
+}
+
+/// The name of the process that runs: that of its first thread.
+#[inline(always)]
+pub fn process_name(env: Env, name: &mut [u8; 16]) {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let leader = read::field(env, task, read::config!(env, layout.task_group_leader));
+    let comm: Field = read::config!(env, layout.task_comm);
+    // SAFETY: sixteen bytes, as a task's name has.
+    if !unsafe { probe_read(name.as_mut_ptr(), 16, leader.wrapping_add(comm.offset.into())) } {
+        env.count(Counter::ReadFailed);
+    }
+}
 
 /// Reads kernel memory; answers whether that went well.
 ///
@@ -222,6 +278,12 @@ const FRONT_LEN: usize = 128;
 pub struct Front([u8; FRONT_LEN]);
 
 impl Front {
+    /// Nothing read yet.
+    #[inline(always)]
+    pub const fn empty() -> Self {
+        Self([0; FRONT_LEN])
+    }
+
     /// Addresses and ports of a socket of whatever kind go to `flow`; answers its family and its
     /// namespace. A v4 address comes out as `::ffff:a.b.c.d`; the port range becomes 0.
     #[inline(always)]

@@ -4,14 +4,15 @@ use std::{fmt, ops::Range};
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, KEYS, Key, value::Shape};
+use super::{DaemonConfig, KEYS, Key, value::Shape};
+use crate::text::visible;
 
 /// Least likeness of a word that is suggested for a misspelt one, 0 to 1.
 const ALIKE: f64 = 0.75;
 
 /// One fault of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct FileFault {
     /// Line, from 1.
     pub line: usize,
     /// Column, from 1, counted in characters.
@@ -20,68 +21,119 @@ pub struct Fault {
     pub message: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for FileFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}", self.line, self.column, self.message)
     }
 }
 
+/// Takes a file's bytes into the settings, as [`apply`] does.
+///
+/// # Errors
+/// As for [`apply`]; also that they are no text, and from where on.
+pub fn apply_bytes(config: &mut DaemonConfig, bytes: &[u8]) -> Result<(), Vec<FileFault>> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => apply(config, text),
+        Err(error) => {
+            let (before, rest) = bytes.split_at(error.valid_up_to());
+            let text = String::from_utf8_lossy(before);
+            let byte = rest.first().copied().unwrap_or(0);
+            let message = format!("byte {byte:#04x} is no UTF-8, in which a configuration is");
+            Err(vec![place(&text, text.len(), message)])
+        }
+    }
+}
+
+/// Most faults that are told one by one.
+const MOST_FAULTS: usize = 20;
+
 /// Takes a file's text into the settings. With any fault the settings are not to be used.
 ///
 /// # Errors
-/// All faults, in the order of the text.
-pub fn apply(config: &mut Config, text: &str) -> Result<(), Vec<Fault>> {
+/// The faults, in the order of the text; of very many the first ones, and how many there are.
+pub fn apply(config: &mut DaemonConfig, text: &str) -> Result<(), Vec<FileFault>> {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut faults: Vec<(usize, String)> = errors
+    let mut faults: Vec<(usize, Problem<'_>)> = errors
         .iter()
-        .map(|error| (error.span().map_or(0, |span| span.start), error.message().to_owned()))
+        .map(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            (at, Problem::Said(error.message().to_owned()))
+        })
         .collect();
     // A text that is no TOML has no keys worth talking of.
     if faults.is_empty() {
         for (name, value) in table.get_ref() {
-            if let Err((span, message)) = set(config, name.get_ref(), name.span(), value) {
-                faults.push((span.start, message));
+            if let Err((span, problem)) = set(config, name.get_ref(), name.span(), value) {
+                faults.push((span.start, problem));
             }
         }
     }
-    faults.sort();
-    if faults.is_empty() {
-        return Ok(());
+    faults.sort_by_key(|(at, _)| *at);
+    let all = faults.len();
+    faults.truncate(MOST_FAULTS);
+    let told = faults.into_iter().map(|(offset, problem)| place(text, offset, problem.in_words()));
+    let mut told: Vec<FileFault> = told.collect();
+    match told.last_mut() {
+        None => return Ok(()),
+        Some(last) if all > MOST_FAULTS => {
+            last.message.push_str(&format!("; and {} more faults", all - MOST_FAULTS));
+        }
+        Some(_) => {}
     }
-    Err(faults.into_iter().map(|(offset, message)| place(text, offset, message)).collect())
+    Err(told)
+}
+
+/// What is wrong with a key. What there is to say of it is found when it is said.
+enum Problem<'t> {
+    /// In words.
+    Said(String),
+    /// Nobody knows it.
+    Unknown(&'t str, &'t DeValue<'t>),
+}
+
+impl Problem<'_> {
+    fn in_words(self) -> String {
+        match self {
+            Self::Said(words) => words,
+            Self::Unknown(name, value) => unknown(name, value),
+        }
+    }
 }
 
 /// Sets one key.
-fn set(
-    config: &mut Config,
-    name: &str,
+fn set<'t>(
+    config: &mut DaemonConfig,
+    name: &'t str,
     name_span: Range<usize>,
-    value: &toml::Spanned<DeValue<'_>>,
-) -> Result<(), (Range<usize>, String)> {
+    value: &'t toml::Spanned<DeValue<'t>>,
+) -> Result<(), (Range<usize>, Problem<'t>)> {
     let Some(key) = Key::of(name) else {
-        return Err((name_span, unknown(name, value.get_ref())));
+        return Err((name_span, Problem::Unknown(name, value.get_ref())));
     };
     let text = match (value.get_ref(), key.shape) {
-        (DeValue::String(text), Shape::Text) => text.to_string(),
-        (DeValue::Integer(number), Shape::Number) if number.radix() == 10 => {
+        (DeValue::String(text), Shape::Text | Shape::Size) => text.to_string(),
+        (DeValue::Integer(number), Shape::Number | Shape::Size) if number.radix() == 10 => {
             number.as_str().to_owned()
         }
         _ => {
             let wanted = match key.shape {
                 Shape::Text => "a string in quotes",
                 Shape::Number => "a whole number without quotes",
+                Shape::Size => "a size in quotes, or a whole number of MiB",
             };
             let example = assignment(key);
-            return Err((value.span(), format!("{name} must be {wanted}, such as {example}")));
+            let problem = format!("{name} must be {wanted}, such as {example}");
+            return Err((value.span(), Problem::Said(problem)));
         }
     };
-    (key.set)(config, &text).map_err(|error| (value.span(), format!("{name} {error}")))
+    (key.set)(config, &text)
+        .map_err(|error| (value.span(), Problem::Said(format!("{name} {error}"))))
 }
 
 /// A key with its default, as the file writes it.
 pub fn assignment(key: &Key) -> String {
     match key.shape {
-        Shape::Text => format!("{} = \"{}\"", key.name, key.default),
+        Shape::Text | Shape::Size => format!("{} = \"{}\"", key.name, key.default),
         Shape::Number => format!("{} = {}", key.name, key.default),
     }
 }
@@ -104,13 +156,14 @@ fn unknown(name: &str, value: &DeValue<'_>) -> String {
 }
 
 /// Where a byte of the text is for a person.
-fn place(text: &str, offset: usize, message: String) -> Fault {
+fn place(text: &str, offset: usize, message: String) -> FileFault {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    Fault {
+    FileFault {
         line: before.matches('\n').count() + 1,
         column: before[line_start..].chars().count() + 1,
-        message,
+        // A key may be any string.
+        message: visible(&message).into_owned(),
     }
 }
 
@@ -120,7 +173,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn faults(text: &str) -> Vec<String> {
-        let faults = apply(&mut Config::default(), text).unwrap_err();
+        let faults = apply(&mut DaemonConfig::default(), text).unwrap_err();
         faults.iter().map(ToString::to_string).collect()
     }
 
@@ -148,6 +201,22 @@ mod tests {
     }
 
     #[test]
+    fn of_very_many_faults_the_first_are_told_and_how_many_there_are() {
+        let text: String = (0..100_000).map(|n| format!("key_{n} = 1\n")).collect();
+        let told = faults(&text);
+        assert_eq!(told.len(), MOST_FAULTS);
+        assert!(told[0].starts_with("1:1: unknown key key_0;"), "{}", told[0]);
+        assert!(told[19].ends_with("; and 99980 more faults"), "{}", told[19]);
+    }
+
+    #[test]
+    fn what_is_no_text_is_told_with_its_place() {
+        let told = apply_bytes(&mut DaemonConfig::default(), b"log = \"info\"\n# gr\xf6\xdfe\n")
+            .unwrap_err();
+        assert_eq!(told[0].to_string(), "2:5: byte 0xf6 is no UTF-8, in which a configuration is");
+    }
+
+    #[test]
     fn columns_are_counted_in_characters() {
         assert_eq!(
             faults("\"größe\" = 1 # ö\n")[0].split(" ;").next().unwrap(),
@@ -168,7 +237,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_it_panic_and_every_fault_has_a_place(text in ".{0,200}") {
-            if let Err(faults) = apply(&mut Config::default(), &text) {
+            if let Err(faults) = apply(&mut DaemonConfig::default(), &text) {
                 let lines = text.matches('\n').count() + 1;
                 prop_assert!(!faults.is_empty());
                 for fault in faults {
@@ -188,10 +257,10 @@ mod tests {
                 Just("1979-05-27".to_owned()),
             ],
         ) {
-            let mut config = Config::default();
+            let mut config = DaemonConfig::default();
             let applied = apply(&mut config, &format!("{} = {value}\n", KEYS[index].name));
             if applied.is_ok() {
-                let changes = Config::default().changes(&config);
+                let changes = DaemonConfig::default().changes(&config);
                 let touched = changes.now.iter().chain(&changes.restart);
                 prop_assert!(touched.into_iter().all(|name| *name == KEYS[index].name));
             }

@@ -2,7 +2,7 @@
 
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches, error::ErrorKind};
 
-use super::{Config, KEYS, Key};
+use super::{DaemonConfig, KEYS, Key};
 
 /// Settings given on the command line, already known to be good.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub struct Flags {
 
 impl Flags {
     /// Takes them into the settings.
-    pub fn apply(&self, config: &mut Config) {
+    pub fn apply(&self, config: &mut DaemonConfig) {
         for (name, text) in &self.given {
             let Some(key) = Key::of(name) else { continue };
             let read = (key.set)(config, text);
@@ -30,7 +30,7 @@ impl Flags {
 impl Args for Flags {
     fn augment_args(command: Command) -> Command {
         KEYS.iter().fold(command, |command, key| {
-            let default = format!("{} [default: {}]", key.help.trim(), key.default);
+            let default = Key::help_of(key.name, key.default);
             command.arg(
                 Arg::new(key.name)
                     .long(key.flag())
@@ -49,7 +49,7 @@ impl Args for Flags {
 
 /// The text, if the key takes it.
 fn checked(key: &Key, text: &str) -> Result<String, String> {
-    (key.set)(&mut Config::default(), text).map(|()| text.to_owned())
+    (key.set)(&mut DaemonConfig::default(), text).map(|()| text.to_owned())
 }
 
 impl FromArgMatches for Flags {
@@ -85,9 +85,9 @@ mod tests {
     fn every_key_is_a_flag_that_takes_what_the_file_takes() {
         for key in KEYS {
             let flags = parse(&[&format!("--{}", key.flag()), key.default]).unwrap();
-            let mut config = Config::default();
+            let mut config = DaemonConfig::default();
             flags.apply(&mut config);
-            assert_eq!(config, Config::default(), "{}", key.name);
+            assert_eq!(config, DaemonConfig::default(), "{}", key.name);
         }
     }
 

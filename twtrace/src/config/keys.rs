@@ -4,11 +4,12 @@ use std::{path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 
+use super::choice::{Attach, WhichObject};
 use super::{
-    Change,
-    value::{Listen, LogLevel, Mode, Shape, Value, within},
+    TakesEffect,
+    value::{HostNames, Listen, LogLevel, Mode, Shape, Value, within},
 };
-use crate::cli::{Attach, WhichObject};
+use crate::attached::TypesFrom;
 
 /// One key: what the file, the flags and the documentation say of it.
 #[derive(Debug)]
@@ -26,19 +27,28 @@ pub struct Key {
     /// How the file writes it.
     pub shape: Shape,
     /// When a change has effect.
-    pub change: Change,
+    pub change: TakesEffect,
     /// Reads a value into the settings; the error says what is wanted instead.
-    pub set: fn(&mut Config, &str) -> Result<(), String>,
+    pub set: fn(&mut DaemonConfig, &str) -> Result<(), String>,
     /// Copies the value from other settings.
-    pub copy: fn(&mut Config, &Config),
+    pub copy: fn(&mut DaemonConfig, &DaemonConfig),
     /// Whether two settings differ in it.
-    pub differs: fn(&Config, &Config) -> bool,
+    pub differs: fn(&DaemonConfig, &DaemonConfig) -> bool,
 }
 
 impl Key {
     /// Its flag, without the dashes in front.
     pub fn flag(&self) -> String {
         self.name.replace('_', "-")
+    }
+
+    /// What help texts say of a key that a command gives another default.
+    ///
+    /// # Panics
+    /// There is no such key.
+    pub fn help_of(name: &str, default: &str) -> String {
+        let key = Self::of(name).expect("a key of the list");
+        format!("{} [default: {default}]", key.help.trim())
     }
 
     /// The key of a name.
@@ -55,7 +65,7 @@ macro_rules! settings {
     )+ })+) => {
         /// The daemon's settings.
         #[derive(Clone, Debug, PartialEq)]
-        pub struct Config {
+        pub struct DaemonConfig {
             $($( $(#[doc = $help])+ pub $name: $type, )+)+
         }
 
@@ -68,11 +78,9 @@ macro_rules! settings {
                 default: $default,
                 value_name: <$type as Value>::NAME,
                 shape: <$type as Value>::SHAPE,
-                change: Change::$change,
+                change: TakesEffect::$change,
                 set: |config, text| {
-                    let value = <$type as Value>::read(text)?;
-                    $( within(&value, &$range)?; )?
-                    config.$name = value;
+                    config.$name = parse::$name(text)?;
                     Ok(())
                 },
                 copy: |config, from| config.$name.clone_from(&from.$name),
@@ -80,7 +88,21 @@ macro_rules! settings {
             },
         )+)+];
 
-        impl Default for Config {
+        /// Reads the value of one key, wherever it stands.
+        pub mod parse {
+            use super::*;
+
+            $($(
+                /// Reads it; the error says what is wanted instead.
+                pub fn $name(text: &str) -> Result<$type, String> {
+                    let value = <$type as Value>::read(text)?;
+                    $( within(&value, &$range)?; )?
+                    Ok(value)
+                }
+            )+)+
+        }
+
+        impl Default for DaemonConfig {
             fn default() -> Self {
                 Self {
                     $($( $name: <$type as Value>::read($default)
@@ -100,13 +122,15 @@ settings! {
         object: WhichObject = "auto", Restart;
         /// Only this network namespace: a name of `ip netns`, an inode number, or a path.
         netns: Option<String> = "none", Restart;
-        /// Take the kernel's types from this file instead of /sys/kernel/btf/vmlinux.
-        btf: Option<PathBuf> = "none", Restart;
+        /// Take the kernel's types from this file; auto takes the kernel's own,
+        /// /sys/kernel/btf/vmlinux, none does without.
+        btf: TypesFrom = "auto", Restart;
         /// Most sockets followed at once; beyond, counts stay right and lifetimes are sampled.
         max_live: u32 = "262144" in 1..=16_777_216, Restart;
         /// Most peers told apart; the others are counted together.
         max_peers: usize = "65536" in 1..=16_777_216, Restart;
-        /// Size of the event buffer, rounded up to a power of two.
+        /// Size of the event buffer, such as 8MiB, rounded up to a power of two; a number alone is
+        /// MiB.
         buffer: ByteSize = "4MiB" in ByteSize::mib(1)..=ByteSize::gib(1), Restart;
     }
     "What is kept" {
@@ -131,14 +155,19 @@ settings! {
         lock_file: PathBuf = "/run/twtrace/twtrace.lock", Restart;
         /// Address and port of /metrics and /healthz over TCP; a port alone is on loopback.
         listen: Option<Listen> = "none", Restart;
+        /// Names by which clients over TCP may ask, beside addresses, localhost and the host's own.
+        listen_names: Option<HostNames> = "none", Restart;
         /// Most peers with metrics of their own; the others are under `other`.
         metrics_peers: usize = "100" in 0..=10_000, Reload;
-        /// Most connections at once; a quarter of them is kept for root and the daemon's own user.
+        /// Most connections at once. Of those on the socket a quarter is kept for root and the
+        /// daemon's own user; over TCP come at most a quarter of all, if it listens there.
         max_connections: usize = "64" in 4..=4096, Reload;
         /// Longest request line and headers.
         max_header: ByteSize = "8KiB" in ByteSize::kib(8)..=ByteSize::mib(1), Reload;
         /// Time for a request to arrive, for the next one to begin, and for it to be answered.
         request_time: Duration = "10s" in Duration::from_millis(100)..=Duration::from_secs(600), Reload;
+        /// Time for a large answer to be taken whole, and for the beginning of a feed.
+        answer_time: Duration = "30s" in Duration::from_millis(100)..=Duration::from_secs(600), Reload;
         /// Time after which a client that takes nothing of what it asked for is cut off.
         stall_time: Duration = "10s" in Duration::from_millis(100)..=Duration::from_secs(600), Reload;
     }
@@ -160,7 +189,13 @@ const PEER_BYTES: u64 = 640;
 /// Bytes a socket takes while it is followed.
 const SOCKET_BYTES: u64 = 36;
 
-impl Config {
+/// The size of a ring buffer, which is a power of two.
+pub fn ring_bytes(buffer: ByteSize) -> u32 {
+    let bytes = buffer.as_u64().next_power_of_two();
+    u32::try_from(bytes).unwrap_or(1 << 31)
+}
+
+impl DaemonConfig {
     /// What these settings need in the worst case, bytes, without any history.
     pub fn memory_needed(&self) -> u64 {
         let peers = (self.max_peers as u64).saturating_mul(PEER_BYTES);
@@ -182,11 +217,11 @@ mod tests {
     #[test]
     fn every_default_is_within_its_own_bounds() {
         for key in KEYS {
-            let mut config = Config::default();
+            let mut config = DaemonConfig::default();
             (key.set)(&mut config, key.default).unwrap_or_else(|error| {
                 panic!("{} = {}: {error}", key.name, key.default);
             });
-            assert!(!(key.differs)(&config, &Config::default()), "{}", key.name);
+            assert!(!(key.differs)(&config, &DaemonConfig::default()), "{}", key.name);
         }
     }
 
@@ -200,14 +235,14 @@ mod tests {
 
     #[test]
     fn a_value_out_of_bounds_is_refused_with_the_bounds() {
-        let mut config = Config::default();
-        let set = |config: &mut Config, name: &str, text: &str| {
+        let mut config = DaemonConfig::default();
+        let set = |config: &mut DaemonConfig, name: &str, text: &str| {
             (Key::of(name).unwrap().set)(config, text).unwrap_err()
         };
         assert_eq!(set(&mut config, "max_live", "0"), "must be from 1 to 16777216");
         let buffer = set(&mut config, "buffer", "2GiB");
         assert_eq!(buffer, "must be from 1.0 MiB to 1.0 GiB");
         assert_eq!(set(&mut config, "save_every", "1s"), "must be from 10s to 1day");
-        assert_eq!(config, Config::default(), "a refused value changes nothing");
+        assert_eq!(config, DaemonConfig::default(), "a refused value changes nothing");
     }
 }

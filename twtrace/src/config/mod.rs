@@ -4,6 +4,7 @@
 //! [`keys`] is that definition. A value is text first, wherever it comes from, and is read by its
 //! type ([`value`]); flags precede the file, which precedes the defaults.
 
+pub mod choice;
 pub mod file;
 pub mod flags;
 pub mod keys;
@@ -11,13 +12,15 @@ pub mod print;
 pub mod value;
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
-pub use file::Fault;
+pub use choice::{Attach, WhichObject};
+pub use file::FileFault;
 pub use flags::Flags;
-pub use keys::{Config, KEYS, Key};
+pub use keys::{DaemonConfig, KEYS, Key, parse, ring_bytes};
 
 /// Where the settings are read from when nobody names a file.
 pub const DEFAULT_FILE: &str = "/etc/twtrace/twtrace.toml";
@@ -39,7 +42,7 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// All of it, in the order of the file.
-        faults: Vec<Fault>,
+        faults: Vec<FileFault>,
     },
     /// Settings that do not go together.
     #[error("{0}")]
@@ -48,7 +51,7 @@ pub enum ConfigError {
 
 /// When a change of a key has effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum TakesEffect {
     /// As soon as the file is read again.
     Reload,
     /// With the next start.
@@ -64,7 +67,7 @@ pub struct Changes {
     pub restart: Vec<&'static str>,
 }
 
-impl Config {
+impl DaemonConfig {
     /// The settings of a file with flags on top. Without `path` the default file is read if it is
     /// there.
     ///
@@ -73,8 +76,8 @@ impl Config {
     pub fn load(path: Option<&Path>, flags: &Flags) -> Result<Self, ConfigError> {
         let mut config = Self::default();
         let file = path.unwrap_or(Path::new(DEFAULT_FILE));
-        match std::fs::read_to_string(file) {
-            Ok(text) => file::apply(&mut config, &text)
+        match read(file) {
+            Ok(bytes) => file::apply_bytes(&mut config, &bytes)
                 .map_err(|faults| ConfigError::Faulty { path: file.to_owned(), faults })?,
             Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => {
@@ -91,8 +94,8 @@ impl Config {
         let mut changes = Changes::default();
         for key in KEYS.iter().filter(|key| (key.differs)(self, new)) {
             match key.change {
-                Change::Reload => changes.now.push(key.name),
-                Change::Restart => changes.restart.push(key.name),
+                TakesEffect::Reload => changes.now.push(key.name),
+                TakesEffect::Restart => changes.restart.push(key.name),
             }
         }
         changes
@@ -102,7 +105,7 @@ impl Config {
     #[must_use]
     pub fn reloaded(&self, new: &Self) -> Self {
         let mut config = self.clone();
-        for key in KEYS.iter().filter(|key| key.change == Change::Reload) {
+        for key in KEYS.iter().filter(|key| key.change == TakesEffect::Reload) {
             (key.copy)(&mut config, new);
         }
         config
@@ -127,8 +130,22 @@ impl Config {
     }
 }
 
+/// Most bytes of a file; the default one with every comment has a tenth.
+const MOST_BYTES: u64 = 64 << 10;
+
+/// A whole file, if it is not longer than a configuration can be.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        let why = format!("it is longer than {} KiB, which no configuration is", MOST_BYTES >> 10);
+        return Err(io::Error::other(why));
+    }
+    Ok(bytes)
+}
+
 /// All faults of a file as compilers write them.
-fn lines(path: &Path, faults: &[Fault]) -> String {
+fn lines(path: &Path, faults: &[FileFault]) -> String {
     let lines = faults.iter().map(|fault| format!("{}:{fault}", path.display()));
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -137,11 +154,11 @@ fn lines(path: &Path, faults: &[Fault]) -> String {
 mod tests {
     use super::*;
 
-    fn loaded(text: &str, flags: &[(&'static str, &str)]) -> Result<Config, ConfigError> {
+    fn loaded(text: &str, flags: &[(&'static str, &str)]) -> Result<DaemonConfig, ConfigError> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("twtrace.toml");
         std::fs::write(&path, text).unwrap();
-        Config::load(Some(&path), &Flags::of(flags))
+        DaemonConfig::load(Some(&path), &Flags::of(flags))
     }
 
     #[test]
@@ -150,23 +167,26 @@ mod tests {
             loaded("max_peers = 1000\nhistory = \"2h\"\n", &[("max_peers", "50")]).unwrap();
         assert_eq!(config.max_peers, 50);
         assert_eq!(config.history.as_secs(), 7200);
-        assert_eq!(config.max_live, Config::default().max_live);
+        assert_eq!(config.max_live, DaemonConfig::default().max_live);
     }
 
     #[test]
     fn a_file_asked_for_must_be_there_and_the_default_one_need_not() {
         let missing = Path::new("/nonexistent/twtrace.toml");
-        let error = Config::load(Some(missing), &Flags::default()).unwrap_err().to_string();
+        let error = DaemonConfig::load(Some(missing), &Flags::default()).unwrap_err().to_string();
         assert!(error.starts_with("cannot read the configuration /nonexistent/"), "{error}");
         if !Path::new(DEFAULT_FILE).exists() {
-            assert_eq!(Config::load(None, &Flags::default()).unwrap(), Config::default());
+            assert_eq!(
+                DaemonConfig::load(None, &Flags::default()).unwrap(),
+                DaemonConfig::default()
+            );
         }
     }
 
     #[test]
     fn a_change_is_for_now_or_for_the_next_start() {
-        let old = Config::default();
-        let new = Config { max_peers: 7, metrics_peers: 9, ..old.clone() };
+        let old = DaemonConfig::default();
+        let new = DaemonConfig { max_peers: 7, metrics_peers: 9, ..old.clone() };
         let changes = old.changes(&new);
         assert_eq!(changes.now, ["metrics_peers"]);
         assert_eq!(changes.restart, ["max_peers"]);

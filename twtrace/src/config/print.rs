@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{Change, KEYS, file::assignment};
+use super::{KEYS, TakesEffect, file::assignment};
 
 /// Columns of the default file's comments.
 const COLUMNS: usize = 78;
@@ -27,8 +27,8 @@ pub fn default_file(out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "\n## {group}")?;
         }
         let restart = match key.change {
-            Change::Reload => "",
-            Change::Restart => " Needs a restart.",
+            TakesEffect::Reload => "",
+            TakesEffect::Restart => " Needs a restart.",
         };
         writeln!(out)?;
         for line in wrapped(&format!("{}{restart}", key.help.trim())) {
@@ -48,8 +48,8 @@ pub fn markdown(out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "|---|---|---|---|")?;
     for key in KEYS {
         let change = match key.change {
-            Change::Reload => "reload",
-            Change::Restart => "restart",
+            TakesEffect::Reload => "reload",
+            TakesEffect::Restart => "restart",
         };
         writeln!(out, "| `{}` | `{}` | {} | {change} |", key.name, key.default, key.help.trim())?;
     }
@@ -76,7 +76,7 @@ fn wrapped(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, file};
+    use crate::config::{DaemonConfig, file};
 
     fn printed() -> String {
         let mut text = Vec::new();
@@ -87,15 +87,15 @@ mod tests {
     #[test]
     fn the_default_file_changes_nothing_as_it_is_and_with_every_key_uncommented() {
         let text = printed();
-        let mut config = Config::default();
+        let mut config = DaemonConfig::default();
         file::apply(&mut config, &text).unwrap();
-        assert_eq!(config, Config::default());
+        assert_eq!(config, DaemonConfig::default());
         let keys =
             |line: &str| KEYS.iter().any(|key| line.starts_with(&format!("#{} = ", key.name)));
         let uncommented: Vec<_> =
             text.lines().map(|line| if keys(line) { &line[1..] } else { line }).collect();
         file::apply(&mut config, &uncommented.join("\n")).unwrap();
-        assert_eq!(config, Config::default());
+        assert_eq!(config, DaemonConfig::default());
         assert_eq!(text.lines().filter(|line| keys(line)).count(), KEYS.len());
     }
 

@@ -10,7 +10,8 @@ use std::{
 use bytesize::ByteSize;
 use clap::ValueEnum;
 
-use crate::cli::{Attach, WhichObject};
+use super::choice::{Attach, WhichObject};
+use crate::attached::TypesFrom;
 
 /// How the file writes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Shape {
     Text,
     /// A whole number.
     Number,
+    /// In quotes with its unit, or a whole number of MiB.
+    Size,
 }
 
 /// A type of values.
@@ -119,13 +122,41 @@ impl Value for Duration {
 
 impl Value for ByteSize {
     const NAME: &'static str = "SIZE";
+    const SHAPE: Shape = Shape::Size;
 
     fn read(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| "must be a size such as 512KiB or 8MiB".into())
+        let alone = text.parse::<u64>().ok();
+        let read = match alone {
+            Some(mib) => mib.checked_mul(1 << 20).map(Self::b),
+            None => text.parse().ok(),
+        };
+        read.ok_or_else(|| "must be a size such as 512KiB or 8MiB; a number alone is MiB".into())
     }
 
     fn show(&self) -> String {
         self.display().iec().to_string()
+    }
+}
+
+impl Value for TypesFrom {
+    const NAME: &'static str = "FILE";
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Kernel),
+            "none" => Ok(Self::Nowhere),
+            path => PathBuf::read(path)
+                .map(Self::File)
+                .map_err(|error| format!("{error}, auto or none")),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Kernel => "auto".into(),
+            Self::Nowhere => "none".into(),
+            Self::File(path) => path.show(),
+        }
     }
 }
 
@@ -195,6 +226,30 @@ impl Value for Listen {
     }
 }
 
+/// Names of this host, one after the other with commas between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostNames(pub Vec<String>);
+
+impl Value for HostNames {
+    const NAME: &'static str = "NAME[,NAME]";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let names: Vec<_> = text.split(',').map(|name| name.trim().to_owned()).collect();
+        let is_name = |name: &String| {
+            let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            !name.is_empty() && name.bytes().all(known)
+        };
+        if names.iter().all(is_name) {
+            return Ok(Self(names));
+        }
+        Err("must be names such as db1.example.com, with commas between them and no port".into())
+    }
+
+    fn show(&self) -> String {
+        self.0.join(",")
+    }
+}
+
 /// How much is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
@@ -238,11 +293,16 @@ mod tests {
     fn values_are_read_as_people_write_them_and_survive_being_shown() {
         assert_eq!(again::<ByteSize>("8MiB").as_u64(), 8 << 20);
         assert_eq!(again::<ByteSize>("8 MiB").as_u64(), 8 << 20);
+        assert_eq!(again::<ByteSize>("8").as_u64(), 8 << 20, "a number alone is MiB");
+        assert_eq!(again::<TypesFrom>("auto"), TypesFrom::Kernel);
+        assert_eq!(again::<TypesFrom>("none"), TypesFrom::Nowhere);
+        assert_eq!(again::<TypesFrom>("/a"), TypesFrom::File("/a".into()));
         assert_eq!(again::<Duration>("1h 30m").as_secs(), 5400);
         assert_eq!(again::<Mode>("0660"), Mode(0o660));
         assert_eq!(again::<Mode>("600"), Mode(0o600));
         assert_eq!(again::<Listen>("9464").0.to_string(), "127.0.0.1:9464");
         assert_eq!(again::<Listen>("[::1]:1").0.to_string(), "[::1]:1");
+        assert_eq!(again::<HostNames>("db1, db1.example.com").0, ["db1", "db1.example.com"]);
         assert_eq!(again::<Option<String>>("none"), None);
         assert_eq!(again::<Option<String>>("adm").as_deref(), Some("adm"));
         assert_eq!(again::<Attach>("kprobe"), Attach::Kprobe);
@@ -257,13 +317,17 @@ mod tests {
             Mode::read("+660").unwrap_err(),
             Mode::read("01777").unwrap_err(),
             Listen::read("localhost:80").unwrap_err(),
+            HostNames::read("db1:9464").unwrap_err(),
+            HostNames::read("db1,").unwrap_err(),
             Duration::read("soon").unwrap_err(),
             ByteSize::read("much").unwrap_err(),
+            ByteSize::read("99999999999999999").unwrap_err(),
+            TypesFrom::read("vmlinux").unwrap_err(),
             Attach::read("uprobe").unwrap_err(),
             PathBuf::read("twtrace.sock").unwrap_err(),
             u32::read("-1").unwrap_err(),
         ];
         assert!(refusals.iter().all(|text| text.starts_with("must be ")), "{refusals:#?}");
-        assert_eq!(refusals[6], "must be one of auto, fentry, kprobe, tracepoint");
+        assert_eq!(refusals[10], "must be one of auto, fentry, kprobe, tracepoint");
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -13,7 +14,9 @@ use hyper::{
 };
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
+
+use super::places::Held;
 
 /// JSON.
 pub const JSON: &str = "application/json";
@@ -29,32 +32,46 @@ const PIECE: usize = 16 * 1024;
 #[error("the stream was broken off: {0}")]
 pub struct Cut(pub &'static str);
 
+/// What a reader is told that did not take in time what was made for it.
+pub const LATE: Cut = Cut("the reader took too long");
+
 /// A part of a stream, with the memory it was given.
 #[derive(Debug)]
 pub struct Part {
     /// The part.
     pub bytes: Bytes,
     /// Given back when the next part is taken.
-    pub held: Option<OwnedSemaphorePermit>,
+    pub held: Option<Held>,
 }
 
-/// The body of an answer.
+/// The body of an answer: a part, and those that come. A part that holds memory is to be taken in
+/// time, so that nobody keeps it from others by reading slowly.
+///
+/// The time is looked at when the connection has room for more; one that has none for long is ended
+/// by the server.
 #[derive(Debug)]
-pub enum Payload {
-    /// All there is.
-    Whole {
-        /// What was not handed over yet.
-        rest: Bytes,
-        /// Given back at the end.
-        held: Option<OwnedSemaphorePermit>,
-    },
-    /// What comes, until the sender is gone.
-    Stream {
-        /// Where it comes from.
-        parts: mpsc::Receiver<Result<Part, Cut>>,
-        /// Of the part handed over last.
-        held: Option<OwnedSemaphorePermit>,
-    },
+pub struct Payload {
+    /// What was not handed over yet of the part.
+    rest: Bytes,
+    /// Given back when all of it was.
+    held: Option<Held>,
+    /// When that has to be.
+    due: Option<Instant>,
+    /// Time for a part.
+    time: Duration,
+    /// Where the others come from, until the sender is gone.
+    parts: Option<mpsc::Receiver<Result<Part, Cut>>>,
+}
+
+impl Payload {
+    fn new(time: Duration) -> Self {
+        Self { rest: Bytes::new(), held: None, due: None, time, parts: None }
+    }
+
+    fn hand_over(&mut self, part: Part) {
+        self.due = part.held.is_some().then(|| Instant::now() + self.time);
+        (self.rest, self.held) = (part.bytes, part.held);
+    }
 }
 
 impl Body for Payload {
@@ -65,35 +82,32 @@ impl Body for Payload {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        match self.get_mut() {
-            Self::Whole { rest, held } => {
-                if rest.is_empty() {
-                    *held = None;
-                    return Poll::Ready(None);
-                }
-                let piece = rest.split_to(PIECE.min(rest.len()));
-                Poll::Ready(Some(Ok(Frame::data(piece))))
+        let this = self.get_mut();
+        while this.rest.is_empty() {
+            this.held = None;
+            let Some(parts) = &mut this.parts else { return Poll::Ready(None) };
+            match ready!(parts.poll_recv(context)) {
+                None => return Poll::Ready(None),
+                Some(Err(cut)) => return Poll::Ready(Some(Err(cut))),
+                Some(Ok(part)) => this.hand_over(part),
             }
-            Self::Stream { parts, held } => match parts.poll_recv(context) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(None) => Poll::Ready(None),
-                Poll::Ready(Some(Err(cut))) => Poll::Ready(Some(Err(cut))),
-                Poll::Ready(Some(Ok(part))) => {
-                    *held = part.held;
-                    Poll::Ready(Some(Ok(Frame::data(part.bytes))))
-                }
-            },
         }
+        if this.due.is_some_and(|due| Instant::now() >= due) {
+            tracing::info!("{LATE}");
+            return Poll::Ready(Some(Err(LATE)));
+        }
+        let piece = this.rest.split_to(PIECE.min(this.rest.len()));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole { rest, .. } if rest.is_empty())
+        self.rest.is_empty() && self.parts.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole { rest, .. } => SizeHint::with_exact(rest.len() as u64),
-            Self::Stream { .. } => SizeHint::default(),
+        match self.parts {
+            None => SizeHint::with_exact(self.rest.len() as u64),
+            Some(_) => SizeHint::default(),
         }
     }
 }
@@ -122,9 +136,10 @@ impl Text {
         Self { status, ..Self::json(&json!({ "error": sentence })) }
     }
 
-    /// The answer, with the memory it was given.
-    pub fn respond(self, held: Option<OwnedSemaphorePermit>) -> Response<Payload> {
-        let payload = Payload::Whole { rest: self.body.into(), held };
+    /// The answer, with the memory it was given, to be taken in `time`.
+    pub fn respond(self, held: Option<Held>, time: Duration) -> Response<Payload> {
+        let mut payload = Payload::new(time);
+        payload.hand_over(Part { bytes: self.body.into(), held });
         let mut response = respond(self.status, self.content_type, payload);
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -133,12 +148,14 @@ impl Text {
     }
 }
 
-/// An answer that goes on.
+/// An answer that goes on; parts that hold memory are to be taken in `time` each.
 pub fn stream(
     content_type: &'static str,
     parts: mpsc::Receiver<Result<Part, Cut>>,
+    time: Duration,
 ) -> Response<Payload> {
-    respond(StatusCode::OK, content_type, Payload::Stream { parts, held: None })
+    let payload = Payload { parts: Some(parts), ..Payload::new(time) };
+    respond(StatusCode::OK, content_type, payload)
 }
 
 fn respond(status: StatusCode, content_type: &'static str, payload: Payload) -> Response<Payload> {

@@ -1,4 +1,7 @@
 //! What is answered to which request.
+//!
+//! hyper speaks HTTP; which path is meant is a `match` over its segments, some fifteen of them, in the
+//! order in which they are documented. A router would be a table of the same lines.
 
 use std::{
     path::Path,
@@ -14,16 +17,17 @@ use tokio_util::sync::CancellationToken;
 use super::{
     answer::{Payload, Text},
     hub::{Hub, HubError},
-    places::Places,
+    names::OwnNames,
+    places::{Client, Places, Quota, Seat, Turn},
     query::{BadQuery, Query, ROW_PARAMETERS, segments},
     streams,
 };
 use crate::{
     agent::Agent,
-    config::Config,
+    config::DaemonConfig,
     feed::now,
+    filter::PeerAddress,
     host::process,
-    peer::PeerAddress,
     summary::{RowChoice, Summary},
     view::{
         self,
@@ -38,11 +42,13 @@ const OPENAPI: &str = include_str!("../../../docs/openapi.json");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most connections at once.
-    pub connections: usize,
+    pub connections: Quota,
     /// Longest request line and headers, bytes.
     pub header: usize,
     /// Time for a request to arrive, the next one to begin, and an answer to be found.
     pub request: Duration,
+    /// Time for an answer to be taken whole, and for the beginning of the feed.
+    pub answer: Duration,
     /// Time without progress after which a reader is cut off.
     pub stall: Duration,
     /// Most peers with metrics of their own.
@@ -51,24 +57,16 @@ pub struct Limits {
 
 impl Limits {
     /// As configured.
-    pub fn of(config: &Config) -> Self {
+    pub fn of(config: &DaemonConfig) -> Self {
         Self {
-            connections: config.max_connections,
+            connections: Quota::of(config.max_connections, config.listen.is_some()),
             header: usize::try_from(config.max_header.as_u64()).unwrap_or(usize::MAX),
             request: config.request_time,
+            answer: config.answer_time,
             stall: config.stall_time,
             metrics_peers: config.metrics_peers,
         }
     }
-}
-
-/// Which way a client came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// The unix socket, whose mode says who may.
-    Local,
-    /// TCP: only what every monitoring system may know.
-    Network,
 }
 
 /// Answers requests.
@@ -82,31 +80,36 @@ pub struct Api {
     pub limits: watch::Receiver<Limits>,
     /// Ends what would go on for ever by itself.
     pub stop: CancellationToken,
+    /// What a client over TCP may call this host.
+    names: OwnNames,
     shown: Mutex<Shown>,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+enum Unanswered {
     #[error(transparent)]
     Query(#[from] BadQuery),
     #[error(transparent)]
     Hub(#[from] HubError),
     #[error("{0}")]
     Missing(String),
+    #[error("{0}")]
+    Name(String),
     #[error("only GET and HEAD: this API reads and changes nothing")]
     Method,
     #[error("no answer within {}; the host is busy", humantime::format_duration(*.0))]
     Late(Duration),
 }
 
-impl Fault {
+impl Unanswered {
     fn status(&self) -> StatusCode {
         match self {
             Self::Query(_) => StatusCode::BAD_REQUEST,
             Self::Hub(HubError::Failed(_)) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Hub(HubError::Stopping) | Self::Late(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Missing(_) => StatusCode::NOT_FOUND,
+            Self::Name(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
@@ -114,8 +117,16 @@ impl Fault {
 
 /// An answer, or the beginning of one.
 enum Answer {
-    Whole(Text),
+    /// With the turn it was made in.
+    Whole(Text, Option<Turn>),
     Stream(Response<Payload>),
+}
+
+/// One that is small and made at once.
+impl From<Text> for Answer {
+    fn from(text: Text) -> Self {
+        Self::Whole(text, None)
+    }
 }
 
 impl Api {
@@ -125,75 +136,116 @@ impl Api {
         places: Arc<Places>,
         limits: watch::Receiver<Limits>,
         stop: CancellationToken,
+        names: OwnNames,
     ) -> Self {
-        Self { hub, places, limits, stop, shown: Mutex::default() }
+        Self { hub, places, limits, stop, names, shown: Mutex::default() }
+    }
+
+    /// Time for a large answer to be taken whole.
+    fn answer_time(&self) -> Duration {
+        self.limits.borrow().answer
     }
 
     /// Answers one request, whatever it is.
-    pub async fn answer<B>(&self, way: Way, request: &Request<B>) -> Response<Payload> {
+    pub async fn answer<B>(&self, place: &Arc<Seat>, request: &Request<B>) -> Response<Payload> {
         self.places.asked();
         let time = self.limits.borrow().request;
         let found = tokio::time::timeout(time, async {
-            match self.route(way, request).await? {
+            match self.route(place, request).await? {
                 Answer::Stream(response) => Ok(response),
-                Answer::Whole(text) => {
-                    let held = self.places.memory(text.body.len()).await;
-                    Ok(text.respond(held))
+                Answer::Whole(text, _turn) => {
+                    let held = place.memory(text.body.len()).await;
+                    Ok(text.respond(held, self.answer_time()))
                 }
             }
         });
-        found.await.unwrap_or(Err(Fault::Late(time))).unwrap_or_else(|fault: Fault| {
-            Text::fault(fault.status(), &fault.to_string()).respond(None)
+        found.await.unwrap_or(Err(Unanswered::Late(time))).unwrap_or_else(|fault: Unanswered| {
+            Text::fault(fault.status(), &fault.to_string()).respond(None, Duration::MAX)
         })
     }
 
-    async fn route<B>(&self, way: Way, request: &Request<B>) -> Result<Answer, Fault> {
+    async fn route<B>(
+        &self,
+        place: &Arc<Seat>,
+        request: &Request<B>,
+    ) -> Result<Answer, Unanswered> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return Err(Fault::Method);
+            return Err(Unanswered::Method);
         }
         let uri = request.uri();
         let parts = segments(uri.path())?;
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let query = |known| Query::read(uri.query(), known);
-        let whole = match (way, parts.as_slice()) {
-            (_, ["healthz"]) => {
-                query(&[])?;
-                self.hub.status().await?;
-                Text { status: StatusCode::OK, content_type: "text/plain", body: b"ok\n".into() }
-            }
-            (_, ["metrics"]) => {
-                query(&[])?;
-                let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
-                self.metrics(Dialect::wanted(accept)).await?
-            }
-            (Way::Network, _) => {
-                return Err(Fault::Missing(
+        if let Client::Network(_) = place.client {
+            self.names.check(request).map_err(Unanswered::Name)?;
+            if !matches!(parts.as_slice(), ["healthz" | "metrics"]) {
+                return Err(Unanswered::Missing(
                     "over TCP there are /metrics and /healthz; all else is on the unix socket"
                         .into(),
                 ));
             }
-            (Way::Local, ["v1", "events"]) => {
-                let filter = query(&["filter"])?.filter()?;
-                return Ok(Answer::Stream(streams::events(self, filter).await?));
+        }
+        let whole = match parts.as_slice() {
+            ["healthz"] => {
+                query(&[])?;
+                self.hub.status().await?;
+                let text = Text {
+                    status: StatusCode::OK,
+                    content_type: "text/plain",
+                    body: b"ok\n".into(),
+                };
+                return Ok(text.into());
             }
-            (Way::Local, ["v1", "summaries"]) => {
+            ["v1", "status"] => {
+                query(&[])?;
+                return Ok(Text::json(&view::status::document(&self.agent().await?)).into());
+            }
+            ["v1", "openapi.json"] => {
+                query(&[])?;
+                return Ok(Text { body: OPENAPI.into(), ..Text::json(&json!(null)) }.into());
+            }
+            ["v1", "events"] => {
+                let filter = query(&["filter"])?.filter()?;
+                return Ok(Answer::Stream(
+                    streams::events(&self.hub, self.answer_time(), filter).await?,
+                ));
+            }
+            ["v1", "summaries"] => {
                 let query = query(&["sort", "top", "skip", "peer", "filter", "interval"])?;
                 let (choice, interval) = (query.rows()?, query.interval()?);
-                return Ok(Answer::Stream(streams::summaries(self, choice, interval)));
+                return Ok(Answer::Stream(streams::summaries(
+                    (self.hub.clone(), self.stop.clone()),
+                    self.answer_time(),
+                    place,
+                    choice,
+                    interval,
+                )));
             }
-            (Way::Local, ["v1", "feed"]) => {
+            ["v1", "feed"] => {
                 query(&[])?;
-                return Ok(Answer::Stream(streams::feed(self).await?));
+                return Ok(Answer::Stream(
+                    streams::feed(&self.hub, self.answer_time(), place).await?,
+                ));
             }
-            (Way::Local, ["v1", rest @ ..]) => self.document(rest, &query).await?,
-            (Way::Local, _) => {
-                return Err(Fault::Missing(format!(
+            whole => whole,
+        };
+        // What follows may be large, and takes the owner's time.
+        let turn = place.turn().await;
+        let text = match whole {
+            ["metrics"] => {
+                query(&[])?;
+                let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+                self.metrics(Dialect::wanted(accept)).await?
+            }
+            ["v1", rest @ ..] => self.document(rest, &query).await?,
+            _ => {
+                return Err(Unanswered::Missing(format!(
                     "there is nothing at {}; /v1/openapi.json lists what there is",
                     uri.path()
                 )));
             }
         };
-        Ok(Answer::Whole(whole))
+        Ok(Answer::Whole(text, Some(turn)))
     }
 
     /// The documents of version 1.
@@ -201,16 +253,8 @@ impl Api {
         &self,
         path: &[&str],
         query: &impl Fn(&'q [&'q str]) -> Result<Query<'q>, BadQuery>,
-    ) -> Result<Text, Fault> {
+    ) -> Result<Text, Unanswered> {
         let text = match path {
-            ["openapi.json"] => {
-                query(&[])?;
-                Text { body: OPENAPI.into(), ..Text::json(&json!(null)) }
-            }
-            ["status"] => {
-                query(&[])?;
-                Text::json(&view::status::document(&self.agent().await?))
-            }
             ["summary"] => {
                 let choice = query(&ROW_PARAMETERS)?.rows()?;
                 Text::json(&view::json::document(&*self.hub.summary(choice).await?))
@@ -241,7 +285,7 @@ impl Api {
                 Text::json(&view::diagnosis::margins(&*self.limits_only().await?))
             }
             other => {
-                return Err(Fault::Missing(format!(
+                return Err(Unanswered::Missing(format!(
                     "there is nothing at /v1/{}; /v1/openapi.json lists what there is",
                     other.join("/")
                 )));
@@ -251,12 +295,12 @@ impl Api {
     }
 
     /// The summary without rows.
-    async fn limits_only(&self) -> Result<Arc<Summary>, Fault> {
+    async fn limits_only(&self) -> Result<Arc<Summary>, Unanswered> {
         Ok(self.hub.summary(RowChoice { top: Some(0), ..RowChoice::default() }).await?)
     }
 
     /// The summary with the rows of one peer.
-    async fn one_peer(&self, peer: &str) -> Result<Arc<Summary>, Fault> {
+    async fn one_peer(&self, peer: &str) -> Result<Arc<Summary>, Unanswered> {
         let address: PeerAddress =
             peer.parse().map_err(|error| BadQuery(format!("{peer} is no peer: {error}")))?;
         let choice = RowChoice {
@@ -267,7 +311,7 @@ impl Api {
         };
         let summary = self.hub.summary(choice).await?;
         if summary.rows.is_empty() {
-            return Err(Fault::Missing(format!(
+            return Err(Unanswered::Missing(format!(
                 "nothing is known of {peer}: no socket of it was seen, or it is among the other \
                  peers for want of room"
             )));
@@ -284,7 +328,7 @@ impl Api {
         })
     }
 
-    async fn metrics(&self, dialect: Dialect) -> Result<Text, Fault> {
+    async fn metrics(&self, dialect: Dialect) -> Result<Text, Unanswered> {
         let top = self.limits.borrow().metrics_peers;
         let choice = RowChoice { top: Some(top), ..RowChoice::default() };
         let summary = self.hub.summary(choice).await?;

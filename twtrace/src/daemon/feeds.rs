@@ -1,15 +1,23 @@
 //! The feed as several listeners have it: one encoding, sent to all.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64};
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+};
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
-use super::hub::{Subscribers, Subscription};
+use super::hub::{Feed, Subscribers};
 use crate::{
-    feed::{Input, Origin},
+    feed::{Opening, beside::Beside},
+    origin::Input,
     pipeline::Tap,
     recording::Encoder,
 };
+
+/// Pieces of an opening that wait for its listener: as much as is made ahead of it.
+const AHEAD: usize = 16;
 
 /// All listeners. Clones are the same listeners.
 #[derive(Clone)]
@@ -28,25 +36,22 @@ impl Feeds {
         Self(Arc::new(Mutex::new(Inner { encoder: None, listeners })))
     }
 
-    /// One more, which takes in `inputs` first; whatever comes now is for it as well.
+    /// One more, which takes the opening in first; whatever comes now is for it as well.
     ///
     /// # Errors
-    /// The compressor failed.
-    pub fn subscribe(
-        &self,
-        origin: &Origin,
-        inputs: &[Input],
-    ) -> std::io::Result<Subscription<Bytes>> {
+    /// The compressor failed, or the system refuses a thread.
+    pub fn join(&self, opening: Opening) -> io::Result<Feed> {
         let mut inner = self.lock();
         // What is not sent yet happened before: the others have it now, the new one never.
         inner.flush()?;
-        let (mut own, mut first) = Encoder::new(origin)?;
-        for input in inputs {
-            first.extend(own.push(input)?.unwrap_or_default());
+        if inner.encoder.is_none() {
+            inner.encoder = Some(Encoder::of_blocks()?);
         }
-        first.extend(own.flush()?.unwrap_or_default());
-        inner.encoder.get_or_insert(own);
-        Ok(inner.listeners.subscribe(Some(first.into())))
+        let live = inner.listeners.subscribe();
+        drop(inner);
+        let (pieces, receiver) = mpsc::channel(AHEAD);
+        Beside::begin("feed", move || encode(opening, &pieces))?;
+        Ok(Feed { opening: receiver, live })
     }
 
     /// Whether nobody listens.
@@ -63,7 +68,7 @@ impl Feeds {
     ///
     /// # Errors
     /// The compressor failed.
-    pub fn end(&self) -> std::io::Result<()> {
+    pub fn end(&self) -> io::Result<()> {
         let mut inner = self.lock();
         if let Some(mut encoder) = inner.encoder.take() {
             let last = encoder.end()?;
@@ -78,7 +83,7 @@ impl Feeds {
 }
 
 impl Inner {
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         if let Some(encoder) = &mut self.encoder
             && let Some(block) = encoder.flush()?
         {
@@ -101,5 +106,27 @@ impl Tap for Feeds {
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "the feed cannot be compressed"),
         }
+    }
+}
+
+/// Encodes an opening, at the pace of whoever takes it.
+fn encode(opening: Opening, pieces: &mpsc::Sender<io::Result<Bytes>>) {
+    let encoded = || -> io::Result<()> {
+        // Whoever wanted it may have gone: the work ends with the next piece.
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        let send = |piece: Vec<u8>| pieces.blocking_send(Ok(piece.into())).map_err(gone);
+        let (origin, inputs) = opening.into_inputs();
+        let (mut encoder, head) = Encoder::new(&origin)?;
+        send(head)?;
+        for input in inputs {
+            if let Some(block) = encoder.push(&input)? {
+                send(block)?;
+            }
+        }
+        encoder.flush()?.map_or(Ok(()), send)
+    };
+    if let Err(error) = encoded() {
+        // It may be just that nobody listens.
+        let _ = pieces.blocking_send(Err(error));
     }
 }

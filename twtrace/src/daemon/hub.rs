@@ -4,6 +4,7 @@
 //! a subscriber that does not keep up loses its subscription, with a count.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -13,13 +14,13 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Mutex, mpsc, oneshot},
+    sync::{Mutex, OwnedMutexGuard, mpsc, oneshot},
     time::Instant,
 };
 
 pub use crate::agent::Status;
 use crate::{
-    config::{Changes, Config},
+    config::{Changes, DaemonConfig},
     event::Event,
     summary::{RowChoice, Summary},
     view::events::EventWriter,
@@ -53,7 +54,7 @@ pub enum Ask {
     /// The feed in the recording format, from its header on.
     Feed {
         /// Where to.
-        reply: Reply<Subscription<Bytes>>,
+        reply: Reply<Feed>,
     },
     /// How the owner is.
     Status {
@@ -63,7 +64,7 @@ pub enum Ask {
     /// Go on with these settings, as far as they need no restart.
     Reload {
         /// All of them.
-        config: Box<Config>,
+        config: Box<DaemonConfig>,
         /// What changed, and what waits for a restart.
         reply: Reply<Changes>,
     },
@@ -72,6 +73,50 @@ pub enum Ask {
         /// Where to.
         reply: Reply<()>,
     },
+}
+
+impl Ask {
+    /// Whether nobody waits for the answer any more.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Summary { reply, .. } => reply.is_closed(),
+            Self::Events { reply } => reply.is_closed(),
+            Self::Feed { reply } => reply.is_closed(),
+            Self::Status { reply } => reply.is_closed(),
+            // These are to be done whoever waits.
+            Self::Reload { .. } | Self::Stop { .. } => false,
+        }
+    }
+
+    /// Whether it is answered at once, and so has its own way to the owner: nobody who asks for much
+    /// stands before it.
+    const fn is_light(&self) -> bool {
+        matches!(self, Self::Status { .. } | Self::Reload { .. } | Self::Stop { .. })
+    }
+}
+
+/// Where questions arrive.
+#[derive(Debug)]
+pub struct Asks {
+    light: mpsc::Receiver<Ask>,
+    others: mpsc::Receiver<Ask>,
+}
+
+impl Asks {
+    /// The next question that somebody waits for, the light ones first; `None` when nobody can ask
+    /// any more. May be dropped and called again.
+    pub async fn next(&mut self) -> Option<Ask> {
+        loop {
+            let ask = tokio::select! {
+                biased;
+                ask = self.light.recv() => ask,
+                ask = self.others.recv() => ask,
+            };
+            if ask.as_ref().is_none_or(|ask| !ask.is_abandoned()) {
+                return ask;
+            }
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -90,15 +135,34 @@ pub enum HubError {
 pub struct Events {
     /// In order, a batch at a time.
     pub events: Subscription<Arc<[Event]>>,
-    /// Writes them as `twtrace.event/1`.
+    /// Writes them as `twtrace.event/2`.
     pub writer: EventWriter,
+}
+
+/// The feed in the recording format.
+#[derive(Debug)]
+pub struct Feed {
+    /// What comes first, from the header on; an error ends it.
+    pub opening: mpsc::Receiver<io::Result<Bytes>>,
+    /// What comes then.
+    pub live: Subscription<Bytes>,
+}
+
+/// The turn to have an opening of the feed made: as large as all that is known, so that there is one
+/// at a time. Given back when dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _next: OwnedMutexGuard<Instant>,
 }
 
 /// Asks the owner. Clones ask the same one.
 #[derive(Clone, Debug)]
 pub struct Hub {
-    asks: mpsc::Sender<Ask>,
+    light: mpsc::Sender<Ask>,
+    others: mpsc::Sender<Ask>,
     recent: Arc<Mutex<Option<Recent>>>,
+    /// When the next opening may be asked for: by anybody, and by the privileged.
+    turns: [Arc<Mutex<Instant>>; 2],
 }
 
 /// The last summary, and when the owner may be asked for another.
@@ -112,9 +176,12 @@ struct Recent {
 
 impl Hub {
     /// A hub, and where its questions arrive.
-    pub fn new() -> (Self, mpsc::Receiver<Ask>) {
-        let (asks, arriving) = mpsc::channel(WAITING);
-        (Self { asks, recent: Arc::default() }, arriving)
+    pub fn new() -> (Self, Asks) {
+        let (light, light_asks) = mpsc::channel(WAITING);
+        let (others, other_asks) = mpsc::channel(WAITING);
+        let turns = [(); 2].map(|()| Arc::new(Mutex::new(Instant::now())));
+        let hub = Self { light, others, recent: Arc::default(), turns };
+        (hub, Asks { light: light_asks, others: other_asks })
     }
 
     /// The summary of this moment, or of a fifth of a second ago.
@@ -150,10 +217,18 @@ impl Hub {
 
     /// The feed in the recording format.
     ///
+    /// One opening is made at a time, for the privileged one beside, and after each there is none
+    /// for as long as it took. The turn is to be kept until the opening was taken.
+    ///
     /// # Errors
     /// [`HubError`].
-    pub async fn feed(&self) -> Result<Subscription<Bytes>, HubError> {
-        self.ask(|reply| Ask::Feed { reply }).await
+    pub async fn feed(&self, privileged: bool) -> Result<(Feed, Turn), HubError> {
+        let mut next = Arc::clone(&self.turns[usize::from(privileged)]).lock_owned().await;
+        tokio::time::sleep_until(*next).await;
+        let asked = Instant::now();
+        let feed = self.ask(|reply| Ask::Feed { reply }).await?;
+        *next = Instant::now() + asked.elapsed();
+        Ok((feed, Turn { _next: next }))
     }
 
     /// How the owner is.
@@ -168,7 +243,7 @@ impl Hub {
     ///
     /// # Errors
     /// [`HubError`].
-    pub async fn reload(&self, config: Config) -> Result<Changes, HubError> {
+    pub async fn reload(&self, config: DaemonConfig) -> Result<Changes, HubError> {
         self.ask(|reply| Ask::Reload { config: Box::new(config), reply }).await
     }
 
@@ -182,7 +257,9 @@ impl Hub {
 
     async fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Ask) -> Result<T, HubError> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(question(reply)).await.map_err(|_| HubError::Stopping)?;
+        let ask = question(reply);
+        let way = if ask.is_light() { &self.light } else { &self.others };
+        way.send(ask).await.map_err(|_| HubError::Stopping)?;
         answer.await.map_err(|_| HubError::Stopping)?
     }
 }
@@ -247,13 +324,10 @@ impl<T: Clone + Weight> Subscribers<T> {
         Self { each: Vec::new(), dropped }
     }
 
-    /// One more. `first` is what it is sent before all others.
-    pub fn subscribe(&mut self, first: Option<T>) -> Subscription<T> {
+    /// One more.
+    pub fn subscribe(&mut self) -> Subscription<T> {
         let (sender, items) = mpsc::unbounded_channel();
         let standing = Arc::new(Standing::default());
-        if let Some(first) = first {
-            send(&sender, &standing, first);
-        }
         self.each.push((sender, Arc::clone(&standing)));
         Subscription { items, standing }
     }
@@ -306,10 +380,10 @@ mod tests {
     fn a_subscriber_that_falls_behind_is_dropped_and_counted_and_the_others_are_not() {
         let dropped = Arc::new(AtomicU64::new(0));
         let mut subscribers = Subscribers::new(Arc::clone(&dropped));
-        let mut slow = subscribers.subscribe(Some(chunk(0)));
-        let mut quick = subscribers.subscribe(None);
+        let mut slow = subscribers.subscribe();
+        let mut quick = subscribers.subscribe();
         runtime().block_on(async {
-            for mark in 1..=10 {
+            for mark in 0..=10 {
                 subscribers.send(&chunk(mark));
                 assert_eq!(quick.next().await, Some(chunk(mark)));
             }
@@ -329,7 +403,7 @@ mod tests {
     #[test]
     fn one_item_larger_than_the_backlog_still_arrives() {
         let mut subscribers = Subscribers::new(Arc::default());
-        let mut only = subscribers.subscribe(None);
+        let mut only = subscribers.subscribe();
         let large = Bytes::from(vec![1; BACKLOG + 1]);
         subscribers.send(&large);
         assert_eq!(runtime().block_on(only.next()), Some(large));
@@ -339,10 +413,58 @@ mod tests {
     fn a_subscriber_that_went_away_is_forgotten_without_a_count() {
         let dropped = Arc::new(AtomicU64::new(0));
         let mut subscribers = Subscribers::new(Arc::clone(&dropped));
-        drop(subscribers.subscribe(None));
+        drop(subscribers.subscribe());
         subscribers.send(&chunk(1));
         assert!(subscribers.is_empty());
         assert_eq!(dropped.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn light_questions_precede_all_others_and_those_nobody_waits_for_are_dropped() {
+        let (hub, mut asks) = Hub::new();
+        runtime().block_on(async {
+            let asking = hub.clone();
+            let summary = tokio::spawn(async move { asking.summary(RowChoice::default()).await });
+            let asking = hub.clone();
+            let abandoned = tokio::spawn(async move { asking.feed(false).await.map(drop) });
+            let asking = hub.clone();
+            let status = tokio::spawn(async move { asking.status().await.map(drop) });
+            while hub.others.capacity() > WAITING - 2 || hub.light.capacity() == WAITING {
+                tokio::task::yield_now().await;
+            }
+            abandoned.abort();
+            let _ = abandoned.await;
+            assert!(matches!(asks.next().await, Some(Ask::Status { .. })));
+            assert!(matches!(asks.next().await, Some(Ask::Summary { .. })));
+            drop((asks, summary, status));
+        });
+    }
+
+    #[test]
+    fn one_opening_is_made_at_a_time_and_another_for_the_privileged() {
+        let (hub, mut asks) = Hub::new();
+        runtime().block_on(async {
+            let (_sender, opening) = mpsc::channel(1);
+            let live = Subscribers::new(Arc::default()).subscribe();
+            let asking = hub.clone();
+            let first = tokio::spawn(async move { asking.feed(false).await });
+            let Some(Ask::Feed { reply }) = asks.next().await else { panic!("a feed") };
+            assert!(reply.send(Ok(Feed { opening, live })).is_ok());
+            let (_feed, turn) = first.await.unwrap().unwrap();
+            let mut second = Box::pin(hub.feed(false));
+            let mut privileged = Box::pin(hub.feed(true));
+            tokio::select! {
+                biased;
+                _ = &mut second => panic!("the first has its turn still"),
+                _ = &mut privileged => panic!("nobody answers"),
+                ask = asks.next() => assert!(matches!(ask, Some(Ask::Feed { .. }))),
+            }
+            drop(turn);
+            tokio::select! {
+                _ = &mut second => panic!("nobody answers"),
+                ask = asks.next() => assert!(matches!(ask, Some(Ask::Feed { .. }))),
+            }
+        });
     }
 
     #[test]

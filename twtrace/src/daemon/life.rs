@@ -1,7 +1,6 @@
 //! From the start of the daemon to its end.
 
 use std::{
-    io,
     path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -10,71 +9,44 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-    time::{MissedTickBehavior, interval},
+    sync::{oneshot, watch},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     api::{Api, Limits},
-    hub::{Hub, HubError},
+    failure::DaemonFailure,
+    hub::Hub,
     log::Volume,
+    names::OwnNames,
     notify,
     owner::Owner,
     places::Places,
     server::Server,
-    socket::{LocalSocket, Lock, SocketError, bind_tcp},
+    socket::{LocalSocket, Lock, bind_tcp},
 };
 use crate::{
-    config::{Config, ConfigError, Flags},
-    kernel::rights,
-    pipeline::PipelineError,
+    config::{ConfigError, DaemonConfig, Flags},
+    kernel::rights::{self, Work},
 };
-
-/// Why the daemon ended, or did not begin.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonFailure {
-    /// The configuration.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The ways in.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// The owner of the pipeline.
-    #[error(transparent)]
-    Pipeline(#[from] PipelineError),
-    /// The state could not be written at the end.
-    #[error("the history is not kept: {0}")]
-    State(String),
-    /// Capabilities could not be given up.
-    #[error("cannot give up the capabilities that only attaching needs: {0}")]
-    Rights(#[from] caps::errors::CapsError),
-    /// The system refused a signal handler or a thread.
-    #[error("cannot {step}: {source}")]
-    System {
-        /// What was tried.
-        step: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-}
 
 /// Where the settings come from, each time they are read.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct SettingsFrom {
     /// The file, if the user named one.
     pub file: Option<PathBuf>,
     /// What precedes it.
     pub flags: Flags,
 }
 
-impl Settings {
+impl SettingsFrom {
     /// Reads them.
     ///
     /// # Errors
     /// [`ConfigError`].
-    pub fn load(&self) -> Result<Config, ConfigError> {
-        Config::load(self.file.as_deref(), &self.flags)
+    pub fn load(&self) -> Result<DaemonConfig, ConfigError> {
+        DaemonConfig::load(self.file.as_deref(), &self.flags)
     }
 }
 
@@ -83,7 +55,11 @@ impl Settings {
 ///
 /// # Errors
 /// [`DaemonFailure`].
-pub async fn run(settings: Settings, config: Config, volume: Volume) -> Result<(), DaemonFailure> {
+pub async fn run(
+    settings: SettingsFrom,
+    config: DaemonConfig,
+    volume: Volume,
+) -> Result<(), DaemonFailure> {
     let mut signals = Signals::listen()?;
     // Whatever is taken already is known before anything is attached.
     let _lock = Lock::take(&config.lock_file)?;
@@ -94,14 +70,14 @@ pub async fn run(settings: Settings, config: Config, volume: Volume) -> Result<(
     let (hub, asks) = Hub::new();
     let owner = Owner::start(config.clone(), asks, &dropped)?;
     let status = format!("watching through {}", owner.origin().backend);
-    rights::give_up()?;
-    for missing in rights::missing() {
-        tracing::warn!("{missing}");
-    }
+    let duties = owner.duties();
+    rights::keep_for(duties)?;
 
     let (limits, watched) = watch::channel(Limits::of(&config));
     let stop = CancellationToken::new();
-    let server = Server::new(Api::new(hub.clone(), Places::new(dropped), watched, stop.clone()));
+    let names = OwnNames::with_own(config.listen_names.as_ref().map_or(&[], |names| &names.0));
+    let api = Api::new(hub.clone(), Places::new(dropped), watched, stop.clone(), names);
+    let server = Server::new(api);
     let serving = serve(server, local, network)?;
     tracing::info!(socket = %config.socket.display(), "{status}");
     notify::ready(&status);
@@ -109,9 +85,9 @@ pub async fn run(settings: Settings, config: Config, volume: Volume) -> Result<(
     let control = control(Control { settings, config, hub, limits, volume }, &mut signals);
     let owning = owner.run();
     tokio::pin!(control, owning);
-    let (outcome, kept) = tokio::select! {
-        outcome = &mut owning => (outcome, Ok(())),
-        kept = &mut control => (owning.await, kept),
+    let outcome = tokio::select! {
+        outcome = &mut owning => outcome,
+        () = &mut control => owning.await,
     };
     notify::stopping();
     stop.cancel();
@@ -119,8 +95,7 @@ pub async fn run(settings: Settings, config: Config, volume: Volume) -> Result<(
         tracing::error!("the API's thread ended in a panic");
     }
     tracing::info!("stopped");
-    outcome?;
-    kept
+    outcome
 }
 
 /// Serves on a thread with a runtime of its own, until the server is told to stop.
@@ -135,6 +110,11 @@ fn serve(
         .build()
         .map_err(refused("start the API's runtime"))?;
     let all = move || {
+        // Whatever a client makes of this thread, it has no right that any other process has not.
+        if let Err(error) = rights::keep_for(Work::Nothing) {
+            tracing::error!(%error, "the API is not served: its thread cannot give up its rights");
+            return;
+        }
         runtime.block_on(async {
             let over_tcp = async {
                 match network {
@@ -172,17 +152,25 @@ impl Signals {
     }
 }
 
+/// Time for the configuration to be read again.
+const READING: Duration = Duration::from_secs(5);
+
+/// Says that a reload changed nothing, and why.
+fn stays(why: &dyn std::fmt::Display) {
+    tracing::error!("the configuration stays as it was: {why}");
+}
+
 /// What a reload changes.
 struct Control {
-    settings: Settings,
-    config: Config,
+    settings: SettingsFrom,
+    config: DaemonConfig,
     hub: Hub,
     limits: watch::Sender<Limits>,
     volume: Volume,
 }
 
 /// Does what signals say and shows that the owner is alive, until it has been told to stop.
-async fn control(mut control: Control, signals: &mut Signals) -> Result<(), DaemonFailure> {
+async fn control(mut control: Control, signals: &mut Signals) {
     // Without a watchdog once in a while, which costs nothing.
     let watched = notify::watchdog();
     let mut pulse = interval(watched.unwrap_or(Duration::from_secs(3600)));
@@ -201,30 +189,32 @@ async fn control(mut control: Control, signals: &mut Signals) -> Result<(), Daem
         }
     }
     tracing::info!("stopping");
-    match control.hub.stop().await {
-        Ok(()) | Err(HubError::Stopping) => Ok(()),
-        Err(HubError::Failed(why)) => Err(DaemonFailure::State(why)),
-    }
+    // How that went the owner itself says.
+    let _ = control.hub.stop().await;
 }
 
 impl Control {
     /// Reads the configuration again. A faulty one changes nothing.
     async fn reload(&mut self) {
         notify::reloading();
-        match self.settings.load() {
-            Err(error) => tracing::error!("the configuration stays as it was: {error}"),
-            Ok(new) => self.take(new).await,
+        let (settings, (sender, loaded)) = (self.settings.clone(), oneshot::channel());
+        // A file may be anything, such as a pipe that nobody writes to.
+        let read = move || drop(sender.send(settings.load()));
+        let begun = thread::Builder::new().name("settings".into()).spawn(read);
+        let loaded = async { timeout(READING, loaded).await.ok()?.ok() };
+        match (begun, loaded.await) {
+            (Err(error), _) => stays(&error),
+            (Ok(_), None) => stays(&"the file cannot be read in time"),
+            (Ok(_), Some(Err(error))) => stays(&error),
+            (Ok(_), Some(Ok(new))) => self.take(new).await,
         }
         notify::ready("watching");
     }
 
-    async fn take(&mut self, new: Config) {
+    async fn take(&mut self, new: DaemonConfig) {
         let changes = match self.hub.reload(new.clone()).await {
             Ok(changes) => changes,
-            Err(error) => {
-                tracing::error!("the configuration stays as it was: {error}");
-                return;
-            }
+            Err(error) => return stays(&error),
         };
         self.config = self.config.reloaded(&new);
         self.limits.send_replace(Limits::of(&self.config));

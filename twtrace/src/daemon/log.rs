@@ -22,7 +22,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::config::value::LogLevel;
+use crate::{config::value::LogLevel, text::visible};
 
 /// Lines of one place in the program that may come in a [`WINDOW`].
 const LINES: u32 = 10;
@@ -115,6 +115,7 @@ impl<W: Write + Send + 'static, S: Subscriber> Layer<S> for Lines<W> {
         }
         // The journal takes every line for an entry of its own.
         let line = line.replace('\n', "; ");
+        let line = visible(&line);
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody to tell if this fails.
         let _ = writeln!(out, "{line}");

@@ -4,10 +4,12 @@
 
 pub mod answer;
 pub mod api;
+pub mod failure;
 pub mod feeds;
 pub mod hub;
 pub mod life;
 pub mod log;
+pub mod names;
 pub mod notify;
 pub mod owner;
 pub mod places;

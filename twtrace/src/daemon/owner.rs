@@ -2,27 +2,33 @@
 //! who listen, and keeps the state.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, SystemTime},
 };
 
-use tokio::{
-    sync::mpsc,
-    time::{Instant, Interval, MissedTickBehavior, interval, interval_at},
-};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at};
 
 use super::{
+    failure::DaemonFailure,
     feeds::Feeds,
-    hub::{Ask, Events, HubError, Status, Subscribers},
-    state,
+    hub::{Ask, Asks, Events, Feed, HubError, Reply, Status, Subscribers},
+    state::{self, Most, Unsaved},
 };
 use crate::{
     aggregate::Settings,
-    config::{Changes, Config},
+    config::{Changes, DaemonConfig, ring_bytes},
     event::Event,
-    feed::{Origin, Wishes, now},
+    feed::{
+        beside::{Beside, Progress},
+        now,
+    },
     filter::{Expr, Name, Selection, Term},
-    kernel::{KernelError, Options, find_namespace, give_back_memory, rights},
+    kernel::{
+        KernelError, Options, find_namespace, give_back_memory,
+        rights::{self, Work},
+    },
+    origin::{Origin, Wishes},
     peer::{
         GroupBy, Prefixes,
         minutes::{Memory, Minute},
@@ -38,19 +44,28 @@ const MOMENTS: Duration = Duration::from_secs(1);
 /// of memory that is not needed any more.
 const UPKEEP: Duration = Duration::from_secs(10);
 
+/// Times the memory allowed that the state may unpack to: as text a minute takes some four times
+/// what it takes in memory.
+const STATE_TIMES: u64 = 5;
+
 /// Owns the pipeline.
 pub struct Owner {
     pipeline: Pipeline,
-    config: Config,
+    config: DaemonConfig,
+    duties: Work,
     restart_needed: Vec<&'static str>,
-    asks: mpsc::Receiver<Ask>,
+    asks: Asks,
     feeds: Feeds,
+    /// Those who wait to begin to listen.
+    listening: VecDeque<Reply<Feed>>,
     events: Subscribers<Arc<[Event]>>,
     since_ns: u64,
     /// What gives moments their time of day.
     clock: Clock,
     state_saved: Option<SystemTime>,
     state_fault: Option<String>,
+    /// The state being written.
+    saving: Option<Beside<Result<SystemTime, Unsaved>>>,
     /// When a look without listeners was last taken.
     kept_up: Instant,
 }
@@ -63,11 +78,12 @@ impl Owner {
     /// # Errors
     /// [`KernelError`] and whatever else keeps a pipeline from starting.
     pub fn start(
-        config: Config,
-        asks: mpsc::Receiver<Ask>,
+        config: DaemonConfig,
+        asks: Asks,
         dropped: &Arc<AtomicU64>,
     ) -> Result<Self, PipelineError> {
         let (options, selection) = options(&config)?;
+        let duties = Work::of(options.filter.netns);
         let settings = config.clone();
         let mut pipeline = Pipeline::attach(
             options,
@@ -85,14 +101,17 @@ impl Owner {
         let mut owner = Self {
             pipeline,
             config,
+            duties,
             restart_needed: Vec::new(),
             asks,
             feeds,
+            listening: VecDeque::new(),
             events: Subscribers::new(Arc::clone(dropped)),
             since_ns: clock.mono_ns,
             clock,
             state_saved: None,
             state_fault: None,
+            saving: None,
             kept_up: Instant::now(),
         };
         owner.restore();
@@ -105,41 +124,53 @@ impl Owner {
         self.pipeline.core().origin()
     }
 
+    /// What it does once it is attached, as far as that takes rights.
+    pub fn duties(&self) -> Work {
+        self.duties
+    }
+
     /// Works until it is asked to stop, or nobody can ask any more; then writes the state.
     ///
     /// # Errors
-    /// The kernel side failed; the state has been written all the same.
-    pub async fn run(mut self) -> Result<(), PipelineError> {
+    /// The kernel side failed; the state has been written all the same, if it can be. Or it cannot.
+    pub async fn run(mut self) -> Result<(), DaemonFailure> {
         let outcome = self.work().await;
+        // What happened until now belongs to what is kept and told.
+        if outcome.is_ok()
+            && let Err(error) = self.look_now()
+        {
+            tracing::warn!(%error, "the last look failed");
+        }
         if let Err(error) = self.feeds.end() {
             tracing::warn!(%error, "listeners were not told of the end");
         }
-        let (outcome, stopped) = match outcome {
-            Ok(reply) => (Ok(()), reply),
-            Err(error) => (Err(error), None),
-        };
+        // The one being written is older, and would take the newer one's place.
+        self.saving.take().map(Beside::end);
         self.save();
-        if let Some(reply) = stopped {
-            let saved = self.state_fault.take().map_or(Ok(()), |why| Err(HubError::Failed(why)));
-            // Whoever asked may have gone.
-            let _ = reply.send(saved);
+        if let Some(saving) = self.saving.take() {
+            self.saved(saving.end());
         }
-        outcome
+        let stopped = outcome?;
+        if let Some(reply) = stopped {
+            // Whoever asked may have gone.
+            let _ = reply.send(Ok(()));
+        }
+        self.state_fault.map_or(Ok(()), |why| Err(DaemonFailure::State(why)))
     }
 
-    async fn work(&mut self) -> Result<Option<super::hub::Reply<()>>, PipelineError> {
+    async fn work(&mut self) -> Result<Option<Reply<()>>, PipelineError> {
         let mut drain = every(DRAIN_INTERVAL);
         let mut moments = every(MOMENTS);
-        let mut save = self.saving();
+        let mut save = self.save_interval();
         let mut tidy = every(UPKEEP);
         loop {
             tokio::select! {
-                ask = self.asks.recv() => match ask {
+                ask = self.asks.next() => match ask {
                     None => return Ok(None),
                     Some(Ask::Stop { reply }) => return Ok(Some(reply)),
                     Some(Ask::Reload { config, reply }) => {
                         let changes = self.reload(*config);
-                        save = self.saving();
+                        save = self.save_interval();
                         let _ = reply.send(Ok(changes));
                     }
                     Some(ask) => self.answer(ask),
@@ -152,6 +183,36 @@ impl Owner {
                 _ = tidy.tick() => give_back_memory(),
             }
             self.drain()?;
+            self.open();
+            if let Some(saving) = self.saving.take() {
+                match saving.look() {
+                    Progress::Under => self.saving = Some(saving),
+                    Progress::Done(written) => self.saved(Some(written)),
+                    Progress::Failed => self.saved(None),
+                }
+            }
+        }
+    }
+
+    /// Lets the next of those who wait begin to listen, once the sockets that live are found.
+    fn open(&mut self) {
+        self.listening.retain(|reply| !reply.is_closed());
+        if self.listening.is_empty() {
+            return self.pipeline.forget_opening();
+        }
+        let mut seen = Vec::new();
+        let begun = self.pipeline.begin_opening();
+        let opening = begun.and_then(|()| self.pipeline.opening(&mut |event| seen.push(*event)));
+        self.publish(seen);
+        let feed = match opening {
+            Ok(None) => return,
+            Ok(Some(opening)) => {
+                self.feeds.join(opening).map_err(|error| HubError::Failed(error.to_string()))
+            }
+            Err(error) => Err(failed(error)),
+        };
+        if let Some(reply) = self.listening.pop_front() {
+            let _ = reply.send(feed);
         }
     }
 
@@ -171,19 +232,10 @@ impl Owner {
                     hz: origin.hz,
                     recycle_exists: origin.recycle_exists,
                 };
-                let events = self.events.subscribe(None);
+                let events = self.events.subscribe();
                 let _ = reply.send(Ok(Events { events, writer }));
             }
-            Ask::Feed { reply } => {
-                let mut seen = Vec::new();
-                let begun = self.pipeline.begin_in_the_middle(&mut |event| seen.push(*event));
-                self.publish(seen);
-                let subscribed = begun.map_err(failed).and_then(|(origin, inputs)| {
-                    let subscribed = self.feeds.subscribe(&origin, &inputs);
-                    subscribed.map_err(|error| HubError::Failed(error.to_string()))
-                });
-                let _ = reply.send(subscribed);
-            }
+            Ask::Feed { reply } => self.listening.push_back(reply),
             Ask::Status { reply } => {
                 let _ = reply.send(Ok(self.status()));
             }
@@ -193,8 +245,11 @@ impl Owner {
 
     fn status(&mut self) -> Status {
         self.clock = self.clock.unless_set(now());
-        let origin = self.pipeline.core().origin();
+        let core = self.pipeline.core();
+        let (origin, moment) = (core.origin(), core.moment());
         Status {
+            audit: moment.and_then(|moment| moment.audit.clone()),
+            netns_names: moment.map(|moment| moment.netns_names.clone()).unwrap_or_default(),
             backend: origin.backend,
             object: origin.object,
             types: origin.types,
@@ -202,7 +257,7 @@ impl Owner {
             since_ns: self.since_ns,
             clock: self.clock,
             programs: self.pipeline.kernel().map(|kernel| kernel.costs()).unwrap_or_default(),
-            limits: [rights::missing(), self.pipeline.core().unread().to_vec()].concat(),
+            limits: [rights::missing(self.duties), self.pipeline.core().unread().to_vec()].concat(),
             restart_needed: self.restart_needed.clone(),
             state_saved: self.state_saved,
             state_fault: self.state_fault.clone(),
@@ -227,13 +282,16 @@ impl Owner {
 
     /// Finds out what was lost and refused; with the host's facts when somebody wants them.
     fn look(&mut self) -> Result<(), PipelineError> {
-        let listened_to = !self.feeds.is_empty();
-        if !listened_to && self.kept_up.elapsed() < UPKEEP {
+        if self.feeds.is_empty() && self.kept_up.elapsed() < UPKEEP {
             return Ok(());
         }
+        self.look_now()
+    }
+
+    fn look_now(&mut self) -> Result<(), PipelineError> {
         self.kept_up = Instant::now();
+        let facts = !self.feeds.is_empty();
         let mut seen = Vec::new();
-        let facts = listened_to;
         let looked = self.pipeline.look_for(Wishes { facts, cgroup_names: facts }, &mut |event| {
             seen.push(*event);
         });
@@ -241,7 +299,7 @@ impl Owner {
         looked
     }
 
-    fn reload(&mut self, config: Config) -> Changes {
+    fn reload(&mut self, config: DaemonConfig) -> Changes {
         let changes = self.config.changes(&config);
         self.config = self.config.reloaded(&config);
         self.restart_needed.clone_from(&changes.restart);
@@ -249,7 +307,7 @@ impl Owner {
         changes
     }
 
-    fn saving(&self) -> Interval {
+    fn save_interval(&self) -> Interval {
         let time = self.config.save_every;
         let mut saving = interval_at(Instant::now() + time, time);
         saving.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -258,7 +316,12 @@ impl Owner {
 
     fn restore(&mut self) {
         let Some(path) = self.config.state_file.clone() else { return };
-        match state::load(&path, now()) {
+        let most = Most {
+            peers: self.config.max_peers,
+            minutes: memory(&self.config).entries,
+            bytes: self.config.memory.as_u64().saturating_mul(STATE_TIMES),
+        };
+        match state::load(&path, now(), most) {
             Ok(restored) => {
                 let (peers, forgotten) = (restored.peers.len(), restored.forgotten);
                 if restored.written.is_some() {
@@ -271,20 +334,32 @@ impl Owner {
         }
     }
 
+    /// Begins to write the state, unless it is being written.
     fn save(&mut self) {
-        let Some(path) = self.config.state_file.clone() else { return };
+        let Some(path) = self.config.state_file.clone().filter(|_| self.saving.is_none()) else {
+            return;
+        };
         let core = self.pipeline.core();
-        let past = core.aggregate().table().past();
-        let now = now();
-        match state::save(&path, core.origin(), past, now) {
-            Ok(()) => {
-                self.state_saved = Some(now.wall);
-                self.state_fault = None;
+        let (origin, pasts, now) = (core.origin().clone(), core.aggregate().table().pasts(), now());
+        let save = move || state::save(&path, &origin, pasts.into_iter(), now).map(|()| now.wall);
+        match Beside::begin("state", save) {
+            Ok(saving) => self.saving = Some(saving),
+            Err(error) => self.state_fault = Some(format!("no thread to write the state: {error}")),
+        }
+    }
+
+    /// Notes how the writing of the state ended.
+    fn saved(&mut self, written: Option<Result<SystemTime, Unsaved>>) {
+        self.state_fault = match written {
+            Some(Ok(written)) => {
+                self.state_saved = Some(written);
+                None
             }
-            Err(error) => {
-                tracing::error!("{error}");
-                self.state_fault = Some(error.to_string());
-            }
+            Some(Err(error)) => Some(error.to_string()),
+            None => Some("the thread that writes the state failed".into()),
+        };
+        if let Some(fault) = &self.state_fault {
+            tracing::error!("{fault}");
         }
     }
 }
@@ -300,11 +375,10 @@ fn every(time: Duration) -> Interval {
     interval
 }
 
-fn options(config: &Config) -> Result<(Options, Selection), KernelError> {
+fn options(config: &DaemonConfig) -> Result<(Options, Selection), KernelError> {
     let netns = config.netns.as_deref().map(find_namespace).transpose()?;
     let only = netns.map(|inum| Term::Netns(Name::Number(inum.into())).into());
     let (filter, selection) = Selection::split(only.unwrap_or(Expr::ANY));
-    let bytes = config.buffer.as_u64().next_power_of_two();
     let options = Options {
         object: config.object.only(),
         attach: config.attach.only(),
@@ -312,12 +386,12 @@ fn options(config: &Config) -> Result<(Options, Selection), KernelError> {
         filter,
         btf: config.btf.clone(),
         max_live: config.max_live,
-        ring_bytes: u32::try_from(bytes).unwrap_or(1 << 31),
+        ring_bytes: ring_bytes(config.buffer),
     };
     Ok((options, selection))
 }
 
-fn aggregate(config: &Config, origin: &Origin) -> Settings {
+fn aggregate(config: &DaemonConfig, origin: &Origin) -> Settings {
     Settings {
         selection: origin.selection.clone(),
         group_by: GroupBy::Peer,
@@ -332,7 +406,7 @@ fn aggregate(config: &Config, origin: &Origin) -> Settings {
 }
 
 /// How much history the settings leave room for.
-fn memory(config: &Config) -> Memory {
+fn memory(config: &DaemonConfig) -> Memory {
     let minutes = config.history.as_secs() / 60;
     let entry = size_of::<(u32, Minute)>() as u64;
     Memory {

@@ -6,10 +6,9 @@ use clap::ValueEnum;
 use percent_encoding::percent_decode_str;
 
 use crate::{
-    filter::Expr,
+    filter::{Expr, PeerAddress},
     host::cgroup,
-    kernel::find_namespace,
-    peer::PeerAddress,
+    kernel::find_known_namespace,
     summary::{RowChoice, SortKey},
 };
 
@@ -118,8 +117,12 @@ impl<'a> Query<'a> {
                 "filter has {conditions} conditions: at most {MAX_CONDITIONS} are taken"
             )));
         }
-        let netns =
-            |name: &str| find_namespace(name).map(u64::from).map_err(|error| error.to_string());
+        let netns = |name: &str| {
+            let found = find_known_namespace(name).map(u64::from);
+            found.map_err(|_| {
+                format!("no network namespace {name}: give its name for ip netns, or its number")
+            })
+        };
         let cgroup = |path: &str| cgroup::id(path).map_err(|error| error.to_string());
         filter.bind(&netns, &cgroup).map_err(|error| BadQuery(error.to_string()))
     }
@@ -206,6 +209,22 @@ mod tests {
         let many = ["timestamps"; MAX_CONDITIONS + 1].join("+");
         assert!(rows(&format!("filter={many}")).unwrap_err().contains("65 conditions: at most 64"));
         assert_eq!(rows("top=1&top=2").unwrap_err(), "top is given twice");
+    }
+
+    #[test]
+    fn a_filter_tells_of_no_file_of_this_host() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let there = file.path().to_str().unwrap();
+        let told = |path: &str| {
+            let text = form_urlencoded::Serializer::new(String::new())
+                .append_pair("filter", &format!("netns {path}"))
+                .finish();
+            rows(&text).map(drop).unwrap_err().replace(path, "PATH")
+        };
+        assert_eq!(told(there), told("/no/such/file"));
+        let own = told("/proc/self/ns/net");
+        assert_eq!(own, told("/no/such/file"));
+        assert!(own.contains("no network namespace PATH: give its name"), "{own}");
     }
 
     proptest! {

@@ -9,8 +9,8 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    api::{Api, Way},
-    places::Place,
+    api::Api,
+    places::{Client, Seat},
     socket::LocalSocket,
 };
 
@@ -49,9 +49,10 @@ impl Server {
         let own = rustix::process::geteuid().as_raw();
         self.accept(async || {
             let (stream, _) = listener.accept().await?;
-            let uid = stream.peer_cred().map(|credentials| credentials.uid());
-            let privileged = uid.is_ok_and(|uid| uid == 0 || uid == own);
-            self.welcome(Way::Local, stream, privileged);
+            let uid = stream.peer_cred().map(|credentials| credentials.uid()).ok();
+            let privileged = uid.is_some_and(|uid| uid == 0 || uid == own);
+            let client = if privileged { Client::Privileged } else { Client::User(uid) };
+            self.welcome(client, stream);
             Ok(())
         })
         .await;
@@ -65,8 +66,8 @@ impl Server {
     pub async fn serve_network(&self, listener: TcpListener) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         self.accept(async || {
-            let (stream, _) = listener.accept().await?;
-            self.welcome(Way::Network, stream, false);
+            let (stream, address) = listener.accept().await?;
+            self.welcome(Client::network(address.ip()), stream);
             Ok(())
         })
         .await;
@@ -96,16 +97,17 @@ impl Server {
         }
     }
 
-    /// Serves one connection in a task of its own, if there is a place for it.
-    fn welcome<S>(&self, way: Way, stream: S, privileged: bool)
+    /// Serves one connection in a task of its own, if there is a place for it; answers that there is
+    /// none otherwise.
+    pub fn welcome<S>(&self, client: Client, stream: S)
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let limits = *self.api.limits.borrow();
-        match self.api.places.take(limits.connections, privileged) {
+        match self.api.places.take(limits.connections, client) {
             Some(place) => {
                 let (api, stop) = (Arc::clone(&self.api), self.api.stop.clone());
-                self.connections.spawn(serve(api, way, stream, place, stop));
+                self.connections.spawn(serve(api, stream, place, stop));
             }
             None => {
                 self.connections.spawn(turn_away(stream, limits.stall));
@@ -115,16 +117,16 @@ impl Server {
 }
 
 /// Serves one connection until either end has enough.
-async fn serve<S>(api: Arc<Api>, way: Way, stream: S, _place: Place, stop: CancellationToken)
+async fn serve<S>(api: Arc<Api>, stream: S, place: Seat, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let limits = *api.limits.borrow();
+    let (limits, place) = (*api.limits.borrow(), Arc::new(place));
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.stall));
     let service = service_fn(|request: Request<Incoming>| {
-        let api = Arc::clone(&api);
-        async move { Ok::<_, Infallible>(api.answer(way, &request).await) }
+        let (api, place) = (Arc::clone(&api), Arc::clone(&place));
+        async move { Ok::<_, Infallible>(api.answer(&place, &request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -1,8 +1,8 @@
 //! Where clients come in, and that there is one daemon to a host.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, Write},
+    fs::{self, File},
+    io::{self, Seek, Write},
     net::{SocketAddr, TcpListener},
     os::{
         fd::AsFd,
@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::Config;
+use crate::{config::DaemonConfig, files, text::visible};
 use rustix::{
     fs::{FlockOperation, Mode, fchmod, flock},
     io::Errno,
@@ -108,18 +108,13 @@ impl Lock {
     /// [`SocketError::Held`], naming who has it.
     pub fn take(path: &Path) -> Result<Self, SocketError> {
         make_directory(path)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(failed("open", path.display()))?;
+        let mut file = files::keep(path).map_err(failed("open", path.display()))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut text = String::new();
             // Who cannot be told is unknown.
-            let _ = file.read_to_string(&mut text);
-            return Err(SocketError::Held { path: path.to_owned(), holder: process(text.trim()) });
+            let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+            let inode = file.metadata().map_err(failed("look at", path.display()))?.ino();
+            let holder = process(holder(&locks, inode).unwrap_or_default());
+            return Err(SocketError::Held { path: path.to_owned(), holder });
         }
         let write = |file: &mut File| {
             file.set_len(0)?;
@@ -129,6 +124,21 @@ impl Lock {
         write(&mut file).map_err(failed("write", path.display()))?;
         Ok(Self { _file: file })
     }
+}
+
+/// The process that has the lock of a file, as the kernel says: what the file itself says may be what
+/// one wrote that is no more.
+///
+/// # Source
+/// `lock_get_status()`, fs/locks.c: number, `FLOCK`, kind, mode, process, device and inode, range.
+fn holder(locks: &str, inode: u64) -> Option<&str> {
+    let of_file = |line: &&str| {
+        let mut words = line.split_ascii_whitespace();
+        words.nth(1) == Some("FLOCK")
+            && words.nth(3).and_then(|file| file.rsplit(':').next()?.parse().ok()) == Some(inode)
+    };
+    let line = locks.lines().find(of_file)?;
+    line.split_ascii_whitespace().nth(4).filter(|pid| pid.parse::<u32>().is_ok_and(|pid| pid > 0))
 }
 
 /// A process for people: its number and what it was started as.
@@ -145,7 +155,7 @@ fn process(pid: &str) -> String {
     if words.is_empty() {
         format!("process {pid}")
     } else {
-        format!("process {pid} ({})", words.join(" "))
+        format!("process {pid} ({})", visible(&words.join(" ")))
     }
 }
 
@@ -165,7 +175,7 @@ impl LocalSocket {
     ///
     /// # Errors
     /// [`SocketError`].
-    pub fn bind(config: &Config) -> Result<Self, SocketError> {
+    pub fn bind(config: &DaemonConfig) -> Result<Self, SocketError> {
         let path = &config.socket;
         make_directory(path)?;
         remove_stale(path)?;
@@ -295,11 +305,11 @@ mod tests {
     use super::*;
     use crate::config::value::Mode as SocketMode;
 
-    fn config(directory: &Path) -> Config {
-        Config {
+    fn config(directory: &Path) -> DaemonConfig {
+        DaemonConfig {
             socket: directory.join("run/twtrace.sock"),
             socket_mode: SocketMode(0o640),
-            ..Config::default()
+            ..DaemonConfig::default()
         }
     }
 
@@ -378,12 +388,44 @@ mod tests {
     }
 
     #[test]
+    fn the_lock_s_holder_is_the_one_the_kernel_names_and_not_what_the_file_says() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 fd:00:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 12 fd:00:77 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 13 fd:00:78 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE -1 fd:00:79 0 EOF\n";
+        assert_eq!(holder(locks, 77), Some("12"));
+        assert_eq!(holder(locks, 78), None, "it waits for it");
+        assert_eq!(holder(locks, 79), None, "of another PID namespace");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let _held = Lock::take(&path).unwrap();
+        // As one left it that died, while another has the lock.
+        fs::write(&path, "999999999\n").unwrap();
+        let message = Lock::take(&path).unwrap_err().to_string();
+        assert!(!message.contains("999999999"), "{message}");
+        assert!(message.contains(&format!("process {} (", std::process::id())), "{message}");
+    }
+
+    #[test]
+    fn the_lock_is_taken_through_no_link_and_nobody_else_may_read_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (precious, link) = (directory.path().join("precious"), directory.path().join("lock"));
+        fs::write(&precious, "precious").unwrap();
+        std::os::unix::fs::symlink(&precious, &link).unwrap();
+        assert!(Lock::take(&link).is_err());
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+        let own = directory.path().join("own");
+        let _lock = Lock::take(&own).unwrap();
+        assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
     fn a_group_is_a_name_or_a_number_and_an_unknown_one_leaves_no_socket_behind() {
         assert_eq!(group_id("root").unwrap(), 0);
         assert_eq!(group_id("4242").unwrap(), 4242);
         let directory = tempfile::tempdir().unwrap();
         let config =
-            Config { socket_group: Some("no-such-group".into()), ..config(directory.path()) };
+            DaemonConfig { socket_group: Some("no-such-group".into()), ..config(directory.path()) };
         let message = LocalSocket::bind(&config).unwrap_err().to_string();
         assert!(message.contains("no group no-such-group"), "{message}");
         assert!(!config.socket.exists());

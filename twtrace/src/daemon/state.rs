@@ -12,8 +12,10 @@ use std::{
 };
 
 use crate::{
-    feed::{Input, Moment, Origin, boot_id},
+    feed::boot_id,
+    files,
     kernel::find_namespace,
+    origin::{Input, Moment, Origin},
     peer::{Past, history::Span, minutes::Minute},
     recording::{ReadError, Reader, Recorder, WriteError},
     units::Clock,
@@ -45,17 +47,28 @@ pub struct SetAside {
     aside: PathBuf,
 }
 
+/// How much of a state is taken, whatever the file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    /// Peers.
+    pub peers: usize,
+    /// Minutes of all peers together.
+    pub minutes: usize,
+    /// Bytes of the file, unpacked: one that has more was not written by a daemon like this one.
+    pub bytes: u64,
+}
+
 /// Reads the state. No file is an empty state.
 ///
 /// # Errors
 /// [`SetAside`]; the file has been moved.
-pub fn load(path: &Path, now: Clock) -> Result<Restored, SetAside> {
-    let file = match File::open(path) {
+pub fn load(path: &Path, now: Clock, most: Most) -> Result<Restored, SetAside> {
+    let file = match files::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Restored::default()),
         Err(source) => return Err(set_aside(path, ReadError::Unopened { source })),
     };
-    read(io::BufReader::new(file), now).map_err(|error| set_aside(path, error))
+    read(io::BufReader::new(file), now, most).map_err(|error| set_aside(path, error))
 }
 
 fn set_aside(path: &Path, error: ReadError) -> SetAside {
@@ -72,13 +85,22 @@ fn set_aside(path: &Path, error: ReadError) -> SetAside {
 ///
 /// # Errors
 /// [`ReadError`].
-pub fn read(source: impl io::Read, now: Clock) -> Result<Restored, ReadError> {
+pub fn read(source: impl io::Read, now: Clock, most: Most) -> Result<Restored, ReadError> {
     let (mut reader, origin) = Reader::open(source)?;
-    let mut peers = Vec::new();
+    reader.limit(most.bytes);
+    let mut peers: Vec<Past> = Vec::new();
+    let mut minutes = 0;
     let mut then = None;
     while let Some(input) = reader.next_input()? {
         match input {
-            Input::Past(some) => peers.extend(some),
+            Input::Past(mut some) => {
+                some.truncate(most.peers - peers.len());
+                some.retain(|peer| {
+                    minutes += peer.minutes.len();
+                    minutes <= most.minutes
+                });
+                peers.extend(some);
+            }
             Input::Moment(moment) => then = Some(moment.clock),
             _ => {}
         }
@@ -136,9 +158,9 @@ pub fn save(
     past: impl Iterator<Item = Past>,
     now: Clock,
 ) -> Result<(), Unsaved> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
+    let beside = files::beside(path);
+    // What a crash left, or whatever else has the name.
+    let _ = fs::remove_file(&beside);
     let written = write(&beside, origin, past, now).and_then(|()| {
         let moved = fs::rename(&beside, path).and_then(|()| match path.parent() {
             // The name is safe once its directory is.
@@ -171,8 +193,10 @@ fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{event::Role, kernel::Backend, units::Hz};
+    use crate::{attached::Backend, event::Role, units::Hz};
     use std::time::Duration;
+
+    const MOST: Most = Most { peers: 100, minutes: 1000, bytes: 1 << 20 };
 
     fn origin(boot_id: &str) -> Origin {
         let clock = Clock { mono_ns: 1, wall: std::time::SystemTime::UNIX_EPOCH };
@@ -203,9 +227,9 @@ mod tests {
     fn within_one_boot_the_past_comes_back_as_it_was() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
-        assert!(load(&path, clock(1, 1)).unwrap().peers.is_empty(), "no file, no past");
+        assert!(load(&path, clock(1, 1), MOST).unwrap().peers.is_empty(), "no file, no past");
         save(&path, &origin(&boot_id()), [peer(1), peer(2)].into_iter(), clock(100, 1000)).unwrap();
-        let restored = load(&path, clock(130, 10)).unwrap();
+        let restored = load(&path, clock(130, 10), MOST).unwrap();
         assert_eq!(restored.peers, [peer(1), peer(2)], "a clock set back changes nothing");
         assert_eq!(restored.written, Some(clock(100, 1000).wall));
     }
@@ -218,11 +242,11 @@ mod tests {
         let peers = [peer(own), peer(own + 1)];
         save(&path, &origin("another boot"), peers.into_iter(), clock(100, 1000)).unwrap();
         // Five minutes off, three up: the minute 90 was 18 minutes ago.
-        let restored = load(&path, clock(3, 1008)).unwrap();
+        let restored = load(&path, clock(3, 1008), MOST).unwrap();
         assert_eq!((restored.peers.len(), restored.forgotten), (1, 1));
         assert_eq!(restored.peers[0].minutes[0].minute, 3 - 18);
         assert_eq!(restored.peers[0].with, Span::default());
-        let set_back = load(&path, clock(3, 500)).unwrap();
+        let set_back = load(&path, clock(3, 500), MOST).unwrap();
         assert_eq!(set_back.peers[0].minutes[0].minute, 3 - 10, "no time seems to have passed");
     }
 
@@ -234,7 +258,7 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         for bytes in [&b"garbage"[..], &whole[..whole.len() - 1], &whole[..20], b""] {
             fs::write(&path, bytes).unwrap();
-            let message = load(&path, clock(1, 1)).unwrap_err().to_string();
+            let message = load(&path, clock(1, 1), MOST).unwrap_err().to_string();
             assert!(message.contains("state.unusable"), "{message}");
             assert!(!path.exists());
             assert_eq!(fs::read(directory.path().join("state.unusable")).unwrap(), bytes);
@@ -248,5 +272,36 @@ mod tests {
         let error =
             save(&missing, &origin("b"), std::iter::empty(), clock(1, 1)).unwrap_err().to_string();
         assert!(error.contains("no/such/directory"), "{error}");
+    }
+
+    #[test]
+    fn no_more_is_taken_of_a_state_than_there_is_room_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let save_some = || {
+            save(&path, &origin(&boot_id()), (1..=50).map(peer), clock(100, 1000)).unwrap();
+        };
+        save_some();
+        let few = load(&path, clock(130, 10), Most { peers: 7, ..MOST }).unwrap();
+        assert_eq!(few.peers.len(), 7);
+        let minutes = load(&path, clock(130, 10), Most { minutes: 9, ..MOST }).unwrap();
+        assert_eq!(minutes.peers.len(), 9, "each has one");
+        let message =
+            load(&path, clock(1, 1), Most { bytes: 900, ..MOST }).unwrap_err().to_string();
+        assert!(message.contains("unpacks to more than 900 bytes"), "{message}");
+        save_some();
+    }
+
+    #[test]
+    fn a_state_that_is_no_file_is_moved_aside_and_keeps_nobody_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let pipe = rustix::fs::FileType::Fifo;
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, pipe, mode, 0).unwrap();
+        let message = load(&path, clock(1, 1), MOST).unwrap_err().to_string();
+        assert!(message.contains("no ordinary file"), "{message}");
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(load(&path, clock(1, 1), MOST).is_err(), "a link leads anywhere");
     }
 }

@@ -3,19 +3,20 @@
 //! Each is a task between the owner and one client. A client that takes nothing makes the task
 //! wait; what then piles up is bounded by the subscription, and the connection by its stall time.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::Response;
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    answer::{Cut, FEED, NDJSON, Part, Payload, stream},
-    api::Api,
-    hub::{Events, HubError, Subscription, Weight},
+    answer::{Cut, FEED, LATE, NDJSON, Part, Payload, stream},
+    hub::{Events, Feed, Hub, HubError, Subscription, Weight},
+    places::Seat,
 };
 use crate::{
     event::Event,
@@ -32,8 +33,12 @@ const BEHIND: Cut = Cut("the reader did not keep up");
 type Parts = mpsc::Sender<Result<Part, Cut>>;
 
 /// All events from now on that match the filter. What it cannot tell of an event does not match.
-pub(super) async fn events(api: &Api, filter: Expr) -> Result<Response<Payload>, HubError> {
-    let Events { mut events, writer } = api.hub.events().await?;
+pub async fn events(
+    hub: &Hub,
+    time: Duration,
+    filter: Expr,
+) -> Result<Response<Payload>, HubError> {
+    let Events { mut events, writer } = hub.events().await?;
     let (parts, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         while let Some(batch) = next(&mut events, &parts).await {
@@ -51,27 +56,61 @@ pub(super) async fn events(api: &Api, filter: Expr) -> Result<Response<Payload>,
             }
         }
     });
-    Ok(stream(NDJSON, receiver))
+    Ok(stream(NDJSON, receiver, time))
 }
 
-/// The feed in the recording format.
-pub(super) async fn feed(api: &Api) -> Result<Response<Payload>, HubError> {
-    let mut feed = api.hub.feed().await?;
+/// The feed in the recording format. Its opening is made for this client while others wait, so there
+/// is a time to take it.
+pub async fn feed(hub: &Hub, time: Duration, place: &Seat) -> Result<Response<Payload>, HubError> {
+    let privileged = place.client.is_privileged();
+    let (Feed { mut opening, mut live }, turn) = hub.feed(privileged).await?;
     let (parts, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        while let Some(bytes) = next(&mut feed, &parts).await {
+        let opened = timeout(time, async {
+            while let Some(piece) = opening.recv().await {
+                let Ok(piece) = piece else { return Err(Cut("the feed cannot be made")) };
+                if !send(&parts, piece).await {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        });
+        let opened = opened.await.unwrap_or(Err(LATE));
+        drop((opening, turn));
+        match opened {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(cut) => return break_off(&parts, cut).await,
+        }
+        while let Some(bytes) = next(&mut live, &parts).await {
             if !send(&parts, bytes).await {
                 return;
             }
         }
     });
-    Ok(stream(FEED, receiver))
+    Ok(stream(FEED, receiver, time))
 }
 
-/// One summary an interval, the first at once.
-pub(super) fn summaries(api: &Api, choice: RowChoice, every: Duration) -> Response<Payload> {
-    let (hub, places, stop) = (api.hub.clone(), api.places.clone(), api.stop.clone());
+/// One summary an interval, the first at once, until all stops.
+pub fn summaries(
+    (hub, stop): (Hub, CancellationToken),
+    time: Duration,
+    place: &Arc<Seat>,
+    choice: RowChoice,
+    every: Duration,
+) -> Response<Payload> {
+    let place = Arc::clone(place);
     let (parts, receiver) = mpsc::channel(1);
+    let made = async move || {
+        let _turn = place.turn().await;
+        let summary = hub.summary(choice.clone()).await.ok()?;
+        let mut line = Vec::new();
+        // Writing to memory cannot fail.
+        let _ = view::json::write_line(&mut line, &summary);
+        drop(summary);
+        let held = place.memory(line.len()).await;
+        Some(Part { bytes: line.into(), held })
+    };
     tokio::spawn(async move {
         let mut due = interval(every);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -81,18 +120,17 @@ pub(super) fn summaries(api: &Api, choice: RowChoice, every: Duration) -> Respon
                 () = stop.cancelled() => return,
                 _ = due.tick() => {}
             }
-            let Ok(summary) = hub.summary(choice.clone()).await else { return };
-            let mut line = Vec::new();
-            // Writing to memory cannot fail.
-            let _ = view::json::write_line(&mut line, &summary);
-            drop(summary);
-            let held = places.memory(line.len()).await;
-            if parts.send(Ok(Part { bytes: line.into(), held })).await.is_err() {
-                return;
-            }
+            // Whoever is gone keeps nobody waiting, nor is it waited for with an answer in hand.
+            let Ok(room) = parts.reserve().await else { return };
+            let part = tokio::select! {
+                () = parts.closed() => return,
+                part = made() => part,
+            };
+            let Some(part) = part else { return };
+            room.send(Ok(part));
         }
     });
-    stream(NDJSON, receiver)
+    stream(NDJSON, receiver, time)
 }
 
 /// The next item, until the client leaves, the owner ends, or the client fell behind: then the
@@ -103,11 +141,16 @@ async fn next<T: Weight>(items: &mut Subscription<T>, parts: &Parts) -> Option<T
         item = items.next() => item,
     };
     if item.is_none() && items.fell_behind() {
-        tracing::info!("{BEHIND}");
-        // It may have left meanwhile.
-        let _ = parts.send(Err(BEHIND)).await;
+        break_off(parts, BEHIND).await;
     }
     item
+}
+
+/// Ends a transfer such that nobody takes it for complete.
+async fn break_off(parts: &Parts, cut: Cut) {
+    tracing::info!("{cut}");
+    // It may have left meanwhile.
+    let _ = parts.send(Err(cut)).await;
 }
 
 /// Sends a part; false if nobody takes it.

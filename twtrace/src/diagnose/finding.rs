@@ -88,10 +88,24 @@ pub struct Finding {
     pub dont: String,
 }
 
+/// The finding that tells the failure itself.
+pub const FAILED: &str = "TW019";
+
+/// Findings that, if critical, tell of calls or clients that fail whatever the margins are.
+const FAILURES: &[&str] = &[FAILED, "TW012", "TW014"];
+
 impl Finding {
     /// A finding about one namespace.
     pub fn new(severity: Severity, netns: u32, summary: String) -> Self {
         Self { severity, netns: Some(netns), summary, ..Self::default() }
+    }
+
+    /// How bad it is that programs fail right now, here or at the other end, which no margin
+    /// outweighs; `None` if it is about something else.
+    pub fn failure(&self) -> Option<Severity> {
+        let here = self.id == FAILED;
+        let fails = here || self.severity == Severity::Critical;
+        (FAILURES.contains(&self.id) && fails).then_some(self.severity)
     }
 
     /// Adds a figure.

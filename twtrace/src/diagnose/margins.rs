@@ -1,75 +1,12 @@
 //! How far each limit is, said also when nothing is wrong.
 
-use super::{
-    Scene,
-    arithmetic::{self, Exhaustion},
-    pressure::{Pressure, time_wait},
-};
-use crate::host::facts::{Conntrack, NamespaceFacts, Rules};
+use super::{Scene, arithmetic, buckets::Buckets, pressure::Pressure, tracking::Tracking};
+use crate::host::facts::Rules;
 
 /// Bytes of a TIME_WAIT socket where the slab may not be read; 248 to 272 on 5.10 to 7.2.
 const SOCKET_BYTES: u64 = 256;
 /// Bytes that go with one beside it: the bind buckets of its port, at most.
 const BUCKET_BYTES: u64 = 256;
-
-/// TIME_WAIT sockets of a namespace against their limit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Buckets {
-    /// Live now, by the kernel's count.
-    pub live: u64,
-    /// `tcp_max_tw_buckets`.
-    pub max: u64,
-    /// Connections that closed without a TIME_WAIT socket in this session.
-    pub overflow: u64,
-    /// The same a second, over the whole session.
-    pub overflow_rate: f64,
-    /// Sockets that come a second.
-    pub rate: f64,
-    /// Sockets there would be if as many came as go, at that rate.
-    pub steady: f64,
-    /// The same at the rate that has lasted: a burst has not.
-    pub held_steady: f64,
-    /// When no bucket is left.
-    pub exhaustion: Exhaustion,
-}
-
-impl Buckets {
-    /// The buckets of a namespace, where both figures are known.
-    pub fn of(scene: &Scene<'_>, netns: u32, facts: &NamespaceFacts) -> Option<Self> {
-        let (live, max) = (facts.time_wait?, facts.max_tw_buckets?);
-        let (mut rate, mut ended, mut steady, mut held_steady) = (0.0, 0.0, 0.0, 0.0);
-        for row in scene.in_namespace(netns) {
-            let seconds = time_wait(row.peer, row.facts).0 as f64 / 1000.0;
-            rate += row.rates.entered;
-            ended += row.rates.ended;
-            steady += arithmetic::steady_state(row.rates.entered, seconds);
-            held_steady += arithmetic::steady_state(row.rates.held.entered, seconds);
-        }
-        let overflow = facts.grown("TCPTimeWaitOverflow");
-        let session_ns = scene.case.now_ns.saturating_sub(scene.case.since_ns);
-        let (places, used) = (max as f64, live as f64);
-        Some(Self {
-            live,
-            max,
-            overflow,
-            overflow_rate: overflow as f64 / (session_ns as f64 / 1e9).max(1.0),
-            rate,
-            steady,
-            held_steady,
-            exhaustion: arithmetic::exhaustion(places, 0.0, used, rate - ended, steady),
-        })
-    }
-
-    /// Share taken now.
-    pub fn used_share(&self) -> f64 {
-        arithmetic::share(self.live as f64, self.max as f64)
-    }
-
-    /// Share that is taken, or will be at the rate that has lasted.
-    pub fn share(&self) -> f64 {
-        arithmetic::share(self.held_steady.max(self.live as f64), self.max as f64)
-    }
-}
 
 /// Margins of one network namespace.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,8 +17,8 @@ pub struct NamespaceMargins {
     pub ports: Option<Pressure>,
     /// TIME_WAIT sockets.
     pub buckets: Option<Buckets>,
-    /// Connection tracking, when it is loaded.
-    pub conntrack: Option<Conntrack>,
+    /// Connection tracking, where anything is tracked.
+    pub conntrack: Option<Tracking>,
     /// Which rules its kernel follows.
     pub rules: Rules,
 }
@@ -107,9 +44,9 @@ impl Margins {
             .map(|(netns, facts)| NamespaceMargins {
                 netns,
                 // The shortest come first.
-                ports: scene.in_namespace(netns).first().and_then(|row| row.pressure.clone()),
-                buckets: Buckets::of(scene, netns, facts),
-                conntrack: facts.conntrack,
+                ports: scene.ports().iter().find(|ports| ports.space.netns == netns).cloned(),
+                buckets: scene.buckets(netns).copied(),
+                conntrack: Tracking::of(facts),
                 rules: facts.rules(),
             })
             .collect();
@@ -119,24 +56,78 @@ impl Margins {
         Self { namespaces, sockets, bytes: sockets * each, files: facts.files }
     }
 
-    /// The shares of all limits, with the names of those.
-    fn shares(&self) -> impl Iterator<Item = (f64, String)> {
-        self.namespaces.iter().flat_map(|ns| {
+    /// How near all limits are.
+    fn limits(&self) -> impl Iterator<Item = Limit> {
+        let files = self.files.map(|(open, max)| {
+            let used = arithmetic::share(open as f64, max as f64);
+            Limit::new("fs.file-max, open files".to_owned(), (used, used), false)
+        });
+        let namespaces = self.namespaces.iter().flat_map(|ns| {
             let of_namespace = |name: &str| format!("{name} of network namespace {}", ns.netns);
-            let ports = ns.ports.as_ref();
-            let ports = ports.map(|ports| (ports.share(), format!("ports {}", ports.triple())));
-            let buckets =
-                ns.buckets.map(|buckets| (buckets.share(), of_namespace("tcp_max_tw_buckets")));
-            let tracked = ns.conntrack.filter(|conntrack| conntrack.count > 0).map(|conntrack| {
-                let share = arithmetic::share(conntrack.count as f64, conntrack.max as f64);
-                (share, of_namespace("nf_conntrack_max"))
+            let ports = ns.ports.as_ref().map(|ports| {
+                let share = ports.share();
+                let shares = (ports.used_share().min(share), share);
+                Limit::new(format!("ports {}", ports.triple()), shares, ports.will_do())
+            });
+            let buckets = ns.buckets.map(|buckets| {
+                let shares = (buckets.used_share(), buckets.share());
+                Limit::new(of_namespace("tcp_max_tw_buckets"), shares, buckets.will_do())
+            });
+            let tracked = ns.conntrack.map(|tracking| {
+                let shares = (tracking.used_share(), tracking.share());
+                Limit::new(of_namespace("nf_conntrack_max"), shares, false)
             });
             [ports, buckets, tracked].into_iter().flatten()
-        })
+        });
+        namespaces.chain(files)
     }
 
-    /// The worst share of a limit, and the name of it; `None` if no limit is known.
-    pub fn worst(&self) -> Option<(f64, String)> {
-        self.shares().max_by(|one, two| one.0.total_cmp(&two.0))
+    /// The limit that is nearest; `None` if none is known.
+    pub fn worst(&self) -> Option<Limit> {
+        self.limits()
+            .max_by(|one, two| one.share.total_cmp(&two.share).then(two.will_do.cmp(&one.will_do)))
+    }
+}
+
+/// How near a limit is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limit {
+    /// Its name.
+    pub name: String,
+    /// Share that is taken now.
+    pub used: f64,
+    /// Share that is taken, or will be wanted.
+    pub share: f64,
+    /// Whether what is left is known to do.
+    pub will_do: bool,
+}
+
+impl Limit {
+    /// What is taken, and what will be wanted if that is more.
+    pub fn sentence(&self) -> String {
+        let Self { name, used, share, .. } = self;
+        let (used, share) = ((used * 100.0).round(), (share * 100.0).round());
+        if share > used {
+            format!("{used}% of {name} taken, {share}% will be wanted")
+        } else {
+            format!("{used}% of {name}")
+        }
+    }
+
+    const fn new(name: String, (used, share): (f64, f64), will_do: bool) -> Self {
+        Self { name, used, share, will_do }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_will_be_wanted_is_told_beside_what_is_taken() {
+        let sentence = |shares| Limit::new("ports".into(), shares, false).sentence();
+        assert_eq!(sentence((0.01, 1.719)), "1% of ports taken, 172% will be wanted");
+        assert_eq!(sentence((0.5, 0.5)), "50% of ports");
+        assert_eq!(sentence((0.5, 0.504)), "50% of ports", "as it is shown");
     }
 }

@@ -4,49 +4,60 @@
 //! [`Case`], which is all there is to know, with the sums done. docs/findings/ has a page for each.
 
 pub mod arithmetic;
+pub mod buckets;
 pub mod finding;
+pub mod forecast;
 pub mod margins;
 pub mod pressure;
 mod rules;
 mod shortage;
+pub mod tracking;
 
 #[cfg(test)]
 mod testing;
 
+use std::collections::{BTreeMap, HashMap};
+
+use twtrace_common::PortChoice;
+
 use crate::{
     event::Role,
+    failures::Failures,
     host::facts::{HostFacts, NamespaceFacts},
     peer::{Group, Peer, rates::Rates},
+    track::LiveSockets,
+    trust::Trust,
+    units::{self, Clock},
 };
+use buckets::Buckets;
 pub use finding::{Evidence, Finding, Severity};
 pub use margins::Margins;
 use pressure::Pressure;
 pub use rules::RULES;
-
-/// What makes the counts too low.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Loss {
-    /// Events that found no room in the buffer.
-    pub events: u64,
-    /// Program runs that the kernel skipped.
-    pub skipped: u64,
-    /// Sockets whose end was not seen.
-    pub unseen_ends: u64,
-    /// Live sockets beyond the cap of those followed: they are in no count of stuck ports.
-    pub unfollowed: u64,
-}
 
 /// Everything a rule may look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
     /// The rows, by peer.
     pub peers: &'a [Peer],
+    /// Calls that failed.
+    pub failures: &'a Failures,
+    /// The sockets followed; without them live ones are taken to have come evenly.
+    pub sockets: Option<&'a LiveSockets>,
+    /// Whether a `connect()` was seen to take the port of a FIN_WAIT2 mini-socket.
+    pub fin_wait2_taken: bool,
+    /// Whether `connect()` calls that fail are seen.
+    pub sees_connects: bool,
+    /// Whether refused `bind()` calls are seen.
+    pub sees_binds: bool,
     /// The host's facts.
     pub facts: &'a HostFacts,
-    /// What was lost.
-    pub loss: Loss,
+    /// How far all of it can be trusted.
+    pub trust: Trust,
     /// `CLOCK_MONOTONIC` now, nanoseconds.
     pub now_ns: u64,
+    /// The time of day now.
+    pub wall: std::time::SystemTime,
     /// When the session was ready.
     pub since_ns: u64,
 }
@@ -56,6 +67,8 @@ pub struct Case<'a> {
 pub struct Subject<'a> {
     /// The row.
     pub peer: &'a Peer,
+    /// Its index among the case's.
+    pub row: usize,
     /// Which end this host is.
     pub role: Role,
     /// Its namespace's inode number.
@@ -64,8 +77,8 @@ pub struct Subject<'a> {
     pub facts: &'a NamespaceFacts,
     /// What happened of late.
     pub rates: Rates,
-    /// How short the ports are, if this end is the client.
-    pub pressure: Option<Pressure>,
+    /// How short the ports are, if this end is the client. Few of many thousand peers have one.
+    pub pressure: Option<Box<Pressure>>,
 }
 
 /// A case whose peers were looked at, once for all rules.
@@ -74,25 +87,67 @@ pub struct Scene<'a> {
     case: Case<'a>,
     /// By namespace, and in each those first that are shortest of ports.
     subjects: Vec<Subject<'a>>,
+    /// The port spaces, likewise.
+    ports: Vec<Pressure>,
+    /// By namespace.
+    buckets: BTreeMap<u32, Buckets>,
+}
+
+impl<'a> Case<'a> {
+    /// The time of day of a moment.
+    fn time_of_day(&self, mono_ns: u64) -> String {
+        let clock = Clock { mono_ns: self.now_ns, wall: self.wall };
+        units::time_of_day(clock.wall(mono_ns))
+    }
 }
 
 impl<'a> Scene<'a> {
     /// Looks at the peers whose namespace's facts are known.
     pub fn of(case: &Case<'a>) -> Self {
         let Case { peers, facts, now_ns, since_ns, .. } = *case;
-        let subject = |peer: &'a Peer| {
+        let subject = |(row, peer): (usize, &'a Peer)| {
             let Group::Peer { netns, role, .. } = peer.group else { return None };
+            // Of one that is gone nothing can be told but its counts.
+            let netns = netns.current()?;
             let facts = facts.namespaces.get(&netns)?;
             let rates = peer.history.rates(now_ns, since_ns);
-            let pressure = Pressure::of(peer, &rates, facts, now_ns);
-            Some(Subject { peer, role, netns, facts, rates, pressure })
+            Some(Subject { peer, row, role, netns, facts, rates, pressure: None })
         };
-        let mut subjects: Vec<_> = peers.iter().filter_map(subject).collect();
-        let share = |subject: &Subject<'_>| subject.pressure.as_ref().map_or(-1.0, Pressure::share);
+        let ports = pressure::of_all(case);
+        let mut subjects: Vec<_> = peers.iter().enumerate().filter_map(subject).collect();
+        // The shortest of a row come first.
+        let mut shortest: HashMap<Group, &Pressure> = HashMap::new();
+        for ports in ports.iter().filter(|ports| ports.space.chosen == PortChoice::Connect) {
+            if let Some(row) = ports.row {
+                shortest.entry(peers[row].group).or_insert(ports);
+            }
+        }
+        for subject in &mut subjects {
+            let shortest = shortest.get(&subject.peer.group);
+            subject.pressure = shortest.map(|ports| Box::new((*ports).clone()));
+        }
+        let share =
+            |subject: &Subject<'_>| subject.pressure.as_deref().map_or(-1.0, Pressure::share);
         subjects.sort_by(|one, two| {
             one.netns.cmp(&two.netns).then_with(|| share(two).total_cmp(&share(one)))
         });
-        Self { case: *case, subjects }
+        let buckets = buckets::of_all(case, &subjects);
+        Self { case: *case, subjects, ports, buckets }
+    }
+
+    /// The port spaces, those of one namespace together, the shortest first.
+    pub fn ports(&self) -> &[Pressure] {
+        &self.ports
+    }
+
+    /// Those that `bind(address, 0)` takes from.
+    pub fn bound(&self) -> impl Iterator<Item = &Pressure> {
+        self.ports.iter().filter(|ports| ports.space.chosen == PortChoice::Bind)
+    }
+
+    /// TIME_WAIT sockets of a namespace against their limit, where both are known.
+    pub fn buckets(&self, netns: u32) -> Option<&Buckets> {
+        self.buckets.get(&netns)
     }
 
     /// All peers.
@@ -169,7 +224,9 @@ pub fn diagnose(case: &Case<'_>) -> Diagnosis {
             found.map(|finding| Finding { id: rule.id, ..finding })
         })
         .collect();
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    // The failure itself comes before whatever explains it.
+    let first = |finding: &Finding| finding.id == finding::FAILED;
+    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), !first(finding)));
     Diagnosis { findings, margins: Margins::of(&scene) }
 }
 

@@ -1,11 +1,17 @@
 //! Cases made up for the tests of rules.
 
-use super::{Case, Finding, Loss, Rule, Scene};
+use twtrace_common::PortChoice;
+
+use super::{Case, Finding, Rule, Scene};
 use crate::{
     event::Role,
     host::facts::{HostFacts, NamespaceFacts},
     path::Outcome,
-    peer::{Group, Peer, history::Entry},
+    peer::{
+        Group, Peer,
+        entry::{Entry, SpaceKey},
+    },
+    trust::Trust,
 };
 
 /// The one namespace.
@@ -15,7 +21,19 @@ pub const NOW_NS: u64 = 1_000_000_000_000;
 
 /// A case of a session without loss.
 pub fn case<'a>(peers: &'a [Peer], facts: &'a HostFacts) -> Case<'a> {
-    Case { peers, facts, loss: Loss::default(), now_ns: NOW_NS, since_ns: NOW_NS - 60_000_000_000 }
+    Case {
+        peers,
+        failures: &crate::failures::NONE,
+        sockets: None,
+        fin_wait2_taken: false,
+        sees_connects: true,
+        sees_binds: false,
+        facts,
+        trust: Trust::default(),
+        now_ns: NOW_NS,
+        wall: std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(86_400),
+        since_ns: NOW_NS - 60_000_000_000,
+    }
 }
 
 /// A host with mainline's defaults in one namespace.
@@ -50,6 +68,7 @@ pub fn found(rules: &[Rule], id: &str, case: &Case<'_>) -> Vec<Finding> {
 pub struct Client {
     address: [u8; 16],
     port: u16,
+    local: [u8; 16],
     role: Role,
     rate: f64,
     seconds: u64,
@@ -65,6 +84,7 @@ impl Client {
         Self {
             address: address.to_ipv6_mapped().octets(),
             port,
+            local: std::net::Ipv4Addr::new(10, 1, 0, 1).to_ipv6_mapped().octets(),
             role: Role::Client,
             rate: 0.0,
             seconds: 9,
@@ -72,6 +92,11 @@ impl Client {
             with_timestamps: true,
             blocked: true,
         }
+    }
+
+    /// This end is there.
+    pub fn from(self, local: std::net::Ipv4Addr) -> Self {
+        Self { local: local.to_ipv6_mapped().octets(), ..self }
     }
 
     /// Entries a second, over exactly the seconds that the window holds at [`NOW_NS`].
@@ -107,7 +132,7 @@ impl Client {
     /// The row.
     pub fn peer(self) -> Peer {
         let mut peer = Peer::new(Group::peer(NETNS, self.role, self.address, self.port));
-        let local = std::net::Ipv4Addr::new(10, 1, 0, 1).to_ipv6_mapped().octets();
+        let space = SpaceKey { local: self.local, chosen: PortChoice::Connect, range: (0, 0) };
         let entries = (self.rate * self.seconds as f64).round() as u64;
         let span_ns = self.seconds * 1_000_000_000;
         for n in 0..entries {
@@ -116,8 +141,9 @@ impl Client {
                 with_timestamps: self.with_timestamps,
                 timestamps_unknown: false,
                 blocked: self.blocked,
+                fin_wait2: false,
                 autobound: true,
-                local,
+                space,
                 local_port: 32_768 + (n % 28_000) as u16,
                 remote_port: self.port,
             });
@@ -125,7 +151,7 @@ impl Client {
         if entries == 0 {
             let (with_timestamps, blocked) = (self.with_timestamps, self.blocked);
             let mono_ns = NOW_NS - 30_000_000_000;
-            let entry = Entry { with_timestamps, blocked, local, mono_ns, ..Entry::default() };
+            let entry = Entry { with_timestamps, blocked, space, mono_ns, ..Entry::default() };
             peer.history.present(&entry);
         }
         peer.tally.edit(|counts| {
@@ -138,7 +164,8 @@ impl Client {
                 counts.without_timestamps = counts.entered;
             }
         });
-        peer.history.stuck = if self.blocked { self.live } else { 0 };
+        let live = self.live as u32;
+        peer.history.set_live(live, if self.blocked { live } else { 0 });
         peer.scheduled_ms = 60_000;
         peer
     }

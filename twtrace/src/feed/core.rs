@@ -2,21 +2,50 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{Input, Moment, Origin};
+use crate::origin::{Input, Moment, Origin};
 use crate::{
     aggregate::{Aggregate, Settings},
-    diagnose::{Case, Loss, diagnose},
+    diagnose::{Case, diagnose},
     event::{Batch, Event},
-    host::{facts::HostFacts, netstat::TcpExt},
+    failures::FailedPlaces,
+    host::{
+        facts::{HostFacts, Minute, NamespaceFacts},
+        netstat::TcpExt,
+        open::OpenPast,
+    },
     peer::{GroupBy, minutes::Memory},
-    summary::{Context, Examined, RowChoice, Summary, Trust},
+    summary::{Context, Examined, RowChoice, Summary},
+    trust::Trust,
     units::Clock,
 };
+
+/// Most namespaces whose first counters are kept, though no moment tells of them any more.
+const MOST_BEFORE: usize = 1024;
 
 /// A summary was asked for before the first moment was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("nothing can be said yet: no moment has been told")]
 pub struct NoMoment;
+
+/// What is known of a namespace from one moment to the next.
+#[derive(Debug)]
+struct KnownNamespace {
+    cookie: u64,
+    /// Its counters when it was first told of.
+    before: TcpExt,
+    /// What they did of late.
+    lately: Minute,
+    /// What was open of late.
+    open: OpenPast,
+}
+
+impl KnownNamespace {
+    fn of(facts: &NamespaceFacts) -> Self {
+        let before = facts.counters.clone();
+        let (lately, open) = (Minute::default(), OpenPast::default());
+        Self { cookie: facts.cookie, before, lately, open }
+    }
+}
 
 /// Everything that was taken in so far.
 #[derive(Debug)]
@@ -26,8 +55,8 @@ pub struct Core {
     undecodable: u64,
     /// When the session was ready, `CLOCK_MONOTONIC` nanoseconds.
     ready_ns: u64,
-    /// Counters of each namespace when it was first told of.
-    before: HashMap<u32, TcpExt>,
+    /// What is known of each namespace, by inode number.
+    known: HashMap<u32, KnownNamespace>,
     moment: Option<Box<Moment>>,
 }
 
@@ -36,14 +65,7 @@ impl Core {
     pub fn new(origin: Origin, settings: Settings) -> Self {
         let mut aggregate = Aggregate::new(settings);
         aggregate.set_began(origin.clock.mono_ns);
-        Self {
-            origin,
-            aggregate,
-            undecodable: 0,
-            ready_ns: 0,
-            before: HashMap::new(),
-            moment: None,
-        }
+        Self { origin, aggregate, undecodable: 0, ready_ns: 0, known: HashMap::new(), moment: None }
     }
 
     /// Where the inputs come from.
@@ -98,9 +120,19 @@ impl Core {
                     self.aggregate.refuse(key, refused);
                 }
             }
+            Input::Failures(failures) => {
+                for failure in &failures {
+                    self.aggregate.fail(failure);
+                }
+            }
             Input::Vanished(sockets) => {
                 let healed = self.aggregate.heal_vanished(&sockets);
                 tracing::debug!(healed, "ends that were not seen are counted as unknown");
+            }
+            Input::Unfollowed(namespaces) => {
+                for (netns, most) in namespaces {
+                    self.aggregate.heal_unfollowed(netns, most);
+                }
             }
             Input::Past(peers) => self.aggregate.remember(&peers),
             Input::Ready(mono_ns) => {
@@ -113,6 +145,7 @@ impl Core {
 
     fn records(&mut self, batch: &Batch, observe: &mut dyn FnMut(&Event)) {
         let follow_ends = self.aggregate.settings().follow_ends;
+        let undecodable = self.undecodable;
         for event in batch.events() {
             match event {
                 // A session that does not follow ends has neither these nor what was there.
@@ -123,7 +156,10 @@ impl Core {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error);
+                    // One line of a batch: the rest is counted.
+                    if self.undecodable == undecodable {
+                        tracing::warn!(%error);
+                    }
                     self.undecodable += 1;
                 }
             }
@@ -133,14 +169,33 @@ impl Core {
     fn set_moment(&mut self, mut moment: Box<Moment>) {
         moment.totals = moment.totals.since(&self.origin.totals_before);
         moment.skipped = moment.skipped.saturating_sub(self.origin.skipped_before);
-        if let (Some(facts), Some(only)) =
-            (&mut moment.facts, self.aggregate.settings().selection.netns())
-        {
-            facts.namespaces.retain(|inum, _| *inum == only);
+        if let Some(before) = &self.origin.audit_before {
+            moment.audit = moment.audit.map(|audit| audit.since(before));
+        }
+        if let Some(only) = self.aggregate.settings().selection.netns() {
+            if let Some(facts) = &mut moment.facts {
+                facts.namespaces.retain(|inum, _| *inum == only);
+            }
+            moment.audit = moment.audit.map(|audit| audit.of(only));
+        }
+        let now_ns = moment.clock.mono_ns;
+        if self.known.len() > MOST_BEFORE {
+            let told = moment.facts.as_ref().map(|facts| &facts.namespaces);
+            let is_told = |inum: &u32| told.is_some_and(|told| told.contains_key(inum));
+            self.known.retain(|inum, _| is_told(inum));
         }
         for (inum, facts) in moment.facts.iter_mut().flat_map(|facts| &mut facts.namespaces) {
-            let before = self.before.entry(*inum).or_insert_with(|| facts.counters.clone());
-            facts.counters_before.clone_from(before);
+            self.aggregate.namespace(*inum, facts.cookie);
+            let known = self.known.entry(*inum).or_insert_with(|| KnownNamespace::of(facts));
+            if known.cookie != facts.cookie {
+                // Another namespace has the number now.
+                *known = KnownNamespace::of(facts);
+            }
+            facts.counters_before.clone_from(&known.before);
+            facts.lately = known.lately.lately(now_ns, facts);
+            if let Some(open) = &facts.open {
+                facts.open_growth = known.open.growth(open);
+            }
         }
         self.moment = Some(moment);
     }
@@ -159,11 +214,16 @@ impl Core {
             elapsed: self.elapsed(),
             totals: moment.totals,
             skipped: moment.skipped,
+            audit: moment.audit.clone(),
             undecodable: self.undecodable,
             netns_names: moment.netns_names.clone(),
             cgroup_names: moment.cgroup_names.clone(),
         };
         let mut summary = Summary::new(&self.aggregate, choice, context);
+        if self.origin.counts_failures {
+            let now_ns = moment.clock.mono_ns;
+            summary.failed = Some(FailedPlaces::at(self.aggregate.failures(), now_ns));
+        }
         let settings = self.aggregate.settings();
         if let Some(facts) = &moment.facts
             && settings.group_by == GroupBy::Peer
@@ -178,14 +238,15 @@ impl Core {
     fn examine(&self, moment: &Moment, facts: &HostFacts, trust: &Trust) -> Examined {
         let diagnosis = diagnose(&Case {
             peers: self.aggregate.table().rows(),
+            failures: self.aggregate.failures(),
+            sockets: Some(self.aggregate.sockets()),
+            fin_wait2_taken: self.aggregate.fin_wait2_taken(),
+            sees_connects: self.origin.counts_failures,
+            sees_binds: self.origin.backend.sees_refusals(),
             facts,
-            loss: Loss {
-                events: trust.lost,
-                skipped: trust.skipped,
-                unseen_ends: trust.healed,
-                unfollowed: trust.unfollowed,
-            },
+            trust: *trust,
             now_ns: moment.clock.mono_ns,
+            wall: moment.clock.wall,
             since_ns: self.ready_ns,
         });
         Examined { diagnosis, facts: facts.clone(), clock: moment.clock }

@@ -1,27 +1,36 @@
 //! The kernel programs as a feed.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     path::Path,
     time::{Duration, Instant, SystemTime},
 };
 
-use twtrace_common::{Counter, Entered};
+use twtrace_common::{Counter, Entered, Filter};
 
-use super::{Core, Input, Moment, Origin, Wishes, open::Counted};
+use super::{
+    Core,
+    auditor::{Auditor, Scope},
+    open::OpenCounts,
+    walk::Walk,
+};
+use crate::origin::{Input, Moment, Origin, Wishes};
 use crate::{
-    aggregate::Aggregate,
+    attached::{ObjectKind, ProgramCost},
+    audit::{Audit, Basis},
     event::Event,
     filter::{self, Selection, Verdict},
     host::{
         HostFactError, cgroup,
-        facts::{self, HostFacts, NamespaceFacts},
+        facts::{self, HostFacts, NamespaceFacts, Shared},
     },
     kernel::{
-        Inventory, KernelError, Namespace, Namespaces, Options, ProgramCost, Source, Totals,
-        Tracer, find_namespace,
+        Inventory, KernelError, Namespace, Namespaces, Options, Source, Tracer, find_namespace,
+        netns_cookie,
+        rights::{self, Work},
     },
+    totals::Totals,
     units::{Clock, Hz},
 };
 
@@ -31,6 +40,8 @@ pub use crate::kernel::monotonic_ns;
 const PROC: &str = "/proc";
 /// This thread's own namespace.
 const OWN: &str = "/proc/thread-self/ns/net";
+/// That of the first process, which on a host is the initial one.
+const INITIAL: &str = "/proc/1/ns/net";
 /// Most namespaces whose facts are read at once.
 const MAX_NAMESPACES: usize = 256;
 
@@ -41,9 +52,17 @@ pub struct KernelFeed {
     options: Options,
     selection: Selection,
     /// Open connections as they were counted last.
-    open: Counted,
+    open: OpenCounts,
+    /// The comparison with the kernel's own counters, where that can be made.
+    auditor: Option<Auditor>,
     /// Signs of trouble already dealt with: losses, skips and missed ends together.
     trouble: u64,
+    /// Sockets that entered or ended unseen by the last moment.
+    missed: u64,
+    /// Whether there were ever more sockets than are followed.
+    capped: bool,
+    /// Whether entries were lost of sockets that nobody can tell from those that are missing.
+    blurred: bool,
 }
 
 impl KernelFeed {
@@ -63,8 +82,7 @@ impl KernelFeed {
             host: host_name(),
             kernel: crate::kernel::release(),
             boot_id: boot_id(),
-            // Gone since 4.12.
-            recycle_exists: Path::new("/proc/sys/net/ipv4/tcp_tw_recycle").exists(),
+            recycle_exists: tracer.recycles(),
             object: tracer.object(),
             types: tracer.types(),
             refused: tracer.refused().to_vec(),
@@ -74,8 +92,23 @@ impl KernelFeed {
             cgroup_names: cgroup_names(wishes),
             ..Origin::bare(tracer.backend(), clock, Hz::of_running_kernel())
         };
-        let open = Counted::default();
-        Ok((Self { tracer, source, options, selection, open, trouble: 0 }, origin))
+        let auditor = auditor(&tracer, &options);
+        let open = OpenCounts::default();
+        Ok((
+            Self {
+                tracer,
+                source,
+                options,
+                selection,
+                open,
+                auditor,
+                trouble: 0,
+                missed: 0,
+                capped: false,
+                blurred: false,
+            },
+            origin,
+        ))
     }
 
     /// The kernel side.
@@ -114,15 +147,19 @@ impl KernelFeed {
             );
             return Ok(());
         }
+        for missing in rights::missing(Work::of(self.options.filter.netns)) {
+            tracing::warn!("{missing}");
+        }
+        let mut unread = Shut::default();
         for namespace in Tracer::namespaces_of(&self.options.filter) {
-            let mut inventory = self.tracer.follow_present()?;
+            let inventory = self.tracer.follow_present()?;
             let (source, selection) = (&mut self.source, &self.selection);
             let wanted = |socket: &Entered| {
                 let socket = filter::Socket::from(&Event::Present(*socket));
                 selection.whole.matches(&socket) != Verdict::No
             };
             let keep = |socket: Entered| Some(socket).filter(wanted);
-            let read = read_beside(&mut inventory, &namespace, keep, || {
+            let read = read_beside(&inventory, &namespace, keep, || {
                 while let Some(batch) = source.drain_meanwhile() {
                     take(Input::Records(batch));
                 }
@@ -130,33 +167,28 @@ impl KernelFeed {
             match read {
                 Ok(listed) if listed.is_empty() => {}
                 Ok(listed) => take(Input::Records(source.follow(listed))),
-                Err(error) => tracing::warn!(
-                    namespace = namespace.inum,
-                    %error,
-                    "cannot read the sockets present; their ends will be told apart"
-                ),
+                Err(error) => unread.add(namespace.inum, &error),
             }
+        }
+        for which in unread.sentences() {
+            tracing::warn!(
+                "cannot read the sockets present at the start in {which}; their ends are told apart"
+            );
         }
         Ok(())
     }
 
-    /// What `keep` keeps of the sockets in TIME_WAIT now, as the kernel has them. Namespaces that
-    /// cannot be read are missing from the answer.
-    pub fn live_now<T: Send>(
-        &mut self,
-        keep: impl Fn(Entered) -> T + Sync,
-    ) -> HashMap<u32, Vec<T>> {
-        let mut alive = HashMap::new();
-        let source = &self.source;
-        for namespace in Tracer::namespaces_of(&self.options.filter) {
-            let Ok(mut inventory) = self.tracer.list_live() else { break };
-            if let Ok(sockets) =
-                inventory.read(&namespace, |socket| source.named(socket).map(&keep))
-            {
-                alive.insert(namespace.inum, sockets);
-            }
-        }
-        alive
+    /// A walk over the sockets in TIME_WAIT, to be done beside.
+    ///
+    /// # Errors
+    /// [`KernelError::Incomplete`] if ends are not followed.
+    pub fn walk(&self) -> Result<Walk, KernelError> {
+        Ok(Walk {
+            inventory: self.tracer.list_live()?,
+            filter: self.options.filter,
+            names: self.source.names(),
+            followed: self.source.followed(),
+        })
     }
 
     /// The kernel side's exact totals, and the program runs it skipped.
@@ -173,53 +205,98 @@ impl KernelFeed {
         (!refusals.is_empty()).then_some(Input::Refusals(refusals))
     }
 
+    /// How many sockets are missing, by namespace, as far as they can be looked for. Beyond the cap
+    /// of those followed nobody can tell them from those that are counted and not followed; nor,
+    /// where they are known by their ends alone, from those whose record was lost.
+    pub fn missing(&self) -> HashMap<u32, u64> {
+        let auditor = self.auditor.as_ref().filter(|_| !self.capped && !self.blurred);
+        auditor.map(Auditor::missing).unwrap_or_default()
+    }
+
+    /// Whether more sockets entered or ended unseen than when this was last asked.
+    pub fn disagrees_more(&mut self, audit: Option<&Audit>) -> bool {
+        let unseen = |audit: &Audit| {
+            let living = audit.namespaces.values().filter_map(|audited| audited.live);
+            let living = living.map(|live| live.kernel.abs_diff(live.counted)).sum::<u64>();
+            living + audit.total().entries.missing
+        };
+        let now = audit.map_or(0, unseen);
+        let before = std::mem::replace(&mut self.missed, now);
+        now > before && self.options.follow_ends
+    }
+
+    /// Takes note of sockets that had ended and that the kernel side did not know of, by namespace.
+    pub fn vanish(&mut self, netns: &[u32]) {
+        if let Some(auditor) = &mut self.auditor {
+            netns.iter().for_each(|netns| auditor.vanish(*netns));
+        }
+    }
+
+    /// Takes in sockets whose entry was missed; `None` if there are none.
+    pub fn adopt(&mut self, entries: Vec<Entered>) -> Option<Input> {
+        let missing = self.missing();
+        let auditor = &mut self.auditor;
+        let note = |entry: &Entered| {
+            if let Some(auditor) = auditor {
+                auditor.adopt(entry.header.netns);
+            }
+        };
+        self.source.adopt(entries, missing, note).map(Input::Records)
+    }
+
+    /// Failures that came since the last call; `None` if none did.
+    pub fn failures(&mut self) -> Option<Input> {
+        let failures = self.source.new_failures();
+        (!failures.is_empty()).then_some(Input::Failures(failures))
+    }
+
     /// Whether something was lost, skipped or missed since the last call.
     pub fn is_in_trouble(&mut self, totals: &Totals, skipped: u64) -> bool {
         let trouble = totals.lost() + skipped + totals.of(Counter::MissedEnd);
         let more = trouble > self.trouble && self.options.follow_ends;
+        let capped = totals.of(Counter::Untracked) > 0;
+        // With ring buffers the programs say so themselves.
+        if capped && !self.capped && self.tracer.object() == ObjectKind::Perf {
+            let most = self.options.max_live;
+            tracing::warn!(
+                "more than {most} sockets lived at once: from here on lifetimes are of \
+                            those followed; a larger max-live follows more"
+            );
+        }
+        self.capped |= capped;
+        self.blurred |=
+            self.tracer.object() == ObjectKind::Perf && totals.of(Counter::LostEntered) > 0;
         self.trouble = trouble;
         more
     }
 
-    /// Finds the sockets followed whose end was lost or missed. Ends of some may be on their way
-    /// still: take in all that waits before taking this in.
-    pub fn vanished(&mut self, aggregate: &Aggregate) -> Input {
-        let before = monotonic_ns();
-        // First what the kernel side itself missed: sockets it follows that are no more.
-        let alive: HashMap<u32, HashSet<u64>> = self
-            .live_now(|socket| socket.tw)
-            .into_iter()
-            .map(|(inum, sockets)| (inum, sockets.into_iter().collect()))
-            .collect();
-        let missed: HashSet<(u64, u64)> = aggregate
-            .vanished(before, |tw, socket| {
-                alive.get(&socket.netns).is_none_or(|sockets| sockets.contains(&tw))
-            })
-            .into_iter()
-            .collect();
-        for (tw, entered_ns) in &missed {
-            self.source.forget(*tw, *entered_ns);
-        }
-        // Then the ends whose event was lost: sockets it follows no more.
-        let source = &self.source;
-        Input::Vanished(aggregate.vanished(before, |tw, socket| {
-            !missed.contains(&(tw, socket.entered_ns)) && source.follows(tw, socket.entered_ns)
-        }))
-    }
-
     /// The facts of this moment. The first moment has those of all namespaces, so that counters
     /// are compared with the start whenever a namespace gets a row.
-    pub fn moment(&mut self, core: &Core, totals: Totals, skipped: u64, wishes: Wishes) -> Moment {
+    pub fn moment(
+        &mut self,
+        core: &Core,
+        clock: Clock,
+        (totals, skipped): (Totals, u64),
+        wishes: Wishes,
+    ) -> Moment {
         let namespaces = Namespaces::scan();
+        let audit = self.audit(&namespaces);
         let facts = wishes.facts.then(|| self.facts(&namespaces, core));
         Moment {
-            clock: now(),
+            clock,
             totals,
             skipped,
+            audit,
             facts,
             netns_names: namespaces.names(),
             cgroup_names: cgroup_names(wishes),
         }
+    }
+
+    /// Compares what was counted with the kernel's own counters.
+    fn audit(&mut self, namespaces: &Namespaces) -> Option<Audit> {
+        let only = self.options.filter.netns;
+        Some(self.auditor.as_mut()?.look(&mut self.source, namespaces, only))
     }
 
     /// Facts of the host, of the namespace asked for or this process's own, and of those seen.
@@ -234,26 +311,67 @@ impl KernelFeed {
         let wanted: BTreeSet<u32> = asked.into_iter().chain(seen).take(MAX_NAMESPACES).collect();
         let mut host = facts::host(Path::new(PROC), Path::new("/"));
         self.open.retain(|inum| wanted.contains(&inum));
+        let mut shut = Shut::default();
+        let recycles = self.tracer.recycles();
+        let mut shared = None;
         for inum in wanted {
             // One that is gone, or held by nothing that can be found, is of no consequence.
             let Some(namespace) = all.get(inum) else { continue };
             let now_ns = monotonic_ns();
-            let servers = self.open.due(inum, rows, now_ns);
-            match read_facts(namespace, &servers) {
+            let servers = self.open.due(inum, rows, now_ns, only == inum);
+            match read_facts(namespace, servers.as_deref()) {
                 Ok(Read { mut facts, took, errors }) => {
                     host.unread.extend(errors.iter().map(ToString::to_string));
                     if let Some(ports) = facts.open.take() {
+                        // Where nobody was asked for yet, whoever comes has not to wait for it.
+                        let nobody = servers.as_ref().is_some_and(Vec::is_empty);
+                        let took = if nobody { Duration::ZERO } else { took };
                         self.open.note(inum, ports, now_ns, took);
                     }
                     facts.open = self.open.of(inum);
+                    if facts.lacks_shared(recycles) {
+                        facts.take_shared(*shared.get_or_insert_with(|| read_shared(all)));
+                    }
+                    facts.long_stamps = self.tracer.long_stamps();
                     host.namespaces.insert(inum, facts);
                 }
-                Err(error) => {
-                    host.unread.push(format!("cannot enter network namespace {inum}: {error}"));
-                }
+                Err(error) => shut.add(inum, &error),
             }
         }
+        host.unread.extend(shut.sentences().map(|which| format!("cannot enter {which}")));
         host
+    }
+}
+
+/// What compares, unless the programs count only some of a namespace's sockets. Of a kernel that
+/// counts expiries, ends have to be followed.
+fn auditor(tracer: &Tracer, options: &Options) -> Option<Auditor> {
+    let all = Filter { netns: options.filter.netns, ..Filter::default() } == options.filter;
+    let basis = tracer.basis().filter(|_| all)?;
+    let ends = options.follow_ends;
+    let overflow = ends && tracer.backend().sees_refusals();
+    (ends || basis == Basis::Creations).then(|| Auditor::new(Scope { basis, overflow, ends }))
+}
+
+/// Namespaces that could not be looked into, by why: one sentence for all of a kind, and none where
+/// that a capability is missing has been said.
+#[derive(Default)]
+struct Shut(BTreeMap<String, (u32, usize)>);
+
+impl Shut {
+    fn add(&mut self, inum: u32, error: &std::io::Error) {
+        if rights::explain(error) {
+            return;
+        }
+        self.0.entry(error.to_string()).or_insert((inum, 0)).1 += 1;
+    }
+
+    /// Which, and why.
+    fn sentences(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|(error, (first, count))| match count {
+            1 => format!("network namespace {first}: {error}"),
+            _ => format!("{count} network namespaces, such as {first}: {error}"),
+        })
     }
 }
 
@@ -268,11 +386,12 @@ struct Read {
 
 /// Reads a namespace's facts on a thread inside it; of open connections those to some servers, if
 /// any are given.
-fn read_facts(namespace: &Namespace, servers: &[SocketAddr]) -> std::io::Result<Read> {
+fn read_facts(namespace: &Namespace, servers: Option<&[SocketAddr]>) -> std::io::Result<Read> {
     namespace.run(|| {
         let (mut facts, mut errors) = facts::namespace(Path::new(PROC));
+        facts.cookie = netns_cookie();
         let started = Instant::now();
-        if !servers.is_empty() {
+        if let Some(servers) = servers {
             match facts::open_ports(Path::new(PROC), &facts, servers) {
                 Ok(ports) => facts.open = Some(ports),
                 Err(error) => errors.push(error),
@@ -280,6 +399,17 @@ fn read_facts(namespace: &Namespace, servers: &[SocketAddr]) -> std::io::Result<
         }
         Read { facts, took: started.elapsed(), errors }
     })
+}
+
+/// The settings that the initial namespace may have for all; nothing where it cannot be looked into,
+/// which is told as for any other.
+fn read_shared(all: &Namespaces) -> Shared {
+    let initial = find_namespace(INITIAL).ok().and_then(|inum| all.get(inum));
+    let read = initial.map(|namespace| namespace.run(|| Shared::read(Path::new(PROC))));
+    match read {
+        Some(Ok(Ok(shared))) => shared,
+        Some(Ok(Err(_)) | Err(_)) | None => Shared::default(),
+    }
 }
 
 /// Names of control groups, if they are wished for: thousands of directories on a crowded host.
@@ -290,7 +420,7 @@ fn cgroup_names(wishes: Wishes) -> HashMap<u64, String> {
 
 /// Reads a namespace on another thread while `meanwhile` runs again and again on this one.
 fn read_beside(
-    inventory: &mut Inventory<'_>,
+    inventory: &Inventory,
     namespace: &Namespace,
     keep: impl Fn(Entered) -> Option<Entered> + Send,
     mut meanwhile: impl FnMut(),
@@ -320,4 +450,22 @@ fn host_name() -> String {
 /// This moment by both clocks.
 pub fn now() -> Clock {
     Clock { mono_ns: monotonic_ns(), wall: SystemTime::now() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_that_cannot_be_looked_into_are_told_in_a_sentence_for_each_reason() {
+        let mut shut = Shut::default();
+        let denied = std::io::Error::from_raw_os_error(24);
+        (1..=300).for_each(|inum| shut.add(inum, &denied));
+        shut.add(7, &std::io::Error::from_raw_os_error(2));
+        let told: Vec<_> = shut.sentences().collect();
+        assert_eq!(told.len(), 2);
+        assert!(told[0].starts_with("network namespace 7: No such file"), "{told:?}");
+        let many = "300 network namespaces, such as 1: Too many open files";
+        assert!(told[1].starts_with(many), "{told:?}");
+    }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::SocketAddr, time::Duration};
 use crate::{
     event::{Role, ip},
     host::open::OpenPorts,
-    peer::{Group, Peer},
+    peer::{Group, Netns, Peer},
 };
 
 /// A reading that took a time is not repeated before so many times that time have passed: on a host
@@ -16,38 +16,52 @@ const MOST_PEERS: usize = 256;
 
 /// Open connections as they were counted last, by namespace.
 #[derive(Debug, Default)]
-pub struct Counted(HashMap<u32, Known>);
+pub struct OpenCounts(HashMap<u32, Reading>);
 
 #[derive(Debug)]
-struct Known {
+struct Reading {
     ports: OpenPorts,
     /// When they may be counted again, `CLOCK_MONOTONIC` nanoseconds.
     due_ns: u64,
 }
 
-impl Counted {
+impl OpenCounts {
     /// The servers whose connections in a namespace are to be counted now: those that its clients
-    /// were seen to close towards. None if it is too early.
-    pub fn due(&self, inum: u32, rows: &[Peer], now_ns: u64) -> Vec<SocketAddr> {
-        if self.0.get(&inum).is_some_and(|known| now_ns < known.due_ns) {
-            return Vec::new();
+    /// were seen to close towards. `None` if it is too early, or no socket was seen there and nobody
+    /// asked for that namespace.
+    pub fn due(
+        &self,
+        inum: u32,
+        rows: &[Peer],
+        now_ns: u64,
+        asked: bool,
+    ) -> Option<Vec<SocketAddr>> {
+        if self.0.get(&inum).is_some_and(|known| now_ns < known.due_ns)
+            || !(asked
+                || rows
+                    .iter()
+                    .any(|row| row.group.namespace().and_then(Netns::current) == Some(inum)))
+        {
+            return None;
         }
         let server = |row: &Peer| match row.group {
-            Group::Peer { netns, role: Role::Client, address, port } if netns == inum => {
-                Some((row.history.stuck, SocketAddr::new(ip(address), port)))
+            Group::Peer { netns, role: Role::Client, address, port }
+                if netns.current() == Some(inum) =>
+            {
+                Some((row.history.stuck(), SocketAddr::new(ip(address), port)))
             }
             _ => None,
         };
         let mut servers: Vec<_> = rows.iter().filter_map(server).collect();
         servers.sort_unstable_by(|one, two| two.cmp(one));
-        servers.into_iter().take(MOST_PEERS).map(|(_, server)| server).collect()
+        Some(servers.into_iter().take(MOST_PEERS).map(|(_, server)| server).collect())
     }
 
     /// Notes what was counted at a moment, and how long that took.
     pub fn note(&mut self, inum: u32, ports: OpenPorts, now_ns: u64, took: Duration) {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let due_ns = now_ns.saturating_add(took_ns.saturating_mul(REST));
-        self.0.insert(inum, Known { ports: OpenPorts { read_ns: now_ns, ..ports }, due_ns });
+        self.0.insert(inum, Reading { ports: OpenPorts { read_ns: now_ns, ..ports }, due_ns });
     }
 
     /// What was counted last in a namespace.
@@ -64,22 +78,24 @@ impl Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peer::{entry::SpaceKey, spaces::Hold};
 
     fn row(netns: u32, role: Role, last: u8, stuck: u64) -> Peer {
         let address = std::net::Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets();
         let mut row = Peer::new(Group::peer(netns, role, address, 80));
-        row.history.stuck = stuck;
+        let space = row.history.space_of(&SpaceKey::default());
+        (0..stuck).for_each(|_| row.history.live(space, Hold::BLOCKED));
         row
     }
 
     #[test]
     fn a_slow_count_is_not_repeated_soon() {
         let rows = [row(7, Role::Client, 1, 5)];
-        let mut counted = Counted::default();
-        assert_eq!(counted.due(7, &rows, 1000), ["10.0.0.1:80".parse().unwrap()]);
+        let mut counted = OpenCounts::default();
+        assert_eq!(counted.due(7, &rows, 1000, false), Some(vec!["10.0.0.1:80".parse().unwrap()]));
         counted.note(7, OpenPorts::default(), 1000, Duration::from_nanos(20));
-        assert_eq!(counted.due(7, &rows, 1999), [], "50 times 20 ns have not passed");
-        assert_eq!(counted.due(7, &rows, 2000).len(), 1);
+        assert_eq!(counted.due(7, &rows, 1999, false), None, "50 times 20 ns have not passed");
+        assert_eq!(counted.due(7, &rows, 2000, false).unwrap().len(), 1);
         assert_eq!(counted.of(7).map(|ports| ports.read_ns), Some(1000));
         counted.retain(|inum| inum != 7);
         assert_eq!(counted.of(7), None);
@@ -90,14 +106,16 @@ mod tests {
         let mut rows = vec![row(7, Role::Server, 1, 900), row(8, Role::Client, 2, 900)];
         rows.extend((0..=255).map(|n| row(7, Role::Client, n, u64::from(n))));
         rows.extend((0..9).map(|n| row(7, Role::Client, n, 1000)));
-        let due = Counted::default().due(7, &rows, 1);
+        let due = OpenCounts::default().due(7, &rows, 1, false).unwrap();
         assert_eq!(due.len(), MOST_PEERS);
         assert_eq!(due[0], "10.0.0.8:80".parse().unwrap());
         assert_eq!(due[9], "10.0.0.255:80".parse().unwrap());
     }
 
     #[test]
-    fn where_nobody_is_a_client_nothing_is_counted() {
-        assert_eq!(Counted::default().due(7, &[row(7, Role::Server, 1, 5)], 1), []);
+    fn where_nobody_is_a_client_only_listeners_are_looked_for_and_where_nobody_is_nothing() {
+        let rows = [row(7, Role::Server, 1, 5)];
+        assert_eq!(OpenCounts::default().due(7, &rows, 1, false), Some(vec![]));
+        assert_eq!(OpenCounts::default().due(8, &rows, 1, false), None);
     }
 }

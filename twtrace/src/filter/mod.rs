@@ -8,6 +8,7 @@
 mod error;
 mod kernel;
 mod parse;
+mod peer_address;
 mod print;
 mod row;
 mod socket;
@@ -18,6 +19,7 @@ use twtrace_common::{TCP_FIN_WAIT2, TCP_TIME_WAIT};
 
 pub use error::{BindError, FilterError};
 pub use parse::{GRAMMAR, MAX_DEPTH, canonical};
+pub use peer_address::{NoPeer, PeerAddress};
 pub use row::{Open, RowFacts};
 pub use socket::Socket;
 
@@ -123,10 +125,14 @@ pub enum Term {
     Host(Side, IpNet),
     /// `dport`, `sport`.
     Port(Side, Op, u16),
-    /// The peer sent timestamps on the connection (`ts_recent_stamp` is not 0).
+    /// The peer sent timestamps on the connection (`tstamp_ok`).
     Timestamps,
+    /// The fast path could take it (`ts_recent_stamp` is not 0).
+    Eligible,
     /// `connect()` chose the local port.
     Autobound,
+    /// It is no socket in TIME_WAIT but a call that got no port.
+    Failed,
     /// Which end of the connection this host was.
     Role(Role),
     /// State at entry.

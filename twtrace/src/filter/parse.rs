@@ -31,14 +31,15 @@ blocked [REASON]               fast path closed at entry: no-peer-timestamps,
                                timestamps-off, reuse-off, reuse-loopback-only
 role client|server             which end this host was
 autobound                      connect() chose the local port
+failed                         a connect() or bind() that got no port
 state time-wait|fin-wait-2     state in which it entered
 netns NAME|INODE, uid N, cgroup PATH|ID  where, and whose
 and or not ( )                 also & | !; terms side by side mean and";
 
 type Input<'a> = Stateful<&'a str, usize>;
 
-const A_TERM: &str = "a term (dst, src, dport, sport, timestamps, blocked, role, autobound, state, \
-                      netns, uid, cgroup), not or (";
+const A_TERM: &str = "a term (dst, src, dport, sport, timestamps, eligible, blocked, role, autobound, \
+                      failed, state, netns, uid, cgroup), not or (";
 
 impl FromStr for Expr {
     type Err = FilterError;
@@ -136,8 +137,10 @@ fn term(input: &mut Input<'_>) -> ModalResult<Expr> {
         Some("dport") => port(input, Side::Remote)?,
         Some("sport") => port(input, Side::Local)?,
         Some("timestamps") => Term::Timestamps.into(),
+        Some("eligible") => Term::Eligible.into(),
         Some("autobound") => Term::Autobound.into(),
-        Some("blocked" | "reason") => Term::Blocked(reason(input)?).into(),
+        Some("failed") => Term::Failed.into(),
+        Some("blocked") => Term::Blocked(reason(input)?).into(),
         Some("role") => compared(input, "client or server", |word| match word {
             "client" => Some(Term::Role(Role::Client)),
             "server" => Some(Term::Role(Role::Server)),
@@ -258,7 +261,7 @@ fn argument<T>(
 ) -> ModalResult<T> {
     space(input)?;
     let start = input.checkpoint();
-    let quoted = ('"', take_while(0.., |char| char != '"'), '"').map(|(_, text, _)| text);
+    let quoted = ('"', take_while(1.., |char| char != '"'), '"').map(|(_, text, _)| text);
     match opt(alt((quoted, bare))).parse_next(input)?.and_then(make) {
         Some(made) => Ok(made),
         None => {
@@ -404,6 +407,7 @@ mod tests {
         reads("src != 10.1.2.3/16", "not src 10.1.0.0/16");
         reads("dst ::ffff:10.0.0.0/104", "dst 10.0.0.0/8");
         reads("!timestamps autobound", "not timestamps and autobound");
+        reads("failed and dport 443", "failed and dport = :443");
         reads("state time-wait role server", "state time-wait and role server");
     }
 
@@ -411,7 +415,7 @@ mod tests {
     fn it_reads_what_ss_cannot_know() {
         reads("blocked", "blocked");
         reads("blocked no-peer-timestamps", "blocked no-peer-timestamps");
-        reads("reason reuse_off", "blocked reuse-off");
+        reads("blocked reuse_off", "blocked reuse-off");
         reads("blocked and uid 0", "blocked and uid 0");
         reads(
             "netns = web and cgroup /system.slice/x.service",

@@ -43,7 +43,9 @@ impl Term {
             Self::Port(Side::Remote, ..) => "dport",
             Self::Port(Side::Local, ..) => "sport",
             Self::Timestamps => "timestamps",
+            Self::Eligible => "eligible",
             Self::Autobound => "autobound",
+            Self::Failed => "failed",
             Self::Role(_) => "role",
             Self::State(_) => "state",
             Self::Netns(_) => "netns",
@@ -63,7 +65,11 @@ impl fmt::Display for Term {
             }
             Self::Host(_, network) => write!(f, " {network}"),
             Self::Port(_, op, port) => write!(f, " {op} :{port}"),
-            Self::Timestamps | Self::Autobound | Self::Blocked(None) => Ok(()),
+            Self::Timestamps
+            | Self::Eligible
+            | Self::Autobound
+            | Self::Failed
+            | Self::Blocked(None) => Ok(()),
             Self::Role(role) => write!(f, " {}", role.as_str()),
             Self::State(EntryState::TimeWait) => f.write_str(" time-wait"),
             Self::State(EntryState::FinWait2) => f.write_str(" fin-wait-2"),

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::{EntryState, Expr, Op, Side, Term, Verdict, named};
 use crate::{
     event::{Role, ip},
+    path::Block,
     peer::{Counts, Group, History, history::Ports},
 };
 
@@ -93,6 +94,14 @@ fn term(row: &RowFacts<'_>, term: &Term) -> Verdict {
                 counts.entered.saturating_sub(known) + counts.present,
             )
         }
+        Term::Eligible => {
+            // Who is not is told by why.
+            let without = [Block::NoPeerTimestamps, Block::TimestampsOff];
+            let not = without.into_iter().map(|reason| counts.blocked(reason)).sum::<u64>();
+            let known = counts.eligible + not;
+            share(counts.eligible, known, counts.entered.saturating_sub(known) + counts.present)
+        }
+        Term::Failed => share(counts.failed.total(), counts.failed.total() + counts.came(), 0),
         Term::Autobound => share(row.history.autobound, counts.entered + counts.present, 0),
         Term::Role(role) => Verdict::of(row.group.role().map(|known| known == *role)),
         Term::State(EntryState::FinWait2) => {
@@ -167,7 +176,7 @@ mod tests {
     use super::*;
 
     fn verdict(text: &str, counts: &Counts) -> Verdict {
-        let group = Group::Peer { netns: 7, role: Role::Client, address: [0; 16], port: 443 };
+        let group = Group::peer(7, Role::Client, [0; 16], 443);
         let history = History::default();
         let expr: Expr = text.parse().unwrap();
         expr.matches_row(RowFacts { group: &group, counts, history: &history })

@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 
-use twtrace_common::{Ended, Entered, RefusalKey, TCP_FIN_WAIT2, ended_flags, entered_flags};
+use twtrace_common::{
+    Ended, Entered, Failure, FailureKey, PortChoice, RefusalKey, TCP_FIN_WAIT2, ended_flags,
+};
 
 use super::{EntryState, Expr, Side, Term, Verdict, named};
 use crate::{
     event::{Event, Role, ip, owner_is_known},
+    failures::{Cause, Program},
     path::{self, Block},
     peer::Past,
 };
@@ -20,8 +23,13 @@ pub struct Socket {
     netns: u32,
     role: Role,
     autobound: Option<bool>,
+    /// It is a call that failed.
+    failed: Option<bool>,
     state: Option<EntryState>,
+    /// The peer sends timestamps.
     timestamps: Option<bool>,
+    /// The fast path could take it.
+    eligible: Option<bool>,
     /// Whether its fast path is closed.
     blocked: Option<bool>,
     /// And why, if it is known to be.
@@ -34,10 +42,14 @@ impl From<&Event> for Socket {
     fn from(event: &Event) -> Self {
         let (flow, header) = (event.flow(), event.header());
         let peer = Self::of_peer(ip(flow.remote), flow.remote_port, header.netns, event.role());
-        let common = Self { local: Some((ip(flow.local), flow.local_port)), ..peer };
+        let choice = event.port_choice();
+        let autobound = (choice != PortChoice::Unknown).then_some(choice == PortChoice::Connect);
+        let local = Some((ip(flow.local), flow.local_port));
+        let common = Self { local, autobound, failed: Some(false), ..peer };
         match event {
             Event::Entered(entered) | Event::Present(entered) => common.entered(entered),
             Event::Ended(ended) => common.ended(ended),
+            Event::Failed(failed) => common.owned_by(&Program::from(failed)),
         }
     }
 }
@@ -46,6 +58,19 @@ impl From<&RefusalKey> for Socket {
     /// Of the sockets that were refused to `connect()`, no more than the peer is known.
     fn from(key: &RefusalKey) -> Self {
         Self::of_peer(ip(key.remote), key.remote_port, key.netns, Role::Client)
+    }
+}
+
+impl From<&(FailureKey, Failure)> for Socket {
+    /// Of a call that failed there is no connection: only its ends and its owner are known. Who binds
+    /// means to be a server.
+    fn from((key, failure): &(FailureKey, Failure)) -> Self {
+        let bind = Cause::of(key.result) == Some(Cause::AddressInUse);
+        let role = if bind { Role::Server } else { Role::Client };
+        let Failure { comm, uid, cgroup, flags, .. } = *failure;
+        let program = Program::of(key.pid, comm, uid, cgroup, flags);
+        let peer = Self::of_peer(ip(key.remote), key.remote_port, key.netns, role);
+        Self { local: Some((ip(key.local), key.local_port)), ..peer }.owned_by(&program)
     }
 }
 
@@ -66,8 +91,10 @@ impl Socket {
             netns,
             role,
             autobound: None,
+            failed: None,
             state: None,
             timestamps: None,
+            eligible: None,
             blocked: None,
             block: None,
             uid: None,
@@ -75,13 +102,18 @@ impl Socket {
         }
     }
 
+    /// A call that failed, and whose socket it was about.
+    fn owned_by(self, program: &Program) -> Self {
+        Self { uid: program.uid, cgroup: program.cgroup, failed: Some(true), ..self }
+    }
+
     fn entered(self, entered: &Entered) -> Self {
         let known = owner_is_known(entered);
         let path = path::at_entry(entered, self.role);
         Self {
-            autobound: Some(entered.header.flags & entered_flags::AUTOBOUND != 0),
             state: Some(state(entered.header.state == TCP_FIN_WAIT2)),
-            timestamps: path.eligible,
+            timestamps: path.timestamps,
+            eligible: path.eligible,
             blocked: path.allowed.map(|allowed| !allowed),
             block: path.blocked,
             uid: known.then_some(entered.uid),
@@ -96,11 +128,7 @@ impl Socket {
         let was_fin_wait2 = ended.header.state == TCP_FIN_WAIT2 || flag(ended_flags::PROMOTED);
         // Of a socket that was not followed, nobody saw it promoted.
         let followed = !flag(ended_flags::UNTRACKED) && !flag(ended_flags::PRESENT);
-        Self {
-            autobound: Some(flag(ended_flags::AUTOBOUND)),
-            state: (followed || was_fin_wait2).then(|| state(was_fin_wait2)),
-            ..self
-        }
+        Self { state: (followed || was_fin_wait2).then(|| state(was_fin_wait2)), ..self }
     }
 
     fn term(&self, term: &Term) -> Verdict {
@@ -112,7 +140,9 @@ impl Socket {
             Term::Host(side, network) => end(side).map(|(address, _)| network.contains(&address)),
             Term::Port(side, op, bound) => end(side).map(|(_, port)| op.holds(port, *bound)),
             Term::Timestamps => self.timestamps,
+            Term::Eligible => self.eligible,
             Term::Autobound => self.autobound,
+            Term::Failed => self.failed,
             Term::Role(role) => Some(self.role == *role),
             Term::State(state) => self.state.map(|known| known == *state),
             Term::Uid(uid) => self.uid.map(|known| known == *uid),
@@ -141,7 +171,7 @@ impl Expr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use twtrace_common::{Flow, Header, TCP_TIME_WAIT};
+    use twtrace_common::{Flow, Header, TCP_TIME_WAIT, entered_flags};
 
     fn v4(last: u8) -> [u8; 16] {
         std::net::Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets()
@@ -162,6 +192,7 @@ mod tests {
             cgroup: 99,
             tcp_timestamps: 1,
             tcp_tw_reuse: 1,
+            chosen: PortChoice::Program as u8,
             ..Entered::default()
         }
     }
@@ -191,6 +222,7 @@ mod tests {
             "not timestamps",
             "not blocked reuse-off",
             "not autobound",
+            "not failed",
             "not dst ::/0",
         ] {
             assert_eq!(verdict(text, &event), Verdict::Yes, "{text}");

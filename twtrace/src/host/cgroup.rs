@@ -54,6 +54,8 @@ pub fn name(path: &str) -> String {
 
 /// Deepest directory looked into.
 const MAX_DEPTH: usize = 16;
+/// Most bytes of names: some twenty thousand groups. Those beyond are told by their numbers.
+const MAX_BYTES: usize = 2 << 20;
 
 /// Paths of the control groups below `root` (`/sys/fs/cgroup`), by identifier, relative to it.
 ///
@@ -61,11 +63,17 @@ const MAX_DEPTH: usize = 16;
 /// (64-bit kernels since 5.5).
 pub fn names(root: &Path) -> HashMap<u64, String> {
     let mut names = HashMap::new();
+    let mut bytes = 0;
     let mut pending: Vec<(PathBuf, usize)> = vec![(root.to_owned(), 0)];
     while let Some((directory, depth)) = pending.pop() {
         if let Ok(metadata) = fs::metadata(&directory) {
             let relative = directory.strip_prefix(root).unwrap_or(&directory);
-            names.insert(metadata.ino(), format!("/{}", relative.display()));
+            let name = format!("/{}", relative.display());
+            bytes += name.len();
+            if bytes > MAX_BYTES {
+                break;
+            }
+            names.insert(metadata.ino(), name);
         }
         if depth == MAX_DEPTH {
             continue;

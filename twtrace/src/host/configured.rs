@@ -5,8 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
-
 /// Where `sysctl --system` looks, below the root; see sysctl.d(5).
 const PLACES: [&str; 6] = [
     "etc/sysctl.d",
@@ -18,7 +16,7 @@ const PLACES: [&str; 6] = [
 ];
 
 /// One setting in a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// The file, as an administrator names it.
     pub file: PathBuf,

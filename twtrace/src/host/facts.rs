@@ -1,20 +1,22 @@
 //! Everything a diagnosis needs to know of the host, gathered.
 
-use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::Path};
-
-use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::Path,
+};
 
 use super::{
     HostFactError, configured,
     configured::Setting,
     netstat::{TcpExt, time_wait_sockets},
-    open::{self, OpenPorts},
+    open::{self, HALVES_NS, OpenGrowth, OpenPorts},
     sysctl, text,
 };
 
 /// Facts of the whole host, and of those of its network namespaces that matter.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default)]
 pub struct HostFacts {
     /// `uname -r`.
     pub kernel: String,
@@ -31,15 +33,22 @@ pub struct HostFacts {
 }
 
 /// Facts of one network namespace. A sysctl this kernel lacks is `None`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default)]
 pub struct NamespaceFacts {
+    /// Its cookie, which no other one ever has; 0 where it cannot be had.
+    pub cookie: u64,
     /// `tcp_tw_reuse`: 0 off, 1 on, 2 loopback only.
     pub tw_reuse: Option<u64>,
     /// `tcp_tw_reuse_delay`, milliseconds; since 6.14.
     pub tw_reuse_delay_ms: Option<u64>,
     /// `tcp_tw_recycle`; gone since 4.12.
     pub tw_recycle: Option<u64>,
+    /// Whether a port is freed by `tcp_tw_reuse` up to two seconds after the last timestamp: kernels
+    /// that keep its time as a `long` (`ts_recent_stamp`, up to 4.18, not RHEL 8's).
+    ///
+    /// # Source
+    /// `tcp_twsk_unique()`, net/ipv4/tcp_ipv4.c: `get_seconds() - tw_ts_recent_stamp > 1` up to 4.18.
+    pub long_stamps: bool,
     /// `tcp_timestamps`: 0 off, 1 on, 2 on without a random offset.
     pub timestamps: Option<u64>,
     /// `ip_local_port_range`.
@@ -60,16 +69,107 @@ pub struct NamespaceFacts {
     pub counters: TcpExt,
     /// Counters when the session began, or when the namespace was first seen; whoever takes the
     /// moments in knows them.
-    #[serde(skip)]
     pub counters_before: TcpExt,
     /// Connection tracking, when it is loaded.
     pub conntrack: Option<Conntrack>,
+    /// What some of these counts did of late; whoever takes the moments in knows it.
+    pub lately: Option<Lately>,
     /// Ports that are held by something else than TIME_WAIT; `None` if they were not read.
     pub open: Option<OpenPorts>,
+    /// By how many a second the open connections to a peer from an address grew of late, where they
+    /// did; whoever takes the moments in knows it.
+    pub open_growth: BTreeMap<(SocketAddr, IpAddr), OpenGrowth>,
+}
+
+/// What counts of a namespace did within the last minute, or since they were first read.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Lately {
+    /// Over how long, seconds.
+    pub seconds: f64,
+    /// Connections that closed without a TIME_WAIT socket.
+    pub overflow: u64,
+    /// What connection tracking did.
+    pub conntrack: Option<Growth>,
+}
+
+/// How a number grew, a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Growth {
+    /// On the whole; less than 0 if it shrank.
+    pub rate: f64,
+    /// The less of both halves, where it was read between: a burst does not fill both.
+    pub lasting: f64,
+    /// Packets dropped because the table was full; `None` where that is not counted.
+    pub dropped: Option<u64>,
+}
+
+/// What is kept of a namespace's counts at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    mono_ns: u64,
+    overflow: u64,
+    conntrack: Option<Conntrack>,
+}
+
+impl Counts {
+    /// Entries a second by which connection tracking grew until a later moment.
+    fn growth(&self, later: &Self) -> Option<f64> {
+        let seconds = later.mono_ns.saturating_sub(self.mono_ns) as f64 / 1e9;
+        let entries = later.conntrack?.count as f64 - self.conntrack?.count as f64;
+        (seconds > 0.0).then_some(entries / seconds)
+    }
+}
+
+/// The counts of a namespace at some moments of the last minute, the oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Minute(VecDeque<Counts>);
+
+impl Minute {
+    /// Nanoseconds that are looked back.
+    const SPAN_NS: u64 = 60_000_000_000;
+    /// Nanoseconds between two moments that are kept.
+    const APART_NS: u64 = 1_000_000_000;
+
+    /// Takes in a moment's facts, and answers what changed.
+    pub fn lately(&mut self, now_ns: u64, facts: &NamespaceFacts) -> Option<Lately> {
+        let now = Counts {
+            mono_ns: now_ns,
+            overflow: facts.counters.get("TCPTimeWaitOverflow").unwrap_or(0),
+            conntrack: facts.conntrack,
+        };
+        while self.0.get(1).is_some_and(|second| second.mono_ns + Self::SPAN_NS <= now_ns) {
+            self.0.pop_front();
+        }
+        let lately = self.0.front().map(|then| Lately {
+            seconds: now_ns.saturating_sub(then.mono_ns) as f64 / 1e9,
+            overflow: now.overflow.saturating_sub(then.overflow),
+            conntrack: self.growth(then, &now),
+        });
+        if self.0.back().is_none_or(|last| last.mono_ns + Self::APART_NS <= now_ns) {
+            self.0.push_back(now);
+        }
+        lately
+    }
+
+    /// What connection tracking did since `then`.
+    fn growth(&self, then: &Counts, now: &Counts) -> Option<Growth> {
+        let rate = then.growth(now)?;
+        let span_ns = now.mono_ns.saturating_sub(then.mono_ns);
+        let from_half = |at: &&Counts| at.mono_ns.abs_diff(then.mono_ns + span_ns / 2);
+        let near = |at: &&Counts| span_ns >= HALVES_NS && from_half(at) <= span_ns / 4;
+        let middle = self.0.iter().filter(near).min_by_key(from_half);
+        let halves = middle.and_then(|at| Some(then.growth(at)?.min(at.growth(now)?)));
+        let dropped = |at: &Counts| at.conntrack.and_then(|conntrack| conntrack.dropped);
+        Some(Growth {
+            rate,
+            lasting: halves.unwrap_or(rate),
+            dropped: dropped(now).zip(dropped(then)).map(|(now, then)| now.saturating_sub(then)),
+        })
+    }
 }
 
 /// Connection tracking of a namespace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Conntrack {
     /// `nf_conntrack_tcp_timeout_time_wait`, seconds.
     pub time_wait_s: u64,
@@ -77,6 +177,9 @@ pub struct Conntrack {
     pub count: u64,
     /// `nf_conntrack_max`.
     pub max: u64,
+    /// Packets dropped because no entry was to be had (`net/stat/nf_conntrack`); `None` where that is
+    /// not there.
+    pub dropped: Option<u64>,
 }
 
 /// Which rules for TIME_WAIT a kernel follows, told by what it offers and never by its version,
@@ -161,15 +264,63 @@ pub fn namespace(root: &Path) -> (NamespaceFacts, Vec<HostFactError>) {
         number("net/netfilter/nf_conntrack_max"),
     );
     if let (Some(time_wait_s), Some(count), Some(max)) = conntrack {
-        facts.conntrack = Some(Conntrack { time_wait_s, count, max });
+        facts.conntrack = Some(Conntrack { time_wait_s, count, max, dropped: None });
     }
     let net = root.join("thread-self/net");
+    if let Some(conntrack) = &mut facts.conntrack {
+        let statistics = keep(&mut errors, text(&net.join("stat/nf_conntrack")));
+        conntrack.dropped = statistics.and_then(|text| column(&text, "drop"));
+    }
     facts.port_range = keep(&mut errors, sysctl::port_range(root));
     facts.reserved_ports = keep(&mut errors, sysctl::reserved_ports(root));
     facts.time_wait = keep(&mut errors, time_wait_sockets(&net));
     facts.counters = keep(&mut errors, TcpExt::read(&net));
     facts.counters_before = facts.counters.clone();
     (facts, errors)
+}
+
+/// Settings that old kernels have once for all namespaces, and show in the initial one alone:
+/// `tcp_tw_reuse` before 4.10, `tcp_timestamps` before 4.13, `tcp_tw_recycle` always.
+///
+/// # Source
+/// `ipv4_table` (of the initial namespace) and `ipv4_net_table`, net/ipv4/sysctl_net_ipv4.c.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shared {
+    tw_reuse: Option<u64>,
+    tw_recycle: Option<u64>,
+    timestamps: Option<u64>,
+}
+
+impl Shared {
+    /// Those of the namespace that the calling thread is in, below a procfs `root`.
+    ///
+    /// # Errors
+    /// [`HostFactError`].
+    pub fn read(root: &Path) -> Result<Self, HostFactError> {
+        let number = |name: &str| sysctl::number(root, name);
+        Ok(Self {
+            tw_reuse: number("net/ipv4/tcp_tw_reuse")?,
+            tw_recycle: number("net/ipv4/tcp_tw_recycle")?,
+            timestamps: number("net/ipv4/tcp_timestamps")?,
+        })
+    }
+}
+
+impl NamespaceFacts {
+    /// Whether settings that every kernel has are not shown in this namespace, `recycles` telling
+    /// whether this kernel recycles.
+    pub const fn lacks_shared(&self, recycles: bool) -> bool {
+        self.tw_reuse.is_none()
+            || self.timestamps.is_none()
+            || recycles && self.tw_recycle.is_none()
+    }
+
+    /// Takes what is not shown here from what holds for all.
+    pub fn take_shared(&mut self, shared: Shared) {
+        self.tw_reuse = self.tw_reuse.or(shared.tw_reuse);
+        self.tw_recycle = self.tw_recycle.or(shared.tw_recycle);
+        self.timestamps = self.timestamps.or(shared.timestamps);
+    }
 }
 
 /// Reads which of a namespace's ports are held by something else than TIME_WAIT, for some peers. A
@@ -214,6 +365,13 @@ fn keep<T: Default>(errors: &mut Vec<HostFactError>, read: Result<T, HostFactErr
     })
 }
 
+/// The sum of a column of hexadecimal numbers, below its name in the first line: a line a processor.
+fn column(table: &str, name: &str) -> Option<u64> {
+    let mut lines = table.lines();
+    let at = lines.next()?.split_whitespace().position(|word| word == name)?;
+    lines.map(|line| u64::from_str_radix(line.split_whitespace().nth(at)?, 16).ok()).sum()
+}
+
 /// Bytes of an object of a slab: the fourth word of its line, after name, active and all.
 fn slab_object(slabinfo: &str, name: &str) -> Option<u64> {
     let mut lines = slabinfo.lines().map(str::split_whitespace);
@@ -244,6 +402,7 @@ mod tests {
             ("sys/net/netfilter/nf_conntrack_count", "5\n"),
             ("sys/net/netfilter/nf_conntrack_max", "262144\n"),
             ("thread-self/net/sockstat", "TCP: inuse 1 orphan 0 tw 9 alloc 1 mem 0\n"),
+            ("thread-self/net/stat/nf_conntrack", "entries drop early_drop\n05 10 01\n05 02 00\n"),
             ("thread-self/net/netstat", "TcpExt: TW TWKilled\nTcpExt: 4 1\n"),
         ] {
             write(root.path(), name, text);
@@ -254,9 +413,36 @@ mod tests {
         assert_eq!(facts.port_range, Some(20_000..=20_999));
         assert_eq!(facts.time_wait, Some(9));
         assert_eq!(facts.counters.get("TW"), Some(4));
-        let conntrack = Conntrack { time_wait_s: 120, count: 5, max: 262_144 };
+        let conntrack = Conntrack { time_wait_s: 120, count: 5, max: 262_144, dropped: Some(18) };
         assert_eq!(facts.conntrack, Some(conntrack));
         assert_eq!(facts.rules(), Rules::DelayInMillis);
+    }
+
+    #[test]
+    fn what_an_old_kernel_shows_in_its_initial_namespace_alone_holds_for_the_others() {
+        let (initial, child) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for (name, value) in
+            [("tcp_tw_recycle", "1"), ("tcp_tw_reuse", "1"), ("tcp_timestamps", "0")]
+        {
+            write(initial.path(), &format!("sys/net/ipv4/{name}"), &format!("{value}\n"));
+        }
+        let (mut facts, errors) = namespace(child.path());
+        assert!(errors.is_empty() && facts.lacks_shared(true), "{errors:?}");
+        assert_eq!(facts.rules(), Rules::Plain, "as if it could not recycle");
+        facts.take_shared(Shared::read(initial.path()).unwrap());
+        assert_eq!(
+            (facts.tw_recycle, facts.tw_reuse, facts.timestamps),
+            (Some(1), Some(1), Some(0))
+        );
+        assert_eq!((facts.rules(), facts.lacks_shared(true)), (Rules::Recycling, false));
+        // From 4.10 on it is the namespace's own, and nothing else holds.
+        write(child.path(), "sys/net/ipv4/tcp_tw_reuse", "0\n");
+        let (mut facts, _) = namespace(child.path());
+        facts.take_shared(Shared::read(initial.path()).unwrap());
+        assert_eq!((facts.tw_reuse, facts.timestamps), (Some(0), Some(0)));
+        // A kernel of today shows all it has, and is asked for nothing more.
+        write(child.path(), "sys/net/ipv4/tcp_timestamps", "1\n");
+        assert!(!namespace(child.path()).0.lacks_shared(false));
     }
 
     #[test]
@@ -266,6 +452,39 @@ mod tests {
         let (facts, errors) = namespace(root.path());
         assert!(errors.is_empty(), "{errors:?}");
         assert_eq!((facts.tw_timeout, facts.rules()), (Some(15), Rules::VendorLength));
+    }
+
+    #[test]
+    fn what_changed_within_the_last_minute_is_told_and_what_was_before_is_not() {
+        let mut minute = Minute::default();
+        let mut at = |second: u64, overflow| {
+            let counters = TcpExt::default().with("TCPTimeWaitOverflow", overflow);
+            let facts = NamespaceFacts { counters, ..NamespaceFacts::default() };
+            let lately = minute.lately(second * 1_000_000_000, &facts);
+            lately.map(|lately| (lately.seconds, lately.overflow))
+        };
+        assert_eq!(at(100, 7), None, "nothing to compare with");
+        assert_eq!(at(104, 9), Some((4.0, 2)));
+        assert_eq!(at(110, 9), Some((10.0, 2)));
+        assert_eq!(at(163, 9), Some((63.0, 2)));
+        assert_eq!(at(164, 9), Some((60.0, 0)));
+    }
+
+    #[test]
+    fn what_connection_tracking_grew_by_has_lasted_where_both_halves_have_it() {
+        let mut minute = Minute::default();
+        let mut at = |second: u64, count| {
+            let conntrack = Conntrack { count, dropped: Some(second), ..Conntrack::default() };
+            let facts = NamespaceFacts { conntrack: Some(conntrack), ..NamespaceFacts::default() };
+            let lately = minute.lately(second * 1_000_000_000, &facts)?;
+            let growth = lately.conntrack?;
+            Some((growth.rate, growth.lasting, growth.dropped))
+        };
+        assert_eq!(at(100, 0), None);
+        assert_eq!(at(104, 400), Some((100.0, 100.0, Some(4))), "nobody looked between");
+        assert_eq!(at(105, 500), Some((100.0, 100.0, Some(5))));
+        assert_eq!(at(110, 500), Some((50.0, 0.0, Some(10))), "a burst");
+        assert_eq!(at(115, 300), Some((20.0, -20.0, Some(15))));
     }
 
     #[test]

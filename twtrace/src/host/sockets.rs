@@ -15,6 +15,8 @@ use super::HostFactError;
 
 /// State of a listening socket, `TCP_LISTEN`.
 const LISTEN: &str = "0A";
+/// State of a socket that connects, `TCP_SYN_SENT`.
+const SYN_SENT: &str = "02";
 /// Beginning of a TIME_WAIT socket's timer, mini-sockets' too: `get_timewait4_sock()`,
 /// net/ipv4/tcp_ipv4.c. No other socket has it.
 const TIMEWAIT_TIMER: &str = "03:";
@@ -52,6 +54,11 @@ impl<'a> Socket<'a> {
     /// Whether a program listens on it.
     pub fn listens(&self) -> bool {
         self.state == LISTEN
+    }
+
+    /// Whether it waits for the answer to its SYN.
+    pub fn connects(&self) -> bool {
+        self.state == SYN_SENT
     }
 
     /// Whether it is in TIME_WAIT, or a FIN_WAIT2 mini-socket.

@@ -101,6 +101,19 @@ struct Member {
     type_id: u32,
 }
 
+impl Member {
+    /// The same, from the beginning of what has its structure at an offset.
+    fn within(self, bit_offset: u32) -> Option<Self> {
+        Some(Self { bit_offset: bit_offset.checked_add(self.bit_offset)?, ..self })
+    }
+}
+
+/// Most members looked at for one name, those of unnamed ones among them; `struct net` has some two
+/// hundred.
+const MOST_MEMBERS: u32 = 2048;
+/// Most dimensions of an array.
+const MOST_DIMENSIONS: usize = 16;
+
 impl<'a> BtfIndex<'a> {
     /// Reads and indexes a file such as `/sys/kernel/btf/vmlinux`.
     ///
@@ -182,12 +195,11 @@ impl<'a> BtfIndex<'a> {
             .ok_or_else(|| BtfError::NoStruct(owner.to_owned()))?;
         let mut found = Member { bit_offset: 0, bits: 0, type_id };
         for name in path.split('.') {
-            let member = self.member(type_id, name).ok_or_else(|| BtfError::NoMember {
-                owner: owner.to_owned(),
-                path: path.to_owned(),
+            let member = self.member(type_id, name, &mut { MOST_MEMBERS });
+            found = member.and_then(|member| member.within(found.bit_offset)).ok_or_else(|| {
+                BtfError::NoMember { owner: owner.to_owned(), path: path.to_owned() }
             })?;
-            found = Member { bit_offset: found.bit_offset + member.bit_offset, ..member };
-            type_id = self.skip_modifiers(member.type_id);
+            type_id = self.skip_modifiers(found.type_id);
         }
         let unusable = |problem| BtfError::Unusable {
             owner: owner.to_owned(),
@@ -228,13 +240,15 @@ impl<'a> BtfIndex<'a> {
         })
     }
 
-    /// Looks a member up, descending into unnamed ones.
-    fn member(&self, type_id: u32, name: &str) -> Option<Member> {
+    /// Looks a member up, descending into unnamed ones, at no more than so many in all: a damaged
+    /// file may have a structure within itself.
+    fn member(&self, type_id: u32, name: &str, most: &mut u32) -> Option<Member> {
         let owner = self.get(type_id)?;
         if owner.kind != kind::STRUCT && owner.kind != kind::UNION {
             return None;
         }
         (0..owner.vlen).find_map(|index| {
+            *most = most.checked_sub(1)?;
             let at = owner.at + 12 + index * 12;
             let (member_name, member_type, raw) =
                 (self.word(at)?, self.word(at + 4)?, self.word(at + 8)?);
@@ -243,8 +257,8 @@ impl<'a> BtfIndex<'a> {
             if self.is_named(member_name, name) {
                 Some(Member { bit_offset, bits, type_id: member_type })
             } else if self.is_named(member_name, "") {
-                let inner = self.member(self.skip_modifiers(member_type), name)?;
-                Some(Member { bit_offset: bit_offset + inner.bit_offset, ..inner })
+                let inner = self.member(self.skip_modifiers(member_type), name, most)?;
+                inner.within(bit_offset)
             } else {
                 None
             }
@@ -275,19 +289,24 @@ impl<'a> BtfIndex<'a> {
     }
 
     /// Size of a type in bytes, modifiers skipped.
-    fn size(&self, type_id: u32) -> Option<u32> {
-        let found = self.get(type_id)?;
-        match found.kind {
-            kind::PTR => Some(8),
-            kind::INT | kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64 => {
-                Some(found.size_or_type)
+    fn size(&self, mut type_id: u32) -> Option<u32> {
+        let mut times = 1_u32;
+        // Bounded, so that an array of itself in a damaged file ends.
+        for _ in 0..MOST_DIMENSIONS {
+            let found = self.get(type_id)?;
+            match found.kind {
+                kind::PTR => return times.checked_mul(8),
+                kind::INT | kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64 => {
+                    return times.checked_mul(found.size_or_type);
+                }
+                kind::ARRAY => {
+                    times = times.checked_mul(self.word(found.at + 20)?)?;
+                    type_id = self.skip_modifiers(self.word(found.at + 12)?);
+                }
+                _ => return None,
             }
-            kind::ARRAY => {
-                let element = self.size(self.skip_modifiers(self.word(found.at + 12)?))?;
-                element.checked_mul(self.word(found.at + 20)?)
-            }
-            _ => None,
         }
+        None
     }
 
     fn get(&self, type_id: u32) -> Option<Type> {
@@ -451,6 +470,21 @@ mod tests {
         assert_eq!(error("nett", "first"), "the kernel has no struct nett");
         assert_eq!(error("net", "second"), "struct net has no member second in this kernel");
         assert_eq!(btf.function_args("tcp_time_wait"), None);
+    }
+
+    #[test]
+    fn a_structure_within_itself_and_an_array_of_itself_are_no_end_of_it() {
+        let mut btf = Builder::default();
+        // Both halves of it are itself, so that there are more ways than could ever be gone.
+        btf.structure("sock", false, &[("", 1, 0), ("", 1, 0), ("list", 2, 0)]); // 1
+        btf.put(&[0, kind::ARRAY << 24, 0, 2, 1, 2]); // 2
+        btf.structure("far", false, &[("", 4, u32::MAX)]); // 3
+        btf.structure("", false, &[("away", 2, 8)]); // 4
+        let bytes = btf.build();
+        let btf = BtfIndex::new(Cow::Borrowed(&bytes)).unwrap();
+        let error = |owner, path| btf.field(owner, path).unwrap_err().to_string();
+        assert_eq!(error("sock", "other"), "struct sock has no member other in this kernel");
+        assert_eq!(error("far", "away"), "struct far has no member away in this kernel");
     }
 
     #[test]

@@ -66,7 +66,30 @@ pub const ENTRY: &[Hook] = &[
     },
 ];
 
-/// All hooks, in the order they are attached: ends before beginnings, so that nothing begins
+/// What tells that a call failed; with or without ends.
+pub const CALLS: &[Hook] = &[
+    Hook {
+        function: "inet_hash_connect",
+        exit: Some((Fexit::One("fexit_hash_connect"), Some("kretprobe_hash_connect"))),
+        kprobe_entry: Some("kprobe_hash_connect"),
+        ..NONE
+    },
+    Hook {
+        function: "inet6_hash_connect",
+        exit: Some((Fexit::One("fexit_hash_connect6"), Some("kretprobe_hash_connect6"))),
+        kprobe_entry: Some("kprobe_hash_connect6"),
+        optional: true,
+        ..NONE
+    },
+    Hook {
+        function: "inet_csk_get_port",
+        exit: Some((Fexit::One("fexit_get_port"), Some("kretprobe_get_port"))),
+        kprobe_entry: Some("kprobe_get_port"),
+        ..NONE
+    },
+];
+
+/// All hooks of sockets, in the order they are attached: ends before beginnings, so that nothing begins
 /// whose end would be missed.
 pub const ALL: &[Hook] = &[
     Hook {
@@ -134,6 +157,9 @@ pub const TRACEPOINTS: &[(&str, &str)] = &[
     ("timer_start", "tracepoint_timer_start"),
 ];
 
-/// Those of them that `--no-ends` needs.
-pub const ENTRY_TRACEPOINTS: &[(&str, &str)] =
-    &[("inet_sock_set_state", "tracepoint_set_state"), ("timer_start", "tracepoint_timer_start")];
+/// Those of them that `--no-ends` needs: without `timer_cancel` a re-arming would be an entry.
+pub const ENTRY_TRACEPOINTS: &[(&str, &str)] = &[
+    ("timer_cancel", "tracepoint_timer_cancel"),
+    ("inet_sock_set_state", "tracepoint_set_state"),
+    ("timer_start", "tracepoint_timer_start"),
+];

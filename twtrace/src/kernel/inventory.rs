@@ -6,39 +6,37 @@ use std::{
     io::{self, BufReader, ErrorKind, Read},
 };
 
-use aya::programs::Iter;
 use twtrace_common::{Decode, Entered};
 
-use super::{Namespace, listing};
+use super::{Namespace, listing, walks::Loaded};
 
-/// Reads one namespace after the other.
-pub enum Inventory<'a> {
-    /// With an iterator.
-    Walk(&'a mut Iter),
+/// Reads one namespace after the other, on whichever thread.
+#[derive(Clone)]
+pub enum Inventory {
+    /// With an iterator: a program of the object.
+    Walk(Loaded, &'static str),
     /// From the list, which knows no addresses.
     Listing,
 }
 
-impl Inventory<'_> {
+impl Inventory {
     /// Goes through a namespace and answers what `keep` keeps of its timewait sockets; there are
     /// none from the iterator that makes the kernel side follow them.
     ///
     /// # Errors
     /// The namespace vanished, may not be entered, or could not be read.
     pub fn read<T: Send>(
-        &mut self,
+        &self,
         namespace: &Namespace,
         keep: impl Fn(Entered) -> Option<T> + Send,
     ) -> io::Result<Vec<T>> {
-        let program = match self {
-            Self::Walk(program) => &mut **program,
+        let link = match self {
+            Self::Walk(object, name) => object.open_walk(name).map_err(io::Error::other)?,
             Self::Listing => {
                 return Ok(listing::read(namespace)?.into_iter().filter_map(keep).collect());
             }
         };
         namespace.run(move || {
-            let link = program.attach().map_err(io::Error::other)?;
-            let link = program.take_link(link).map_err(io::Error::other)?;
             // The walk is bound to the namespace of the thread that opens it.
             let file: File = link.into_file().map_err(io::Error::other)?;
             let mut kept = Vec::new();

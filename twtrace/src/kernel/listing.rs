@@ -17,9 +17,11 @@ use twtrace_common::{
     AF_INET, AF_INET6, Ended, Entered, Flow, Header, Kind, ended_flags, entered_flags,
 };
 
-use super::{Namespace, monotonic_ns, old};
+use super::{Namespace, monotonic_ns};
 use crate::{host::sockets, units::Hz};
 
+/// Where the range of ephemeral ports is told.
+const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 /// How much later the timer of a socket may be due than it was said to be: what the kernel and this
 /// program round. More, and it is another socket's.
 const SLACK_NS: u64 = 100_000_000;
@@ -27,9 +29,16 @@ const SLACK_NS: u64 = 100_000_000;
 /// The files of the thread's own namespace.
 const NET: &str = "/proc/thread-self/net";
 
-/// What a socket that was there at the start has instead of an address: a number below this, and no
+/// What a socket that the kernel side does not follow has instead of an address: a number below this, and no
 /// kernel has anything there.
 const LEAST_ADDRESS: u64 = 1 << 30;
+
+/// `ip_local_port_range` of this namespace.
+pub fn port_range() -> Option<(u16, u16)> {
+    let text = std::fs::read_to_string(PORT_RANGE).ok()?;
+    let mut words = text.split_whitespace().map(str::parse);
+    Some((words.next()?.ok()?, words.next()?.ok()?))
+}
 
 /// Whether this stands for the address of a socket that was there at the start.
 pub fn is_number(tw: u64) -> bool {
@@ -43,7 +52,7 @@ pub fn is_number(tw: u64) -> bool {
 pub fn read(namespace: &Namespace) -> io::Result<Vec<Entered>> {
     let inum = namespace.inum;
     namespace.run(move || {
-        let range = old::port_range().unwrap_or_default();
+        let range = port_range().unwrap_or_default();
         let hz = Hz::of_running_kernel();
         let mut found = Vec::new();
         sockets::read(Path::new(NET), |socket| {
@@ -66,7 +75,7 @@ fn record(
 ) -> Option<Entered> {
     let (local, remote) = socket.ends()?;
     let time_wait = socket.time_wait()?;
-    let left = time_wait.left.as_millis() * u128::from(hz.ticks()) / 1000;
+    let left_ms = u64::try_from(time_wait.left.as_millis()).unwrap_or(u64::MAX);
     // Of the full socket nothing is left, and of this one the list tells no timestamp.
     const UNKNOWN: u16 = entered_flags::TIMESTAMPS_UNKNOWN
         | entered_flags::SETTINGS_UNKNOWN
@@ -87,7 +96,7 @@ fn record(
             port_low,
             port_high,
         },
-        armed: u32::try_from(left).unwrap_or(u32::MAX),
+        armed: hz.jiffies(left_ms),
         family: if socket.is_v6 { AF_INET6 } else { AF_INET },
         ..Entered::default()
     })
@@ -117,6 +126,7 @@ impl Ends {
 }
 
 /// The sockets followed, by their ends.
+#[derive(Clone)]
 pub struct ByEnds {
     sockets: HashTable<Entered>,
     /// Numbers given.
@@ -130,12 +140,13 @@ impl ByEnds {
         Self { sockets: HashTable::new(), numbers: 0, hz }
     }
 
-    /// Follows a socket that was there at the start. Answers its record with a number in it.
+    /// Follows a socket that was there at the start, or whose entry was missed. Answers its record
+    /// with a number in it.
     pub fn number(&mut self, listed: Entered) -> Entered {
         self.numbers += 1;
-        let present = Entered { tw: self.numbers, ..listed };
-        self.insert(present);
-        present
+        let numbered = Entered { tw: self.numbers, ..listed };
+        self.insert(numbered);
+        numbered
     }
 
     /// A socket entered.
@@ -146,7 +157,8 @@ impl ByEnds {
         }
     }
 
-    /// A socket ended. If it is one that was there at the start its record gets its number.
+    /// A socket ended. If it is one that has a number its record gets it, and if that one was not there
+    /// at the start the time of its entry.
     pub fn end(&mut self, ended: &mut Ended) {
         let ends = Ends::of(&ended.header, &ended.flow);
         let untracked = ended.header.flags & ended_flags::UNTRACKED != 0;
@@ -162,7 +174,12 @@ impl ByEnds {
         let (socket, _) = entry.remove();
         if untracked {
             ended.tw = socket.tw;
-            ended.header.flags ^= ended_flags::UNTRACKED | ended_flags::PRESENT;
+            ended.header.flags ^= ended_flags::UNTRACKED;
+            if socket.header.kind == Kind::Present as u8 {
+                ended.header.flags |= ended_flags::PRESENT;
+            } else {
+                ended.entered_ns = socket.mono_ns;
+            }
         }
     }
 
@@ -230,7 +247,9 @@ mod tests {
     #[test]
     fn the_end_of_a_socket_that_was_there_gets_its_number_once() {
         let mut sockets = ByEnds::new(Hz::new(250));
-        let number = sockets.number(entered(0, 5, 4000)).tw;
+        let mut present = entered(0, 5, 4000);
+        present.header.kind = Kind::Present as u8;
+        let number = sockets.number(present).tw;
         assert!(is_number(number) && !is_number(0) && !is_number(ADDRESS));
         let mut end = ended(ADDRESS, 0, 4000);
         sockets.end(&mut end);
@@ -238,6 +257,17 @@ mod tests {
         let mut second = ended(ADDRESS, 0, 4000);
         sockets.end(&mut second);
         assert_eq!(second, ended(ADDRESS, 0, 4000), "nobody's");
+    }
+
+    #[test]
+    fn the_end_of_a_socket_whose_entry_was_missed_gets_its_number_and_the_time_of_its_entry() {
+        let mut sockets = ByEnds::new(Hz::new(250));
+        let mut adopted = entered(0, 5, 4000);
+        adopted.header.kind = Kind::Entered as u8;
+        let number = sockets.number(adopted).tw;
+        let mut end = ended(ADDRESS, 0, 4000);
+        sockets.end(&mut end);
+        assert_eq!((end.tw, end.entered_ns, end.header.flags), (number, 5, 0));
     }
 
     #[test]

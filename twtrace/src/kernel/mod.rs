@@ -3,139 +3,47 @@
 
 mod attach;
 mod btf;
+mod clock;
+mod events;
+mod failures;
 mod hooks;
 mod inventory;
 mod layout;
 mod listing;
+mod maps;
 mod namespaces;
 mod object;
-mod old;
-mod outlet;
+mod options;
 mod perf;
+mod platform;
 mod preflight;
+mod programs;
 pub mod rights;
+mod ringbuf;
 mod selftest;
 mod source;
 mod symbols;
+mod waiting;
+mod walks;
 
-use std::{fmt, path::PathBuf};
+use std::path::{Path, PathBuf};
 
-use rustix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
-
-pub use attach::{Options, ProgramCost, Refusal, Tracer};
+pub use attach::Tracer;
 pub use btf::{BtfError, BtfIndex};
+pub use clock::monotonic_ns;
 pub use inventory::Inventory;
 pub use layout::resolve as resolve_layout;
-pub use namespaces::{Namespace, Namespaces, find as find_namespace};
-pub use object::ObjectKind;
+pub use namespaces::{
+    Namespace, Namespaces, Visitor, cookie as netns_cookie, find as find_namespace,
+    find_known as find_known_namespace,
+};
+pub use object::bytes as object_bytes;
+pub use options::Options;
 pub use preflight::{give_back_memory, release};
-pub use source::{Source, Totals};
+pub use source::{Followed, SocketNames, Source};
 pub use symbols::SymbolError;
 
-/// How the kernel programs are attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backend {
-    /// BPF trampolines on the kernel's functions: the cheapest.
-    Fentry,
-    /// kprobes and kretprobes on the same functions.
-    Kprobe,
-    /// Timer and socket-state tracepoints, where functions cannot be hooked.
-    Tracepoint,
-}
-
-impl Backend {
-    /// From the cheapest and most complete to the last resort.
-    pub const PREFERENCE: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Tracepoint];
-
-    /// Name in output and on the command line.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fentry => "fentry",
-            Self::Kprobe => "kprobe",
-            Self::Tracepoint => "tracepoint",
-        }
-    }
-
-    /// What it cannot see, one clause each.
-    pub const fn blind_spots(self) -> &'static [&'static str] {
-        match self {
-            Self::Fentry | Self::Kprobe => &[],
-            Self::Tracepoint => &[
-                "refused takeovers",
-                "bucket overflow",
-                "re-arms that land in the same timer bucket",
-            ],
-        }
-    }
-
-    /// Whether refusals and overflow are seen.
-    pub const fn sees_refusals(self) -> bool {
-        !matches!(self, Self::Tracepoint)
-    }
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Whether it is known where the kernel keeps its fields.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Types {
-    /// From the kernel's own type information, or from a file that a connection of our own proved
-    /// right.
-    #[default]
-    Known,
-    /// From a file that could not be tried out, for want of a loopback interface.
-    Unchecked,
-    /// Only what is the same in every kernel: the front of a socket.
-    Unknown,
-}
-
-impl Types {
-    /// Name in machine output.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Known => "known",
-            Self::Unchecked => "unchecked",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// Whether timestamps, RTO, owner and settings are read.
-    pub const fn are_known(self) -> bool {
-        !matches!(self, Self::Unknown)
-    }
-
-    /// What that means for the figures, and what to do, if anything.
-    pub const fn advice(self) -> Option<&'static str> {
-        match self {
-            Self::Known => None,
-            Self::Unchecked => Some(
-                "the BTF file could not be tried out, because loopback is down here: a file of \
-                 another kernel would give wrong figures",
-            ),
-            Self::Unknown => Some(
-                "not known without type information: timestamps, RTO, owner, what blocks the fast \
-                 path. Give a BTF file of this kernel with --btf FILE: see docs/OLD-KERNELS.md",
-            ),
-        }
-    }
-}
-
-/// What is not seen with these programs attached so.
-pub fn blind_spots(backend: Backend, object: ObjectKind, types: Types) -> Vec<&'static str> {
-    let mut spots = backend.blind_spots().to_vec();
-    spots.extend(object.blind_spots());
-    if !types.are_known() {
-        spots.push("refused takeovers");
-    }
-    spots
-}
+use crate::attached::{Backend, FailedWay};
 
 /// Why the kernel programs are not running; each message names what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -150,14 +58,16 @@ pub enum KernelError {
         missing: String,
     },
     /// The running kernel publishes no type information.
-    #[error(
-        "no kernel type information at {path}: this kernel was built without \
-         CONFIG_DEBUG_INFO_BTF; name a BTF file made for it with --btf FILE"
-    )]
+    #[error("{}", no_btf(.path))]
     NoBtf {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// The user wants no type information to be read.
+    #[error(
+        "--btf none leaves the kernel's types out, and only the programs of --object perf do without"
+    )]
+    TypesLeftOut,
     /// The type information is damaged or lacks a field twtrace needs.
     #[error("the type information in {path} does not fit: {source}")]
     BadBtf {
@@ -196,8 +106,8 @@ pub enum KernelError {
     /// The kernel charges maps to a limit that could not be raised.
     #[error(
         "the kernel refused twtrace's map {map}: before Linux 5.11 maps are charged to \
-         RLIMIT_MEMLOCK, which is {limit} and could not be raised: run with CAP_SYS_RESOURCE or \
-         after `ulimit -l unlimited`, or make the map smaller with --max-live"
+         RLIMIT_MEMLOCK, all of a user's together, which is {limit} and could not be raised: run \
+         with CAP_SYS_RESOURCE, after `ulimit -l unlimited`, or in a unit with LimitMEMLOCK=infinity"
     )]
     MemoryLimit {
         /// Name of the map.
@@ -232,7 +142,7 @@ pub enum KernelError {
     Object(String),
     /// Every way failed.
     #[error("{}", nothing_attached(.0))]
-    NothingAttached(Vec<Refusal>),
+    NothingAttached(Vec<FailedWay>),
     /// The sockets present at the start could not be read.
     #[error("cannot read the sockets already in TIME_WAIT: {0}")]
     Inventory(String),
@@ -253,18 +163,24 @@ pub enum KernelError {
     Ring(#[source] std::io::Error),
 }
 
+/// Why there are no types where they were looked for, and what to do.
+fn no_btf(path: &Path) -> String {
+    let shown = path.display();
+    if path == Path::new(object::VMLINUX) {
+        format!(
+            "no kernel type information at {shown}: this kernel was built without \
+             CONFIG_DEBUG_INFO_BTF; name a BTF file made for it with --btf FILE"
+        )
+    } else {
+        format!("there is no file {shown}: --btf takes a BTF file made for exactly this kernel")
+    }
+}
+
 /// One line for each way that was tried.
-fn nothing_attached(tried: &[Refusal]) -> String {
+fn nothing_attached(tried: &[FailedWay]) -> String {
     let mut text = String::from("no way to attach to the kernel worked:");
     for refusal in tried {
         text.push_str(&format!("\n  {}: {}", refusal.backend, refusal.reason));
     }
     text
-}
-
-/// `CLOCK_MONOTONIC` now, nanoseconds: the clock of the kernel programs.
-pub fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

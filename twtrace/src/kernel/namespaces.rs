@@ -4,11 +4,17 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, File},
     io,
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::{fs::MetadataExt, net::UnixDatagram},
+    },
     path::{Path, PathBuf},
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    fs::statfs,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 use super::KernelError;
 
@@ -38,15 +44,66 @@ impl Namespace {
         if inum_of(Path::new(OWN)) == Some(self.inum) {
             return Ok(job());
         }
-        let file = File::open(&self.path)?;
+        Visitor::travel(|visitor| {
+            visitor.enter(self)?;
+            Ok(job())
+        })?
+    }
+}
+
+/// A thread that goes from namespace to namespace.
+#[derive(Debug)]
+pub struct Visitor {
+    /// Where it is.
+    inside: Option<u32>,
+}
+
+impl Visitor {
+    /// Lets a thread go where `work` sends it, and waits for it.
+    ///
+    /// # Errors
+    /// The thread failed.
+    pub fn travel<T: Send>(work: impl FnOnce(&mut Self) -> T + Send) -> io::Result<T> {
         std::thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-                Ok(job())
-            });
-            thread.join().map_err(|_| io::Error::other("the thread inside the namespace failed"))?
+            let thread = scope.spawn(|| work(&mut Self { inside: inum_of(Path::new(OWN)) }));
+            thread.join().map_err(|_| io::Error::other("the thread inside the namespace failed"))
         })
     }
+
+    /// Enters a namespace. Nothing of those left is held: a file kept open in one would keep it alive.
+    ///
+    /// # Errors
+    /// Opening the namespace's file, or entering it (CAP_SYS_ADMIN, but for the one it is in).
+    pub fn enter(&mut self, namespace: &Namespace) -> io::Result<()> {
+        if self.inside != Some(namespace.inum) {
+            let file = File::open(&namespace.path)?;
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+            self.inside = Some(namespace.inum);
+        }
+        Ok(())
+    }
+}
+
+/// `SO_NETNS_COOKIE`, include/uapi/asm-generic/socket.h; 5.14 on.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// The cookie of the calling thread's namespace, which no other one ever has; 0 where it cannot be
+/// had.
+pub fn cookie() -> u64 {
+    let Ok(socket) = UnixDatagram::unbound() else { return 0 };
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and there is room for as many bytes as said.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if done == 0 { cookie } else { 0 }
 }
 
 /// All namespaces that a process is in or that a name holds. One kept by nothing but an open
@@ -62,14 +119,17 @@ impl Namespaces {
         let mut by_inum = BTreeMap::new();
         for named in entries(Path::new(NAMED)) {
             let name = named.file_name().map(|name| name.to_string_lossy().into_owned());
-            add(&mut by_inum, named, name);
+            if let Some(inum) = inum_of(&named) {
+                by_inum.entry(inum).or_insert(Namespace { inum, path: named, name });
+            }
         }
         for process in entries(Path::new("/proc")) {
             let is_process = process
                 .file_name()
                 .is_some_and(|name| name.to_string_lossy().bytes().all(|b| b.is_ascii_digit()));
-            if is_process {
-                add(&mut by_inum, process.join("ns/net"), None);
+            let path = process.join("ns/net");
+            if is_process && let Some(inum) = inum_of_link(&path) {
+                by_inum.entry(inum).or_insert(Namespace { inum, path, name: None });
             }
         }
         Self { by_inum }
@@ -96,15 +156,27 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     read.filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
-fn add(by_inum: &mut BTreeMap<u32, Namespace>, path: PathBuf, name: Option<String>) {
-    if let Some(inum) = inum_of(&path) {
-        by_inum.entry(inum).or_insert(Namespace { inum, path, name });
-    }
+/// Inode number that the link of a process tells, `net:[4026531840]`: at a fraction of what it costs
+/// to follow it, and there may be thousands.
+fn inum_of_link(path: &Path) -> Option<u32> {
+    let link = fs::read_link(path).ok()?;
+    link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Inode number of a namespace's file; those of namespaces fit 32 bits.
+/// Inode number of a network namespace's file; those of namespaces fit 32 bits. No other file has one.
 fn inum_of(path: &Path) -> Option<u32> {
+    if !is_of_namespaces(path) {
+        return None;
+    }
     fs::metadata(path).ok().and_then(|file| u32::try_from(file.ino()).ok())
+}
+
+/// `NSFS_MAGIC`, include/uapi/linux/magic.h.
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+
+/// Whether a file is a namespace's, found out without opening it.
+fn is_of_namespaces(path: &Path) -> bool {
+    statfs(path).is_ok_and(|system| u64::try_from(system.f_type) == Ok(NSFS_MAGIC))
 }
 
 /// Finds the namespace a user means: a name of `ip netns`, an inode number, or a path.
@@ -112,12 +184,22 @@ fn inum_of(path: &Path) -> Option<u32> {
 /// # Errors
 /// [`KernelError::NoNamespace`].
 pub fn find(wanted: &str) -> Result<u32, KernelError> {
-    let known = if let Ok(inum) = wanted.parse::<u32>() {
-        Some(inum)
-    } else if wanted.contains('/') {
-        inum_of(Path::new(wanted))
-    } else {
-        inum_of(&Path::new(NAMED).join(wanted))
+    if !wanted.contains('/') {
+        return find_known(wanted);
+    }
+    inum_of(Path::new(wanted)).ok_or_else(|| KernelError::NoNamespace { name: wanted.to_owned() })
+}
+
+/// The same by name or number alone: for those who may ask for namespaces, and not what else is on
+/// this host.
+///
+/// # Errors
+/// [`KernelError::NoNamespace`].
+pub fn find_known(wanted: &str) -> Result<u32, KernelError> {
+    let known = match wanted.parse::<u32>() {
+        Ok(inum) => Some(inum),
+        Err(_) if wanted.contains('/') => None,
+        Err(_) => inum_of(&Path::new(NAMED).join(wanted)),
     };
     known.ok_or_else(|| KernelError::NoNamespace { name: wanted.to_owned() })
 }
@@ -131,8 +213,23 @@ mod tests {
         let ours = inum_of(Path::new("/proc/self/ns/net")).unwrap();
         let found = Namespaces::scan();
         assert_eq!(found.get(ours).map(|namespace| namespace.inum), Some(ours));
+        assert_eq!(inum_of_link(Path::new("/proc/self/ns/net")), Some(ours));
+        assert_eq!(inum_of_link(Path::new("/proc/self/ns/pid")), None);
         assert_eq!(find("/proc/self/ns/net").unwrap(), ours);
         assert_eq!(find(&ours.to_string()).unwrap(), ours);
+    }
+
+    #[test]
+    fn no_other_file_is_taken_for_a_namespace() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        let told = |path: &str| find(path).unwrap_err().to_string().replace(path, "");
+        assert_eq!(told(path), told("/no/such/file"), "whether there is one is not told");
+        for wanted in [".", "..", "", "../netns"] {
+            assert!(find(wanted).is_err() && find_known(wanted).is_err(), "{wanted:?}");
+        }
+        assert!(find_known("/proc/self/ns/net").is_err(), "by name or number alone");
+        assert_eq!(find_known("4026531840").unwrap(), 4_026_531_840);
     }
 
     #[test]

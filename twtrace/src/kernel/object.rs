@@ -6,49 +6,20 @@ use std::{
 };
 
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::MapError};
-use serde::{Deserialize, Serialize};
-use twtrace_common::{CallerRange, Config, EndReason, Layout, MAX_CALLERS, entered_flags};
+use twtrace_common::{CallerRange, Config, EndReason, Field, Layout, MAX_CALLERS, entered_flags};
 
-use super::{BtfError, BtfIndex, KernelError, Options, preflight, symbols};
+use super::{BtfError, BtfIndex, KernelError, Options, namespaces, preflight, symbols};
+use crate::attached::{ObjectKind, TypesFrom};
 
 /// The two embedded objects, compiled by build.rs from the same bodies.
 static RINGBUF: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/twtrace-ringbuf"));
 static PERF: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/twtrace-perf"));
 
-/// Which object runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ObjectKind {
-    /// For kernels with ring buffers, 5.8 on.
-    #[default]
-    RingBuf,
-    /// For kernels from 4.4 on: perf buffers and kprobes.
-    Perf,
-}
-
-impl ObjectKind {
-    /// Name in output and on the command line.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::RingBuf => "ringbuf",
-            Self::Perf => "perf",
-        }
-    }
-
-    /// The ELF file.
-    pub fn bytes(self) -> &'static [u8] {
-        match self {
-            Self::RingBuf => RINGBUF,
-            Self::Perf => PERF,
-        }
-    }
-
-    /// What it cannot see, one clause each.
-    pub const fn blind_spots(self) -> &'static [&'static str] {
-        match self {
-            Self::RingBuf => &[],
-            Self::Perf => &["timestamps of sockets present at the start"],
-        }
+/// The ELF file of an object.
+pub const fn bytes(kind: ObjectKind) -> &'static [u8] {
+    match kind {
+        ObjectKind::RingBuf => RINGBUF,
+        ObjectKind::Perf => PERF,
     }
 }
 
@@ -62,15 +33,13 @@ pub struct PodConfig(pub Config);
 // SAFETY: Config is repr(C), integers only, without padding that matters: aya only copies it.
 unsafe impl aya::Pod for PodConfig {}
 
-/// The name of no file: do without types.
-const NONE: &str = "none";
-
 /// Reads the kernel's types, or those of the file the user named.
 pub fn read_types(options: &Options) -> Result<(PathBuf, BtfIndex<'static>), KernelError> {
-    if wants_none(options) {
-        return Err(KernelError::NoBtf { path: PathBuf::from(NONE) });
-    }
-    let path = options.btf.clone().unwrap_or_else(|| PathBuf::from(VMLINUX));
+    let path = match &options.btf {
+        TypesFrom::Kernel => PathBuf::from(VMLINUX),
+        TypesFrom::Nowhere => return Err(KernelError::TypesLeftOut),
+        TypesFrom::File(path) => path.clone(),
+    };
     match BtfIndex::from_file(&path) {
         Ok(types) => Ok((path, types)),
         Err(BtfError::Unreadable { source, .. }) if source.kind() == ErrorKind::NotFound => {
@@ -80,13 +49,12 @@ pub fn read_types(options: &Options) -> Result<(PathBuf, BtfIndex<'static>), Ker
     }
 }
 
-/// Whether the user wants no types to be read.
-pub fn wants_none(options: &Options) -> bool {
-    options.btf.as_deref().is_some_and(|path| path == Path::new(NONE))
-}
-
 /// What the programs need to know, with the fields where `layout` says.
-pub fn configure(options: &Options, layout: Layout) -> Config {
+pub fn configure(options: &Options, mut layout: Layout) -> Config {
+    if namespaces::cookie() == 0 {
+        // Both sides have to call a namespace the same.
+        layout.net_cookie = Field::default();
+    }
     Config {
         layout,
         follow_ends: u32::from(options.follow_ends),
@@ -103,23 +71,27 @@ pub fn configure(options: &Options, layout: Layout) -> Config {
     }
 }
 
-/// What each entry says of itself that it does not know.
+/// What each entry says of the kernel it comes from, above all what that does not tell.
 pub fn unknown(layout: &Layout) -> u16 {
-    let flag = |missing: bool, flag: u16| if missing { flag } else { 0 };
+    let flag = |holds: bool, flag: u16| if holds { flag } else { 0 };
     flag(!layout.ts_recent_stamp.exists(), entered_flags::TIMESTAMPS_UNKNOWN)
         | flag(!layout.sk_uid.exists(), entered_flags::OWNER_UNKNOWN)
         | flag(
             !layout.tcp_tw_reuse.exists() || !layout.tcp_timestamps.exists(),
             entered_flags::SETTINGS_UNKNOWN,
         )
+        // 4.19 gave the stamp another type and 2 its meaning; RHEL 8 took over both.
+        | flag(layout.ts_recent_stamp.size == 8, entered_flags::TWO_IS_ON)
 }
 
 /// Functions that mean something on the stack of an early end, as [`CallerRange`] says.
-fn callers() -> [(&'static str, u32); 15] {
+fn callers() -> [(&'static str, u32); 17] {
     [
         ("mod_timer", CallerRange::REARM),
         ("mod_timer_pending", CallerRange::REARM),
         ("__mod_timer", CallerRange::REARM),
+        ("migrate_timer_list", CallerRange::MOVE),
+        ("timers_dead_cpu", CallerRange::MOVE),
         ("__run_timers", EndReason::Expired as u32),
         ("expire_timers", EndReason::Expired as u32),
         ("run_timer_softirq", EndReason::Expired as u32),
@@ -244,6 +216,14 @@ mod tests {
         assert!(message.contains("has no BPF ring buffer"), "{message}");
         assert!(message.contains("needs Linux 5.8"), "{message}");
         assert!(message.contains(&preflight::release()), "{message}");
+    }
+
+    #[test]
+    fn types_that_are_not_there_are_told_by_where_they_were_looked_for() {
+        let told = |path: &str| KernelError::NoBtf { path: path.into() }.to_string();
+        assert!(told(VMLINUX).contains("name a BTF file made for it with --btf FILE"));
+        let given = told("/tmp/kernel.btf");
+        assert!(given.starts_with("there is no file /tmp/kernel.btf"), "{given}");
     }
 
     #[test]

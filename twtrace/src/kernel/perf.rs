@@ -1,258 +1,269 @@
-//! Events, totals and refusals of the object for old kernels.
-//!
-//! There is a buffer for each CPU, and between CPUs records come in no order. They are put into the
-//! order of their times here, and what is younger than the moment the reading began waits for the
-//! next one, so that no end comes out before its entry.
+//! Starts the object for perf buffers, on kernels from 4.4 on: settings in a map, kprobes, and a connection of our own that
+//! proves the positions of the fields right.
 
-use std::collections::{HashSet, VecDeque};
+use std::{collections::HashSet, path::Path};
 
 use aya::{
-    Ebpf, Pod,
-    maps::{
-        Array, HashMap, MapData, PerfEventArray,
-        perf::{PerfEvent, PerfEventArrayBuffer},
-    },
-    util::online_cpus,
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData},
+    util::nr_cpus,
 };
-use twtrace_common::{Counter, Cpu, Decode, Ended, Entered, Kind, PerCpuRefusal, RefusalKey};
+use twtrace_common::{Config, Field, Filter, Layout};
 
 use super::{
-    KernelError, Totals,
-    listing::{ByEnds, Ends},
-    monotonic_ns,
-    object::chain,
-    preflight,
-    source::take,
+    KernelError, Options,
+    events::OwnEvents,
+    hooks, layout, listing,
+    maps::take,
+    object::{self, PodConfig},
+    platform::Perf,
+    programs::{attach_kprobes, attach_one_kprobe, detach},
+    selftest::{self, Trial, Unproved},
+    symbols,
 };
-use crate::{event::BatchBuilder, units::Hz};
+use crate::attached::{Backend, FailedWay, ObjectKind, Types, TypesFrom};
 
-/// Least size of one CPU's buffer, bytes: two thousand events.
-const LEAST_BYTES: usize = 256 << 10;
-
-/// Key of the refusal map as aya wants it.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct PodKey(PerCpuRefusal);
-// SAFETY: integers only, no padding, which twtrace-common asserts.
-unsafe impl Pod for PodKey {}
-
-/// Element of the map of CPUs as aya wants it.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct PodCpu(Cpu);
-// SAFETY: repr(C), words only.
-unsafe impl Pod for PodCpu {}
-
-/// One record.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Record {
-    Entered(Entered),
-    Ended(Ended),
+/// Where the kernel lists its symbols.
+const KALLSYMS: &str = "/proc/kallsyms";
+/// Connections tried before what is not seen is taken not to be there.
+const TRIALS: usize = 3;
+/// The setting, where it can be seen.
+const RECYCLE: &str = "/proc/sys/net/ipv4/tcp_tw_recycle";
+/// The object, running.
+pub struct Started {
+    pub ebpf: Ebpf,
+    pub platform: Perf,
+    pub types: Types,
+    /// Whether the number of a namespace can be read.
+    pub numbers_namespaces: bool,
+    /// Where the kernel keeps its fields.
+    pub layout: Layout,
+    pub attached: Vec<&'static str>,
+    /// Whether the kernel recycles TIME_WAIT sockets (`tcp_tw_recycle`, up to 4.11).
+    pub recycles: bool,
+    /// What the kprobes leave, to be held until after the programs.
+    pub events: OwnEvents,
 }
 
-/// Perf buffers and arrays.
-pub struct PerfOutlet {
-    buffers: Vec<PerfEventArrayBuffer<MapData>>,
-    cpus: Array<MapData, PodCpu>,
-    refusals: HashMap<MapData, PodKey, u64>,
-    /// Read and not yet given out, by time.
-    waiting: VecDeque<Record>,
-    /// The sockets followed, as of what was given out.
-    sockets: ByEnds,
-    /// Records read, by kind: entries and ends.
-    received: [u64; 2],
-    /// Totals of what came before the session.
-    before: Totals,
-}
+/// Loads, attaches, and tries itself out.
+///
+/// # Errors
+/// What is missing, or what does not fit.
+pub fn start(options: &Options) -> Result<Started, KernelError> {
+    let known = match object::read_types(options) {
+        Ok((path, types)) => Some((layout::of_file(&path, &types)?, path)),
+        // Only the file that a user named has to be there.
+        Err(KernelError::TypesLeftOut) => None,
+        Err(KernelError::NoBtf { .. }) if options.btf == TypesFrom::Kernel => None,
+        Err(error) => return Err(error),
+    };
+    let types = if known.is_some() { Types::Known } else { Types::Unknown };
+    let layout = known.as_ref().map_or_else(layout::front, |(layout, _)| *layout);
+    let mut config = object::configure(options, layout);
+    add_globals(&mut config, layout);
+    // Before the programs, so that it is dropped after them.
+    let events = OwnEvents::begin();
+    let mut ebpf = load(options)?;
+    let mut platform = Perf::open(&mut ebpf, options.ring_bytes)?;
+    let mut config_map = ConfigMap::take(&mut ebpf)?;
 
-impl PerfOutlet {
-    /// Takes the maps of a loaded object and opens a buffer for each CPU, `bytes` in all.
-    pub fn open(ebpf: &mut Ebpf, bytes: u32) -> Result<Self, KernelError> {
-        let object = |error: aya::maps::MapError| KernelError::Object(error.to_string());
-        let cpus = online_cpus()
-            .map_err(|(path, error)| KernelError::Object(format!("{path}: {error}")))?;
-        let each = (bytes as usize / cpus.len().max(1)).max(LEAST_BYTES);
-        let pages = (each / rustix::param::page_size()).next_power_of_two();
-        let mut events = PerfEventArray::try_from(take(ebpf, "EVENTS")?).map_err(object)?;
-        let open = |cpu| {
-            events.open(cpu, Some(pages)).map_err(|error| {
-                let hint = preflight::perf_hint();
-                KernelError::Object(format!("perf buffer of CPU {cpu}: {}{hint}", chain(&error)))
-            })
-        };
-        Ok(Self {
-            buffers: cpus.into_iter().map(open).collect::<Result<_, _>>()?,
-            cpus: Array::try_from(take(ebpf, "CPUS")?).map_err(object)?,
-            refusals: HashMap::try_from(take(ebpf, "REFUSALS")?).map_err(object)?,
-            waiting: VecDeque::new(),
-            sockets: ByEnds::new(Hz::of_running_kernel()),
-            received: [0; 2],
-            before: Totals::default(),
-        })
+    let trial = Trial::connect();
+    if let (Types::Unknown, Ok(trial)) = (types, &trial) {
+        config.layout.net_inum = learn(&mut ebpf, &mut platform, &mut config_map, config, trial)?;
     }
-
-    /// Forgets all that came so far: it is of before the session.
-    pub fn begin(&mut self) -> Result<(), KernelError> {
-        self.before = self.counted()?;
-        self.read();
-        self.waiting.clear();
-        self.received = [0; 2];
-        Ok(())
+    let can_single_out = config.layout.net_inum.exists();
+    if options.filter.netns != 0 && !can_single_out {
+        return Err(KernelError::NoNamespaceNumber);
     }
-
-    /// Takes out what waits in every buffer, as it is.
-    pub fn read_raw(&mut self, mut take: impl FnMut(&[u8])) {
-        let mut joined = Vec::new();
-        for buffer in &mut self.buffers {
-            buffer.for_each(|event| match event {
-                PerfEvent::Sample { head, tail: [] } => take(head),
-                PerfEvent::Sample { head, tail } => {
-                    joined.clear();
-                    joined.extend_from_slice(head);
-                    joined.extend_from_slice(tail);
-                    take(&joined);
-                }
-                // Found out from the totals, which know the kind.
-                PerfEvent::Lost { .. } => {}
-            });
-        }
-    }
-
-    /// Takes the records out of every buffer and puts them in order; none is given out yet.
-    pub fn read(&mut self) {
-        let mut fresh = Vec::new();
-        self.read_raw(|bytes| fresh.extend(Record::from_bytes(bytes)));
-        for record in &fresh {
-            self.received[usize::from(matches!(record, Record::Ended(_)))] += 1;
-        }
-        if !fresh.is_empty() {
-            self.waiting.extend(fresh);
-            self.waiting.make_contiguous().sort_by_key(Record::mono_ns);
-        }
-    }
-
-    /// Gives out what is older than this call, up to `most` records; all that waits, if nothing is.
-    pub fn drain(&mut self, batch: &mut BatchBuilder, most: usize) {
-        let mut until = monotonic_ns();
-        self.read();
-        if self.waiting.front().is_some_and(|first| first.mono_ns() > until) {
-            until = u64::MAX;
-        }
-        while batch.len() < most
-            && let Some(mut record) = self.waiting.pop_front_if(|record| record.mono_ns() <= until)
-        {
-            record.pass(&mut self.sockets);
-            batch.push(record.as_bytes());
-        }
-    }
-
-    /// Gives out those of the sockets listed at the start that were there before the session: of
-    /// the others there is a record among those that wait.
-    pub fn follow(&mut self, listed: Vec<Entered>, batch: &mut BatchBuilder) {
-        self.read();
-        let told: HashSet<Ends> = self.waiting.iter().map(Record::ends).collect();
-        for socket in listed {
-            if !told.contains(&Ends::of(&socket.header, &socket.flow)) {
-                batch.push(self.sockets.number(socket).as_bytes());
+    // Nothing but our own connection is reported until the positions have proved right.
+    config_map.set(&Config { filter: nothing(), ..config })?;
+    let functions = symbols::function_names(Path::new(KALLSYMS));
+    // Without types, what tcp_time_wait() is called with is all that tells the state.
+    let wanted = if options.follow_ends || !types.are_known() { hooks::ALL } else { hooks::ENTRY };
+    let attached = attach_kprobes(&mut ebpf, wanted, &functions).map_err(|reason| {
+        KernelError::NothingAttached(vec![FailedWay { backend: Backend::Kprobe, reason }])
+    })?;
+    let types = match trial {
+        Ok(trial) => {
+            let ends = options.follow_ends;
+            let outcome = try_out(trial, &mut platform, &mut config_map, config, ends)?;
+            if let Err(what) = outcome {
+                detach(&mut ebpf, &attached);
+                return Err(match known {
+                    Some((_, path)) => {
+                        let what = format!("of a connection that twtrace made to itself, {what}");
+                        KernelError::WrongTypes { path, what }
+                    }
+                    None => KernelError::UnknownLayout(what),
+                });
             }
+            types
+        }
+        Err(error) => {
+            tracing::debug!(%error, "no connection over loopback to try the positions out with");
+            if types.are_known() { Types::Unchecked } else { types }
+        }
+    };
+    platform.begin()?;
+    config_map.set(&config)?;
+    let layout = config.layout;
+    Ok(Started {
+        ebpf,
+        platform,
+        types,
+        numbers_namespaces: can_single_out,
+        layout,
+        attached,
+        recycles: recycles(&functions),
+        events,
+    })
+}
+
+/// Compares what the programs read of our own connection with what is known of it, more than once
+/// if they do not see all of it. The inner error says what does not fit.
+fn try_out(
+    first: Trial,
+    platform: &mut Perf,
+    config_map: &mut ConfigMap,
+    config: Config,
+    ends: bool,
+) -> Result<Result<(), String>, KernelError> {
+    let mut next = Some(first);
+    let mut fault = String::new();
+    for _ in 0..TRIALS {
+        let Some(trial) = next.take().or_else(|| Trial::connect().ok()) else { break };
+        let config = Config { filter: trial.filter(), follow_ends: 1, ..config };
+        config_map.set(&config)?;
+        match selftest::run(trial, platform, &config, ends) {
+            Ok(()) => return Ok(Ok(())),
+            Err(Unproved::Differs(what)) => return Ok(Err(what)),
+            Err(Unproved::Unseen(what)) => fault = what,
         }
     }
+    Ok(Err(fault))
+}
 
-    /// The sockets followed, by their ends.
-    pub fn sockets(&self) -> &ByEnds {
-        &self.sockets
+/// A filter that no socket passes.
+fn nothing() -> Filter {
+    // No namespace has number 1: they begin at 0xf0000000 (PROC_DYNAMIC_FIRST, fs/proc/generic.c).
+    Filter { netns: 1, ..Filter::default() }
+}
+
+/// The map of what the programs are told.
+pub struct ConfigMap(Array<MapData, PodConfig>);
+
+impl ConfigMap {
+    fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let map = Array::try_from(take(ebpf, "CONFIG")?);
+        Ok(Self(map.map_err(|error| KernelError::Object(error.to_string()))?))
     }
 
-    /// The exact totals, and what was lost.
-    ///
-    /// The kernel side cannot tell before 5.0. But it counts what it sends: whatever had been
-    /// counted when the reading began and did not arrive is lost.
-    pub fn totals(&mut self) -> Result<Totals, KernelError> {
-        let totals = self.counted()?.since(&self.before);
-        self.read();
-        let ends = totals.of(Counter::Ended) + totals.of(Counter::EndedUntracked);
-        let [entries_received, ends_received] = self.received;
-        let lost_entries = totals.of(Counter::Entered).saturating_sub(entries_received);
-        Ok(totals
-            .with(Counter::LostEntered, lost_entries)
-            .with(Counter::LostEnded, ends.saturating_sub(ends_received)))
-    }
-
-    /// What the kernel side has counted since it was loaded.
-    fn counted(&self) -> Result<Totals, KernelError> {
-        let mut totals = Totals::default();
-        for cpu in self.cpus.iter() {
-            let cpu = cpu.map_err(|error| KernelError::Object(error.to_string()))?;
-            for (counter, count) in Counter::ALL.iter().zip(cpu.0.totals) {
-                totals.add(*counter, count);
-            }
-        }
-        Ok(totals)
-    }
-
-    /// Shows each refusal count to `add`, CPU by CPU.
-    pub fn refusals(&self, mut add: impl FnMut(RefusalKey, u64)) {
-        for (key, count) in self.refusals.iter().filter_map(Result::ok) {
-            add(key.0.key, count);
-        }
+    fn set(&mut self, config: &Config) -> Result<(), KernelError> {
+        let set = self.0.set(0, PodConfig(*config), 0);
+        set.map_err(|error| KernelError::Object(error.to_string()))
     }
 }
 
-impl Record {
-    /// A record without the padding that the kernel puts behind it.
-    fn from_bytes(sample: &[u8]) -> Option<Self> {
-        if *sample.first()? == Kind::Ended as u8 {
-            Ended::from_bytes(sample).map(Self::Ended)
-        } else {
-            Entered::from_bytes(sample).map(Self::Entered)
-        }
-    }
+/// Creates the maps and reads the programs.
+fn load(options: &Options) -> Result<Ebpf, KernelError> {
+    let cpus =
+        nr_cpus().map_err(|(path, error)| KernelError::Object(format!("{path}: {error}")))?;
+    let live = if options.follow_ends { options.max_live.max(1) } else { 1 };
+    EbpfLoader::new()
+        .btf(None)
+        .map_max_entries("CPUS", u32::try_from(cpus).unwrap_or(u32::MAX))
+        .map_max_entries("LIVE", live)
+        .load(object::bytes(ObjectKind::Perf))
+        .map_err(object::object_error)
+}
 
-    fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Entered(entered) => entered.as_bytes(),
-            Self::Ended(ended) => ended.as_bytes(),
+/// Adds the settings that were global variables before namespaces had their own, and the port range
+/// for where the namespace's cannot be read.
+fn add_globals(config: &mut Config, layout: Layout) {
+    const REUSE: &str = "sysctl_tcp_tw_reuse";
+    const TIMESTAMPS: &str = "sysctl_tcp_timestamps";
+    const DEATH_ROW: &str = "tcp_death_row";
+    let found = symbols::variables(Path::new(KALLSYMS), &[REUSE, TIMESTAMPS, DEATH_ROW]);
+    let address = |name: &str| found.get(name).copied().unwrap_or(0);
+    let int = Field::whole(0, 4);
+    if !layout.tcp_tw_reuse.exists() && address(REUSE) != 0 {
+        (config.layout.tcp_tw_reuse, config.tcp_tw_reuse) = (int, address(REUSE));
+    }
+    if !layout.tcp_timestamps.exists() && address(TIMESTAMPS) != 0 {
+        (config.layout.tcp_timestamps, config.tcp_timestamps) = (int, address(TIMESTAMPS));
+    }
+    if !layout.tcp_tw_recycle.exists() && layout.death_row_recycle.exists() {
+        config.tcp_death_row = address(DEATH_ROW);
+        if config.tcp_death_row != 0 {
+            config.layout.tcp_tw_recycle = layout.death_row_recycle;
         }
     }
+    config.unknown = object::unknown(&config.layout);
+    if let Some((low, high)) = listing::port_range() {
+        (config.port_low, config.port_high) = (low, high);
+    }
+}
 
-    fn mono_ns(&self) -> u64 {
-        match self {
-            Self::Entered(entered) => entered.mono_ns,
-            Self::Ended(ended) => ended.mono_ns,
-        }
-    }
+/// Finds where a namespace keeps its number: it is looked for in what the programs show of the one
+/// that our own connection is in. A position that is not there, or not the only one, is not known.
+fn learn(
+    ebpf: &mut Ebpf,
+    platform: &mut Perf,
+    config_map: &mut ConfigMap,
+    config: Config,
+    trial: &Trial,
+) -> Result<Field, KernelError> {
+    const PROGRAM: &str = "kprobe_show_namespace";
+    let probe = Trial::connect().ok();
+    let (Some(probe), Some(inum)) = (probe, trial.netns()) else { return Ok(Field::default()) };
+    config_map.set(&Config { filter: probe.filter(), ..config })?;
+    attach_one_kprobe(ebpf, PROGRAM, "tcp_time_wait").map_err(|reason| {
+        KernelError::NothingAttached(vec![FailedWay { backend: Backend::Kprobe, reason }])
+    })?;
+    let shown = probe.end().ok().and_then(|_| selftest::first_bytes(platform));
+    detach(ebpf, &[PROGRAM]);
+    Ok(shown.map_or_else(Field::default, |bytes| position(&bytes, inum)))
+}
 
-    /// Namespace and ends of its socket.
-    fn ends(&self) -> Ends {
-        match self {
-            Self::Entered(entered) => Ends::of(&entered.header, &entered.flow),
-            Self::Ended(ended) => Ends::of(&ended.header, &ended.flow),
-        }
+/// Where the only aligned word with this value lies.
+fn position(bytes: &[u8], value: u32) -> Field {
+    let (words, _) = bytes.as_chunks::<4>();
+    let mut places = (0..).zip(words).filter(|(_, word)| u32::from_ne_bytes(**word) == value);
+    match (places.next(), places.next()) {
+        (Some((index, _)), None) => Field::whole(index * 4, 4),
+        _ => Field::default(),
     }
+}
 
-    /// Brings the sockets followed up to date, and itself: see [`ByEnds::end`].
-    fn pass(&mut self, sockets: &mut ByEnds) {
-        match self {
-            Self::Entered(entered) => sockets.enter(entered),
-            Self::Ended(ended) => sockets.end(ended),
-        }
+/// Whether the kernel recycles: by the function that only recycling calls, since its sysctl is
+/// there in the initial network namespace alone.
+///
+/// # Source
+/// `tcp_tw_remember_stamp()`, net/ipv4/tcp_metrics.c, 4.4 to 4.11.
+fn recycles(functions: &HashSet<String>) -> bool {
+    if functions.is_empty() {
+        return Path::new(RECYCLE).exists();
     }
+    functions.contains("tcp_tw_remember_stamp")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use twtrace_common::Header;
 
     #[test]
-    fn a_record_is_freed_of_the_kernels_padding() {
-        let header = Header { kind: Kind::Ended as u8, ..Header::default() };
-        let ended = Ended { header, mono_ns: 77, ..Ended::default() };
-        let padded = [ended.as_bytes(), &[0xee; 4]].concat();
-        let record = Record::from_bytes(&padded).unwrap();
-        assert_eq!(record, Record::Ended(ended));
-        assert_eq!((record.mono_ns(), record.as_bytes()), (77, ended.as_bytes()));
-        assert_eq!(Record::from_bytes(&padded[..40]), None, "cut short");
-        assert_eq!(Record::from_bytes(&[]), None);
+    fn recycling_exists_where_its_function_does_whatever_namespace_asks() {
+        let functions = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        assert!(recycles(&functions(&["tcp_time_wait", "tcp_tw_remember_stamp"])));
+        assert!(!recycles(&functions(&["tcp_time_wait"])));
+    }
+
+    #[test]
+    fn a_number_is_found_only_where_it_is_the_only_one() {
+        let bytes: Vec<u8> =
+            [7_u32, 0xf000_0001, 9, 9].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert_eq!(position(&bytes, 0xf000_0001), Field::whole(4, 4));
+        assert_eq!(position(&bytes, 9), Field::default(), "twice");
+        assert_eq!(position(&bytes, 8), Field::default(), "nowhere");
     }
 }

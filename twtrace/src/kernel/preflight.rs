@@ -6,6 +6,8 @@ use super::KernelError;
 
 /// Where securityfs shows the lockdown mode.
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+/// Number of the last capability that the kernel knows.
+const LAST_CAPABILITY: &str = "/proc/sys/kernel/cap_last_cap";
 /// CAP_SYS_ADMIN, include/uapi/linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
 /// CAP_PERFMON.
@@ -20,7 +22,9 @@ const CAP_BPF: u32 = 39;
 /// loading will tell.
 pub fn check() -> Result<(), KernelError> {
     if let Ok(status) = fs::read_to_string("/proc/self/status") {
-        let missing = missing_capabilities(&status);
+        let last = fs::read_to_string(LAST_CAPABILITY).ok();
+        let last = last.and_then(|text| text.trim().parse().ok()).unwrap_or(u32::MAX);
+        let missing = missing_capabilities(&status, last);
         if !missing.is_empty() {
             return Err(KernelError::Privilege { missing: missing.join(" and ") });
         }
@@ -28,12 +32,16 @@ pub fn check() -> Result<(), KernelError> {
     lockdown(Path::new(LOCKDOWN))
 }
 
-/// The capabilities among those needed that a `/proc/PID/status` text does not show as effective.
-fn missing_capabilities(status: &str) -> Vec<&'static str> {
+/// The capabilities among those needed that a `/proc/PID/status` text does not show as effective, on a
+/// kernel whose `last` one has this number: before 5.8 there is no CAP_BPF to be given.
+fn missing_capabilities(status: &str, last: u32) -> Vec<&'static str> {
     let Some(effective) = effective(status) else { return Vec::new() };
     let has = |capability: u32| effective & (1 << capability) != 0;
     if has(CAP_SYS_ADMIN) {
         return Vec::new();
+    }
+    if last < CAP_BPF {
+        return vec!["CAP_SYS_ADMIN"];
     }
     [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")]
         .into_iter()
@@ -61,6 +69,16 @@ fn lockdown(path: &Path) -> Result<(), KernelError> {
 /// Whether this kernel offers kprobes to perf, through which programs are attached to them.
 pub fn has_kprobes() -> bool {
     Path::new("/sys/bus/event_source/devices/kprobe/type").exists()
+}
+
+/// What to do about an error of a kprobe's that says nothing of it: before Linux 4.17 kprobes are made
+/// in tracefs.
+pub fn tracefs_hint(error: &str) -> &'static str {
+    if error.contains("tracefs not found") {
+        "; mount it: mount -t tracefs tracefs /sys/kernel/tracing, or debugfs at /sys/kernel/debug"
+    } else {
+        ""
+    }
 }
 
 /// What an error of perf's most probably comes from, if the user can do something about it: Debian's
@@ -114,12 +132,14 @@ mod tests {
 
     #[test]
     fn the_missing_capabilities_are_named() {
-        let with = |mask: u64| missing_capabilities(&format!("Name:\tx\nCapEff:\t{mask:016x}\n"));
+        let status = |mask: u64| format!("Name:\tx\nCapEff:\t{mask:016x}\n");
+        let with = |mask: u64| missing_capabilities(&status(mask), 40);
         assert_eq!(with(0), ["CAP_BPF", "CAP_PERFMON"]);
         assert_eq!(with(1 << CAP_BPF), ["CAP_PERFMON"]);
         assert!(with(1 << CAP_BPF | 1 << CAP_PERFMON).is_empty());
         assert!(with(1 << CAP_SYS_ADMIN).is_empty());
-        assert!(missing_capabilities("Name:\tx\n").is_empty(), "unknown is not missing");
+        assert_eq!(missing_capabilities(&status(0), 37), ["CAP_SYS_ADMIN"], "Linux 4.4");
+        assert!(missing_capabilities("Name:\tx\n", 40).is_empty(), "unknown is not missing");
     }
 
     #[test]

@@ -14,11 +14,11 @@ use std::{
 
 use rustix::net::sockopt::set_socket_linger;
 use twtrace_common::{
-    Config, Decode, EndReason, Ended, Entered, Filter, Kind, NET_BYTES, TCP_FIN_WAIT2,
+    Config, Decode, EndReason, Ended, Entered, Filter, Kind, NET_BYTES, PortChoice, TCP_FIN_WAIT2,
     entered_flags,
 };
 
-use super::{monotonic_ns, old, perf::PerfOutlet};
+use super::{listing, monotonic_ns, platform::Perf};
 use crate::units::Hz;
 
 /// Longest wait for the kernel's side of the connection, and for what the programs say.
@@ -34,10 +34,12 @@ pub struct Trial {
     server: TcpStream,
     local: SocketAddr,
     remote: SocketAddr,
+    begun: Clocks,
 }
 
 /// What is known of it otherwise.
 pub struct Truth {
+    begun: Clocks,
     local: SocketAddr,
     remote: SocketAddr,
     netns: Option<u32>,
@@ -51,6 +53,7 @@ impl Trial {
     /// # Errors
     /// Loopback is down in this namespace.
     pub fn connect() -> io::Result<Self> {
+        let begun = Clocks::now();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let remote = listener.local_addr()?;
         let client = TcpStream::connect_timeout(&remote, PATIENCE)?;
@@ -64,7 +67,7 @@ impl Trial {
         // One that is dropped before its end leaves nothing in TIME_WAIT.
         set_socket_linger(&client, Some(Duration::ZERO))?;
         server.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { client, server, local, remote })
+        Ok(Self { client, server, local, remote, begun })
     }
 
     /// Lets only this connection pass.
@@ -100,6 +103,7 @@ impl Trial {
             info = tcp_info(&self.client)?;
         }
         let truth = Truth {
+            begun: self.begun,
             local: self.local,
             remote: self.remote,
             netns: self.netns(),
@@ -148,10 +152,10 @@ fn tcp_info(socket: &TcpStream) -> io::Result<libc::tcp_info> {
 }
 
 /// The first thing the programs say, if it is the beginning of a namespace.
-pub fn first_bytes(outlet: &mut PerfOutlet) -> Option<Vec<u8>> {
+pub fn first_bytes(platform: &mut Perf) -> Option<Vec<u8>> {
     let mut found = None;
     wait_until(|| {
-        outlet.read_raw(|bytes| {
+        platform.read_raw(|bytes| {
             found = found.take().or_else(|| bytes.get(..NET_BYTES).map(<[u8]>::to_vec));
         });
         found.is_some()
@@ -160,7 +164,7 @@ pub fn first_bytes(outlet: &mut PerfOutlet) -> Option<Vec<u8>> {
 }
 
 /// What a trial came to, if not to agreement.
-pub enum Fault {
+pub enum Unproved {
     /// Something was not seen, which happens when the kernel skips a program; another trial may
     /// tell more.
     Unseen(String),
@@ -171,16 +175,17 @@ pub enum Fault {
 /// Ends the connection and compares.
 pub fn run(
     trial: Trial,
-    outlet: &mut PerfOutlet,
+    platform: &mut Perf,
     config: &Config,
     follows_ends: bool,
-) -> Result<(), Fault> {
-    let unseen = |what: &str| Fault::Unseen(what.to_owned());
-    let truth = trial.end().map_err(|error| Fault::Unseen(format!("its end failed: {error}")))?;
+) -> Result<(), Unproved> {
+    let unseen = |what: &str| Unproved::Unseen(what.to_owned());
+    let truth =
+        trial.end().map_err(|error| Unproved::Unseen(format!("its end failed: {error}")))?;
     let mut entered = None;
     let mut ended = None;
     wait_until(|| {
-        outlet.read_raw(|bytes| match bytes.first() {
+        platform.read_raw(|bytes| match bytes.first() {
             Some(kind) if *kind == Kind::Entered as u8 => {
                 entered = entered.or(Entered::from_bytes(bytes));
             }
@@ -191,9 +196,9 @@ pub fn run(
         entered.is_some() && (ended.is_some() || !ends)
     });
     let entered = entered.ok_or_else(|| unseen("the entry was not seen"))?;
-    truth.compare(&entered, config).map_err(Fault::Differs)?;
+    truth.compare(&entered, config).map_err(Unproved::Differs)?;
     match ended {
-        Some(ended) => compare_end(&entered, &ended).map_err(Fault::Differs),
+        Some(ended) => compare_end(&entered, &ended).map_err(Unproved::Differs),
         // With the buckets full there is no socket that could end.
         None if !follows_ends || overflowed(entered) => Ok(()),
         None => Err(unseen("the end was not seen")),
@@ -232,8 +237,10 @@ impl Truth {
             let (negotiated, stamp) = (flag(entered_flags::TSTAMP_OK), entered.ts_recent_stamp);
             equal("the use of timestamps", self.timestamps, negotiated)?;
             equal("the use of timestamps", self.timestamps, stamp != 0)?;
-            if self.timestamps && !is_now(stamp) {
-                return Err(format!("the last timestamp came now, and {stamp} s was read"));
+            if self.timestamps && !self.begun.until_now(stamp) {
+                return Err(format!(
+                    "the last timestamp came after it began, and {stamp} s was read"
+                ));
             }
         }
         if config.layout.icsk_rto.exists() {
@@ -246,11 +253,12 @@ impl Truth {
             }
         }
         if config.layout.ip_local_ports.exists() {
-            let range = old::port_range().unwrap_or_default();
+            let range = listing::port_range().unwrap_or_default();
             equal("the port range", range, (flow.port_low, flow.port_high))?;
         }
-        if config.layout.tb_fastreuse.exists() {
-            equal("connect()'s choice of the port", true, flag(entered_flags::AUTOBOUND))?;
+        if config.layout.tb_fastreuse.exists() && config.layout.sk_max_ack_backlog.exists() {
+            let choice = PortChoice::from_u8(entered.chosen);
+            equal("who chose the port", PortChoice::Connect, choice)?;
         }
         if knows(entered_flags::SETTINGS_UNKNOWN) {
             let sysctl = |name: &str| {
@@ -270,14 +278,31 @@ impl Truth {
     }
 }
 
-/// Whether a stamp is of this moment: of the clock that counts from the boot (Linux 4.19 on), or of
-/// the time of day.
-fn is_now(stamp: i64) -> bool {
-    const SLACK_S: u64 = 5;
-    let since_boot = i64::try_from(monotonic_ns() / 1_000_000_000).unwrap_or(0);
-    let day = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let day = i64::try_from(day.as_secs()).unwrap_or(0);
-    stamp.abs_diff(since_boot) <= SLACK_S || stamp.abs_diff(day) <= SLACK_S
+/// The clocks that the kernel stamps a connection by, whole seconds.
+#[derive(Clone, Copy)]
+struct Clocks {
+    since_boot: i64,
+    day: i64,
+}
+
+impl Clocks {
+    fn now() -> Self {
+        let day = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            since_boot: i64::try_from(monotonic_ns() / 1_000_000_000).unwrap_or(0),
+            day: i64::try_from(day.as_secs()).unwrap_or(0),
+        }
+    }
+
+    /// Whether a stamp is of the time from then on, however slow the machine is: of the clock that
+    /// counts from the boot (Linux 4.19 on), or of the time of day.
+    fn until_now(self, stamp: i64) -> bool {
+        // The kernel's seconds are those of its last tick; the time of day may be set meanwhile.
+        const SLACK_S: i64 = 5;
+        let now = Self::now();
+        let within = |from: i64, to: i64| (from - SLACK_S..=to + SLACK_S).contains(&stamp);
+        within(self.since_boot, now.since_boot) || within(self.day, now.day)
+    }
 }
 
 /// Whether user ids are the kernel's own: not in a user namespace.

@@ -1,23 +1,38 @@
 //! Reads what the kernel programs send and count.
 
-use std::{collections::HashMap as StdHashMap, os::fd::AsRawFd};
+use std::{
+    collections::HashMap as StdHashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData},
+    maps::{HashMap, MapData},
 };
-use serde::{Deserialize, Serialize};
-use tokio::io::{Interest, unix::AsyncFd};
-use twtrace_common::{Counter, Entered, Live, RefusalKey, Refusals};
+use twtrace_common::{
+    Counter, Decode as _, Entered, Failure, FailureKey, Live, NetnsCounts, NetnsKey, RefusalKey,
+    Refusals, TCP_FIN_WAIT2,
+};
 
-use super::{KernelError, listing, outlet::Outlet};
+use super::{
+    KernelError,
+    failures::FailureMap,
+    listing::{self, ByEnds},
+    maps::take,
+    platform::Platform,
+    waiting::Waiting,
+};
 use crate::{
     event::{Batch, BatchBuilder},
     peer::Refused,
+    totals::Totals,
 };
 
 /// Most records taken out of the buffer before whoever waits gets a turn.
 const BATCH: usize = 16_384;
+
+/// Only what is not there yet, `include/uapi/linux/bpf.h`.
+const BPF_NOEXIST: u64 = 1;
 
 /// Value of the live map as aya wants it.
 #[derive(Clone, Copy)]
@@ -26,81 +41,80 @@ struct PodLive(Live);
 // SAFETY: repr(C) and integers only; every byte is written by the kernel side.
 unsafe impl Pod for PodLive {}
 
-/// Exact totals of the kernel programs, all CPUs together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Vec<u64>", into = "Vec<u64>")]
-pub struct Totals {
-    by_counter: [u64; Counter::COUNT as usize],
-}
+/// The sockets that the kernel side follows, for whichever thread.
+#[derive(Clone)]
+pub struct Followed(Arc<Mutex<HashMap<MapData, u64, PodLive>>>);
 
-impl From<Vec<u64>> for Totals {
-    /// By index; counters that whoever wrote them did not have are 0.
-    fn from(counts: Vec<u64>) -> Self {
-        let mut totals = Self::default();
-        for (total, count) in totals.by_counter.iter_mut().zip(counts) {
-            *total = count;
+impl Followed {
+    /// Whether the kernel side still follows the socket that entered at `entered_ns`. Of one that it
+    /// never followed the answer is yes: it cannot tell.
+    pub fn holds(&self, tw: u64, entered_ns: u64) -> bool {
+        let live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        listing::is_number(tw) || live.get(&tw, 0).is_ok_and(|live| live.0.entered_ns == entered_ns)
+    }
+
+    /// Whether the kernel side follows a socket at this address. Of one without an address the answer
+    /// is yes, as above.
+    pub fn has(&self, tw: u64) -> bool {
+        let live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        listing::is_number(tw) || live.get(&tw, 0).is_ok()
+    }
+
+    /// Makes the kernel side follow a socket, unless it follows one at this address.
+    pub fn follow(&self, tw: u64, socket: Live) -> bool {
+        let mut live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        live.insert(tw, PodLive(socket), BPF_NOEXIST).is_ok()
+    }
+
+    /// Makes the kernel side let go of a socket whose end it missed, unless the address has
+    /// become another socket's. Answers whether it did: not, if the socket has ended just now.
+    pub fn forget(&self, tw: u64, entered_ns: u64) -> bool {
+        if !self.holds(tw, entered_ns) {
+            return false;
         }
-        totals
+        let mut live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        live.remove(&tw).is_ok()
     }
 }
 
-impl From<Totals> for Vec<u64> {
-    fn from(totals: Totals) -> Self {
-        totals.by_counter.to_vec()
-    }
-}
+/// How a socket found in TIME_WAIT is called.
+#[derive(Clone)]
+pub struct SocketNames(Option<ByEnds>);
 
-impl Totals {
-    /// One total.
-    pub fn of(&self, counter: Counter) -> u64 {
-        self.by_counter[counter as usize]
-    }
-
-    /// Totals with one of them set; for sources that are not a kernel.
-    #[must_use]
-    pub fn with(mut self, counter: Counter, value: u64) -> Self {
-        self.by_counter[counter as usize] = value;
-        self
-    }
-
-    /// What was counted since `before`. A counter that is behind it wraps, as one that a feed
-    /// from the middle sets back does.
-    #[must_use]
-    pub fn since(mut self, before: &Self) -> Self {
-        for (count, before) in self.by_counter.iter_mut().zip(before.by_counter) {
-            *count = count.wrapping_sub(before);
+impl SocketNames {
+    /// The name that its end will have: its address, or the number that stands for it. `None` if it
+    /// is not followed.
+    pub fn of(&self, found: Entered) -> Option<Entered> {
+        match &self.0 {
+            Some(sockets) => sockets.named(&found),
+            None => Some(found),
         }
-        self
-    }
-
-    /// Events that found no room in the buffer.
-    pub fn lost(&self) -> u64 {
-        self.of(Counter::LostEntered) + self.of(Counter::LostEnded) + self.of(Counter::LostPresent)
-    }
-}
-
-impl Totals {
-    /// Adds one CPU's count.
-    pub(super) fn add(&mut self, counter: Counter, count: u64) {
-        self.by_counter[counter as usize] += count;
     }
 }
 
 /// What the kernel programs have to say.
 pub struct Source {
-    outlet: Outlet,
-    live: HashMap<MapData, u64, PodLive>,
+    platform: Platform,
+    followed: Followed,
+    waiting: Option<Waiting>,
+    /// Sockets adopted, and those of them in FIN_WAIT2.
+    adopted: [u64; 2],
     seen_refusals: StdHashMap<RefusalKey, Refusals>,
+    failures: FailureMap,
     batch: BatchBuilder,
 }
 
 impl Source {
-    pub(super) fn new(ebpf: &mut Ebpf, outlet: Outlet) -> Result<Self, KernelError> {
+    pub(super) fn new(ebpf: &mut Ebpf, platform: Platform) -> Result<Self, KernelError> {
         let live = HashMap::try_from(take(ebpf, "LIVE")?);
+        let live = live.map_err(|error| KernelError::Object(error.to_string()))?;
         Ok(Self {
-            outlet,
-            live: live.map_err(|error| KernelError::Object(error.to_string()))?,
+            platform,
+            followed: Followed(Arc::new(Mutex::new(live))),
+            waiting: Waiting::open(ebpf)?,
+            adopted: [0; 2],
             seen_refusals: StdHashMap::new(),
+            failures: FailureMap::open(ebpf)?,
             batch: BatchBuilder::default(),
         })
     }
@@ -111,50 +125,98 @@ impl Source {
     /// # Errors
     /// [`KernelError::Ring`].
     pub async fn readable(&self) -> Result<(), KernelError> {
-        self.outlet.readable().await
+        self.platform.readable().await
     }
 
     /// Takes out what is waiting now, up to a bound; `None` when nothing was.
     pub fn drain(&mut self) -> Option<Batch> {
-        self.outlet.drain(&mut self.batch, BATCH);
+        self.platform.drain(&mut self.batch, BATCH);
         (!self.batch.is_empty()).then(|| self.batch.take())
     }
 
     /// Takes out what is waiting while the sockets that were there at the start are being found;
     /// `None` also when it has to wait for what is found.
     pub fn drain_meanwhile(&mut self) -> Option<Batch> {
-        self.outlet.drain_meanwhile(&mut self.batch, BATCH);
+        self.platform.drain_meanwhile(&mut self.batch, BATCH);
         (!self.batch.is_empty()).then(|| self.batch.take())
     }
 
     /// Follows those of the sockets listed at the start that were there before the session, and
     /// answers their records.
     pub fn follow(&mut self, listed: Vec<Entered>) -> Batch {
-        self.outlet.follow(listed, &mut self.batch);
+        self.platform.follow(listed, &mut self.batch);
         self.batch.take()
     }
 
-    /// Gives a socket found in TIME_WAIT the name that its end will have: its address, or the number
-    /// that stands for it. `None` if it is not followed.
-    pub fn named(&self, found: Entered) -> Option<Entered> {
-        match self.outlet.by_ends() {
-            Some(sockets) => sockets.named(&found),
-            None => Some(found),
+    /// Counts sockets whose entry was missed and that are followed now, showing each to `note`; of
+    /// those that nobody follows yet not more than are missing, by namespace. Whatever waits has to
+    /// have been taken out before.
+    pub fn adopt(
+        &mut self,
+        entries: Vec<Entered>,
+        missing: StdHashMap<u32, u64>,
+        mut note: impl FnMut(&Entered),
+    ) -> Option<Batch> {
+        for entry in self.platform.adopt(entries, missing) {
+            note(&entry);
+            self.adopted[0] += 1;
+            self.adopted[1] += u64::from(entry.header.state == TCP_FIN_WAIT2);
+            // What its timer was armed with was not seen.
+            self.batch.push(Entered { armed: 0, ..entry }.as_bytes());
         }
+        (!self.batch.is_empty()).then(|| self.batch.take())
     }
 
-    /// Reads the exact totals.
+    /// Gives sockets found in TIME_WAIT their names, as they are now.
+    pub fn names(&self) -> SocketNames {
+        SocketNames(self.platform.by_ends().cloned())
+    }
+
+    /// The sockets that the kernel side follows.
+    pub fn followed(&self) -> Followed {
+        self.followed.clone()
+    }
+
+    /// What was counted of a namespace.
+    pub fn counted(&self, key: &NetnsKey) -> NetnsCounts {
+        self.platform.counted(key)
+    }
+
+    /// The namespaces of which something was counted, and what.
+    pub fn counted_namespaces(&self) -> StdHashMap<NetnsKey, NetnsCounts> {
+        self.platform
+            .namespaces()
+            .into_iter()
+            .map(|key| (key, self.platform.counted(&key)))
+            .collect()
+    }
+
+    /// Makes room for other namespaces.
+    pub fn forget_namespace(&mut self, key: &NetnsKey) {
+        self.platform.forget_namespace(key);
+    }
+
+    /// Reads the exact totals. Whatever they count has a record that can be taken out now, unless it
+    /// is lost.
     ///
     /// # Errors
     /// [`KernelError::Object`].
     pub fn totals(&mut self) -> Result<Totals, KernelError> {
-        self.outlet.totals()
+        let totals = self.platform.totals()?;
+        if let Some(waiting) = &mut self.waiting {
+            waiting.take(&mut self.batch);
+        }
+        let [adopted, fin_wait2] = self.adopted;
+        Ok(totals
+            .with(Counter::Adopted, adopted)
+            .with(Counter::Entered, totals.of(Counter::Entered) + adopted)
+            .with(Counter::EnteredFinWait2, totals.of(Counter::EnteredFinWait2) + fin_wait2))
     }
 
     /// Refusals that came since the last call, by peer.
     pub fn new_refusals(&mut self) -> Vec<(RefusalKey, Refused)> {
         let mut all: StdHashMap<RefusalKey, Refusals> = StdHashMap::new();
-        self.outlet.refusals(|key, count| {
+        self.platform.refusals(|key, count| {
             let peer = all.entry(RefusalKey { reason: 0, ..key }).or_default();
             if let Some(total) = peer.by_reason.get_mut(usize::from(key.reason)) {
                 *total += count;
@@ -171,30 +233,8 @@ impl Source {
         changed
     }
 
-    /// Whether the kernel side still follows the socket that entered at `entered_ns`. Of one that it
-    /// never followed the answer is yes: it cannot tell.
-    pub fn follows(&self, tw: u64, entered_ns: u64) -> bool {
-        listing::is_number(tw)
-            || self.live.get(&tw, 0).is_ok_and(|live| live.0.entered_ns == entered_ns)
+    /// Calls that failed since the last call of this, by place, cause and process.
+    pub fn new_failures(&mut self) -> Vec<(FailureKey, Failure)> {
+        self.failures.news()
     }
-
-    /// Makes the kernel side let go of a socket whose end it missed, unless the address has
-    /// become another socket's.
-    pub fn forget(&mut self, tw: u64, entered_ns: u64) {
-        if self.follows(tw, entered_ns) {
-            // It may have ended just now; then there is nothing left to remove.
-            let _ = self.live.remove(&tw);
-        }
-    }
-}
-
-/// Registers something of aya's that owns a descriptor with the runtime.
-pub(super) fn watch<T: AsRawFd>(owner: T) -> std::io::Result<AsyncFd<T>> {
-    // SAFETY: aya's ring buffers own their descriptor, give the same one as long as they live,
-    // and close it only when the registration is dropped with them.
-    unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) }.map_err(Into::into)
-}
-
-pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
-    ebpf.take_map(name).ok_or(KernelError::Incomplete(name))
 }

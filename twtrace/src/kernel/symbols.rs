@@ -95,6 +95,11 @@ fn parse(text: &str, names: &[&str]) -> HashMap<String, Range> {
     found
 }
 
+/// Whether the kernel has a function; all are taken to be there where the list cannot be read.
+pub fn has(functions: &HashSet<String>, name: &str) -> bool {
+    functions.is_empty() || functions.contains(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -51,7 +51,7 @@ const ROWS: &[(&str, &str)] = &[
     ("2MSL", "Sat out the whole time."),
     (
         "OTHER",
-        "Killed by a RST, purged with the namespace, timed out in FIN_WAIT2, overflow, unknown.",
+        "Killed by a RST, ended by ss -K, purged with the namespace, timed out in FIN_WAIT2, unknown.",
     ),
     ("ENDS", "The last three as a bar (full screen)."),
     ("TS", "Share of the entries on whose connections the peer sent timestamps."),
@@ -208,7 +208,7 @@ pub const PAGES: &[Page] = &[
         ],
         overhead: OVERHEAD,
         fields: &[
-            ("worst", "Share of the limit that is nearest, per cent."),
+            ("worst", "Share of the limit that is nearest, per cent: taken, or wanted in the end."),
             ("time_wait", "TIME_WAIT sockets by the kernel's own count."),
             ("entered_rate", "Entries a second."),
             ("overflow", "Connections closed without a TIME_WAIT socket for want of a bucket."),
@@ -217,8 +217,12 @@ pub const PAGES: &[Page] = &[
         has_filter: false,
         exit: &[
             ("0", "OK: below both thresholds."),
-            ("1", "WARNING."),
-            ("2", "CRITICAL."),
+            ("1", "WARNING: above the first threshold, or a failure is concluded and not seen."),
+            (
+                "2",
+                "CRITICAL: a program fails now; or above the second threshold, unless that is 90 or \
+                 more and what is left is known to do at the rate that has lasted.",
+            ),
             ("3", "UNKNOWN: it could not be found out, or wrong usage."),
         ],
     },

@@ -4,7 +4,10 @@ use std::ops::AddAssign;
 
 use twtrace_common::{RefusalReason, Refusals};
 
-use crate::path::{Block, Outcome};
+use crate::{
+    failures::FailedCalls,
+    path::{Block, Class, Outcome},
+};
 
 /// Refused takeovers, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,9 +21,18 @@ impl Refused {
     pub const KEYS: [&'static str; 5] =
         ["no_timestamps", "reuse_off", "loopback_only", "fin_wait2", "too_young"];
 
+    /// Why, in words for a person, in that order.
+    pub const SENTENCES: [&'static str; 5] = [
+        "the connection had no timestamps",
+        "tcp_tw_reuse is 0",
+        "tcp_tw_reuse is 2 and this is not loopback",
+        "it was still a FIN_WAIT2 mini-socket",
+        "it was younger than the reuse delay (1 s)",
+    ];
+
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.by_reason.iter().sum()
+        sum(self.by_reason)
     }
 
     /// What came since `before`; the kernel's counts only grow.
@@ -40,37 +52,67 @@ impl Refused {
     }
 }
 
-/// The counts of a row. They only grow, and rows add up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts<N = u64> {
+/// Makes [`Counts`] of the plain ones among them, and of the lists.
+macro_rules! counts {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// The counts of a row. They only grow, and rows add up.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counts<N = u64> {
+            $($(#[$doc])* pub $name: N,)+
+            /// Blocked, in the order of [`Block::ALL`].
+            pub blocked: [N; 5],
+            /// Ends, in the order of [`Outcome::ALL`].
+            pub ended: [N; 9],
+            /// Takeovers refused.
+            pub refused: Refused<N>,
+            /// Calls that failed. Of a `bind()` no peer is known: it is in rows that are no peers.
+            pub failed: FailedCalls<N>,
+        }
+
+        impl<N: Copy> Counts<N> {
+            /// Puts each count together with the other's.
+            fn put<M: Copy>(&mut self, other: &Counts<M>, put: impl Fn(N, M) -> N) {
+                let each = |mine: &mut N, theirs: M| *mine = put(*mine, theirs);
+                $(each(&mut self.$name, other.$name);)+
+                let blocked = self.blocked.iter_mut().zip(other.blocked);
+                let ended = self.ended.iter_mut().zip(other.ended);
+                let refused = self.refused.by_reason.iter_mut().zip(other.refused.by_reason);
+                let failed = self.failed.by_cause.iter_mut().zip(other.failed.by_cause);
+                let lists = blocked.chain(ended).chain(refused).chain(failed);
+                lists.for_each(|(mine, theirs)| each(mine, theirs));
+            }
+        }
+    };
+}
+
+counts! {
     /// Entries seen.
-    pub entered: N,
+    entered,
     /// Of them, as FIN_WAIT2 mini-sockets.
-    pub fin_wait2: N,
+    fin_wait2,
     /// Sockets that were there at the start.
-    pub present: N,
+    present,
     /// Ends seen of sockets whose entry event was lost: they entered all the same.
-    pub entry_lost: N,
-    /// Entries of connections on which the peer sent timestamps (`ts_recent_stamp` not 0).
-    pub with_timestamps: N,
+    entry_lost,
+    /// Entries of connections on which the peer sent timestamps (`tstamp_ok`).
+    with_timestamps,
     /// Entries of connections on which it did not.
-    pub without_timestamps: N,
-    /// Entries of connections that negotiated the option (`tstamp_ok`).
-    pub negotiated: N,
-    /// Entries that the fast path could take.
-    pub eligible: N,
+    without_timestamps,
+    /// Entries that the fast path could take (`ts_recent_stamp` not 0).
+    eligible,
     /// Of them, those that the sysctls allow as well.
-    pub allowed: N,
-    /// Blocked, in the order of [`Block::ALL`].
-    pub blocked: [N; 5],
-    /// Ends, in the order of [`Outcome::ALL`].
-    pub ended: [N; 8],
+    allowed,
     /// Entries for which no TIME_WAIT socket could be allocated.
-    pub overflow: N,
+    overflow,
     /// Times a timer was set again, over all ended sockets.
-    pub rearms: N,
-    /// Takeovers refused.
-    pub refused: Refused<N>,
+    rearms,
+    /// Ended sockets that were FIN_WAIT2 mini-sockets first, and became TIME_WAIT.
+    promoted,
+}
+
+/// Counts together, however large a recording says they are.
+pub fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
 }
 
 impl Counts {
@@ -86,7 +128,7 @@ impl Counts {
 
     /// The blocked together.
     pub fn blocked_total(&self) -> u64 {
-        self.blocked.iter().sum()
+        sum(self.blocked)
     }
 
     /// Those of them that were blocked when they entered: a FIN_WAIT2 mini-socket that is never
@@ -95,44 +137,25 @@ impl Counts {
         self.blocked_total() - self.blocked(Block::FinWait2)
     }
 
-    /// Ends on the fast path.
-    pub fn fast(&self) -> u64 {
-        self.outcome(Outcome::Recycled)
-            + self.outcome(Outcome::Reused)
-            + self.outcome(Outcome::Replaced)
+    /// Ends of a class.
+    pub fn class(&self, class: Class) -> u64 {
+        let of = Outcome::ALL.into_iter().filter(|outcome| outcome.class() == class);
+        sum(of.map(|outcome| self.outcome(outcome)))
     }
 
     /// All ends.
     pub fn ended_total(&self) -> u64 {
-        self.ended.iter().sum()
+        sum(self.ended)
+    }
+
+    /// Sockets that entered, or were there.
+    pub fn came(&self) -> u64 {
+        sum([self.present, self.entered, self.entry_lost])
     }
 
     /// Sockets of this row that live now.
     pub fn live(&self) -> u64 {
-        (self.present + self.entered + self.entry_lost)
-            .saturating_sub(self.overflow + self.ended_total())
-    }
-}
-
-impl<N: Copy> Counts<N> {
-    /// Puts each count together with the other's.
-    fn put<M: Copy>(&mut self, other: &Counts<M>, put: impl Fn(N, M) -> N) {
-        let each = |mine: &mut N, theirs: M| *mine = put(*mine, theirs);
-        each(&mut self.entered, other.entered);
-        each(&mut self.fin_wait2, other.fin_wait2);
-        each(&mut self.present, other.present);
-        each(&mut self.entry_lost, other.entry_lost);
-        each(&mut self.with_timestamps, other.with_timestamps);
-        each(&mut self.without_timestamps, other.without_timestamps);
-        each(&mut self.negotiated, other.negotiated);
-        each(&mut self.eligible, other.eligible);
-        each(&mut self.allowed, other.allowed);
-        each(&mut self.overflow, other.overflow);
-        each(&mut self.rearms, other.rearms);
-        let blocked = self.blocked.iter_mut().zip(other.blocked);
-        let ended = self.ended.iter_mut().zip(other.ended);
-        let refused = self.refused.by_reason.iter_mut().zip(other.refused.by_reason);
-        blocked.chain(ended).chain(refused).for_each(|(mine, theirs)| each(mine, theirs));
+        self.came().saturating_sub(sum([self.overflow, self.ended_total()]))
     }
 }
 
@@ -154,7 +177,8 @@ impl Counts {
 
 impl AddAssign<&Self> for Counts {
     fn add_assign(&mut self, other: &Self) {
-        self.put(other, |mine, theirs| mine + theirs);
+        // A recording may say whatever its writer liked.
+        self.put(other, u64::saturating_add);
     }
 }
 
@@ -248,7 +272,7 @@ mod tests {
         counts.ended[Outcome::TwoMsl as usize] = 4;
         counts.ended[Outcome::Unknown as usize] = 1;
         assert_eq!(counts.live(), 6);
-        assert_eq!(counts.fast(), 0);
+        assert_eq!(counts.class(Class::Fast), 0);
     }
 
     #[test]

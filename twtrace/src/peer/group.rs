@@ -8,6 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::Netns;
 use crate::event::{Event, Role, ip};
 
 /// How sockets are grouped into rows.
@@ -40,6 +41,11 @@ impl GroupBy {
             Self::Uid => "uid",
         }
     }
+
+    /// Whether a row has the `bind()` calls that failed as well, of which no peer is known.
+    pub const fn counts_binds(self) -> bool {
+        matches!(self, Self::Netns | Self::Cgroup | Self::Uid)
+    }
 }
 
 /// Prefix lengths of the subnet grouping.
@@ -62,8 +68,8 @@ impl Default for Prefixes {
 pub enum Group {
     /// A peer; the port is 0 when this end is the server.
     Peer {
-        /// Inode number of the namespace.
-        netns: u32,
+        /// The namespace.
+        netns: Netns,
         /// Which end this host is.
         role: Role,
         /// Remote address, v4-mapped where it is IPv4.
@@ -73,20 +79,20 @@ pub enum Group {
     },
     /// A remote address.
     Addr {
-        /// Inode number of the namespace.
-        netns: u32,
+        /// The namespace.
+        netns: Netns,
         /// Remote address, v4-mapped where it is IPv4.
         address: [u8; 16],
     },
     /// A remote network.
     Subnet {
-        /// Inode number of the namespace.
-        netns: u32,
+        /// The namespace.
+        netns: Netns,
         /// The network.
         network: IpNet,
     },
-    /// A network namespace, by inode number.
-    Netns(u32),
+    /// A network namespace.
+    Netns(Netns),
     /// A control group, by inode number.
     Cgroup(u64),
     /// A user.
@@ -101,20 +107,20 @@ pub enum Group {
 
 impl Group {
     /// The peer of a connection.
-    pub fn peer(netns: u32, role: Role, address: [u8; 16], remote_port: u16) -> Self {
+    pub fn peer(netns: impl Into<Netns>, role: Role, address: [u8; 16], remote_port: u16) -> Self {
         let port = if role == Role::Client { remote_port } else { 0 };
-        Self::Peer { netns, role, address, port }
+        Self::Peer { netns: netns.into(), role, address, port }
     }
 
     /// The remote network of an address.
-    pub fn subnet(netns: u32, address: [u8; 16], prefixes: Prefixes) -> Self {
+    pub fn subnet(netns: impl Into<Netns>, address: [u8; 16], prefixes: Prefixes) -> Self {
         let address = ip(address);
         let prefix = match address {
             IpAddr::V4(_) => prefixes.v4.min(32),
             IpAddr::V6(_) => prefixes.v6.min(128),
         };
         let network = IpNet::new_assert(address, prefix).trunc();
-        Self::Subnet { netns, network }
+        Self::Subnet { netns: netns.into(), network }
     }
 
     /// The group that a peer is part of by a coarser grouping, if there is one.
@@ -131,7 +137,7 @@ impl Group {
 
     /// Whether an event's socket belongs to the group, as far as the event tells.
     pub fn holds(&self, event: &Event) -> bool {
-        let (seen, remote) = (event.header().netns, event.flow().remote);
+        let (seen, remote) = (Netns::from(event.header().netns), event.flow().remote);
         match *self {
             Self::Peer { netns, role, address, port } => {
                 let ports = role == Role::Server || port == event.flow().remote_port;
@@ -146,17 +152,38 @@ impl Group {
         }
     }
 
-    /// The namespace the row belongs to, if it belongs to one.
+    /// Inode number of the namespace the row belongs to, if it belongs to one.
     pub const fn netns(&self) -> Option<u32> {
+        match self.namespace() {
+            Some(netns) => Some(netns.inum),
+            None => None,
+        }
+    }
+
+    /// That namespace.
+    pub const fn namespace(&self) -> Option<Netns> {
         match *self {
-            Self::Peer { netns, .. } | Self::Addr { netns, .. } | Self::Subnet { netns, .. } => {
-                Some(netns)
-            }
-            Self::Netns(netns) => Some(netns),
+            Self::Peer { netns, .. }
+            | Self::Addr { netns, .. }
+            | Self::Subnet { netns, .. }
+            | Self::Netns(netns) => Some(netns),
             Self::Cgroup(_) | Self::Uid(_) | Self::UnknownOwner | Self::Other | Self::LeftOut => {
                 None
             }
         }
+    }
+
+    /// The same row of another namespace, if it belongs to one.
+    #[must_use]
+    pub fn within(mut self, other: Netns) -> Self {
+        match &mut self {
+            Self::Peer { netns, .. }
+            | Self::Addr { netns, .. }
+            | Self::Subnet { netns, .. }
+            | Self::Netns(netns) => *netns = other,
+            Self::Cgroup(_) | Self::Uid(_) | Self::UnknownOwner | Self::Other | Self::LeftOut => {}
+        }
+        self
     }
 
     /// Which end this host is, if the row has one answer.
@@ -176,14 +203,17 @@ impl Hash for Group {
             Self::Peer { netns, role, address, port } => {
                 let client = u64::from(role == Role::Client);
                 state.write_u128(u128::from_ne_bytes(address));
-                state.write_u64(u64::from(netns) << 32 | client << 16 | u64::from(port));
+                let Netns { inum, gone } = netns;
+                let port = u64::from(gone) << 17 ^ client << 16 ^ u64::from(port);
+                state.write_u64(u64::from(inum) << 32 ^ port);
             }
             Self::Addr { netns, address } => {
                 state.write_u128(u128::from_ne_bytes(address));
-                state.write_u32(netns);
+                netns.hash(state);
             }
             Self::Subnet { netns, network } => (netns, network).hash(state),
-            Self::Netns(number) | Self::Uid(number) => state.write_u32(number),
+            Self::Netns(netns) => netns.hash(state),
+            Self::Uid(number) => state.write_u32(number),
             Self::Cgroup(id) => state.write_u64(id),
             Self::UnknownOwner | Self::Other | Self::LeftOut => {}
         }
@@ -202,7 +232,7 @@ impl fmt::Display for Group {
                 write!(f, "{}", ip(address))
             }
             Self::Subnet { network, .. } => write!(f, "{network}"),
-            Self::Netns(inum) => write!(f, "netns {inum}"),
+            Self::Netns(netns) => write!(f, "netns {netns}"),
             Self::Cgroup(id) => write!(f, "cgroup {id}"),
             Self::Uid(uid) => write!(f, "uid {uid}"),
             Self::UnknownOwner => f.write_str("(owner unknown)"),

@@ -1,46 +1,17 @@
 //! What a row's past looked like, in bounded memory: rates over the last seconds, when timestamps
 //! were seen and when not, and which addresses and ports of this end took part.
 
-use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::{
     Past,
+    entry::{Entry, SpaceKey},
     rates::{Rates, Window},
+    spaces::{Hold, NO_SPACE, Spaces},
 };
 
-/// Local addresses told apart; beyond, sources are only known to be more.
-const MAX_LOCALS: usize = 8;
 /// Changes between "with timestamps" and "without" that are kept; the latest are.
 const MAX_CHANGES: usize = 8;
-/// One entry, as far as the history looks at it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Entry {
-    /// `CLOCK_MONOTONIC` nanoseconds of the entry.
-    pub mono_ns: u64,
-    /// Whether the peer had sent timestamps.
-    pub with_timestamps: bool,
-    /// Whether that is not known after all.
-    pub timestamps_unknown: bool,
-    /// Whether it holds a port whose fast path is closed, by a reason other than FIN_WAIT2.
-    pub blocked: bool,
-    /// Whether `connect()` chose the local port.
-    pub autobound: bool,
-    /// Address of this end, v4-mapped where it is IPv4.
-    pub local: [u8; 16],
-    /// Port of this end.
-    pub local_port: u16,
-    /// Port of the other end.
-    pub remote_port: u16,
-}
-
-impl Entry {
-    /// Whether the peer is known to have sent none.
-    pub(super) const fn is_without_timestamps(&self) -> bool {
-        !self.with_timestamps && !self.timestamps_unknown
-    }
-}
-
 /// The ports of a row's connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ports {
@@ -54,7 +25,7 @@ pub enum Ports {
 }
 
 /// Moment at which sockets began to come with timestamps, or without.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// `CLOCK_MONOTONIC` nanoseconds of the first socket of the new kind.
     pub mono_ns: u64,
@@ -65,7 +36,7 @@ pub struct Change {
 }
 
 /// When sockets of one kind were seen; 0 is never.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// The first, `CLOCK_MONOTONIC` nanoseconds.
     pub first_ns: u64,
@@ -89,8 +60,10 @@ impl Span {
 /// What few rows have.
 #[derive(Clone, Debug, Default)]
 struct Rare {
-    /// Entries from addresses beyond those told apart.
-    other_locals: u64,
+    /// Sockets in spaces beyond those told apart.
+    other_spaces: u64,
+    /// What happened in those of late.
+    window: Window,
     /// The latest changes, oldest first.
     changes: SmallVec<[Change; 1]>,
     /// Changes ever seen; more than are kept if they are frequent.
@@ -100,8 +73,7 @@ struct Rare {
 /// A row's past.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    window: Window,
-    locals: SmallVec<[([u8; 16], u64); 1]>,
+    spaces: Spaces,
     /// Apart, since most rows have none of it.
     rare: Option<Box<Rare>>,
     /// Sockets with timestamps.
@@ -114,8 +86,6 @@ pub struct History {
     pub ports: Ports,
     /// Entries whose local port `connect()` chose.
     pub autobound: u64,
-    /// Live sockets whose fast path is closed.
-    pub stuck: u64,
     /// Ended sockets whose TIME_WAIT was armed again, promotion from FIN_WAIT2 left out.
     pub rearmed: u64,
     /// Ends by RST of sockets that were in TIME_WAIT proper.
@@ -125,20 +95,46 @@ pub struct History {
 }
 
 impl History {
-    /// Takes an entry in.
-    pub fn enter(&mut self, entry: &Entry) {
-        self.window.enter(entry);
+    /// Takes an entry in, answering the number of its space.
+    pub fn enter(&mut self, entry: &Entry) -> u8 {
         self.autobound += u64::from(entry.autobound);
         if !entry.timestamps_unknown {
             self.change(entry);
         }
-        self.seen(entry);
+        self.seen(entry, false)
     }
 
-    /// Takes in a socket that was there at the start; its entry is what its timer tells.
-    pub fn present(&mut self, entry: &Entry) {
+    /// Takes in a socket that was there at the start, answering the number of its space; its entry is
+    /// what its timer tells.
+    pub fn present(&mut self, entry: &Entry) -> u8 {
         self.autobound += u64::from(entry.autobound);
-        self.seen(entry);
+        self.seen(entry, true)
+    }
+
+    /// The number of a space, which is made if need be.
+    pub fn space_of(&mut self, key: &SpaceKey) -> u8 {
+        self.spaces.number_of(key)
+    }
+
+    /// A socket in a space lives from now on.
+    pub fn live(&mut self, space: u8, hold: Hold) {
+        self.spaces.live(space, hold);
+    }
+
+    /// The port spaces of its sockets.
+    pub fn spaces(&self) -> &Spaces {
+        &self.spaces
+    }
+
+    /// For tests of what is concluded: so many sockets live in the first space, so many blocked.
+    #[cfg(test)]
+    pub fn set_live(&mut self, live: u32, blocked: u32) {
+        self.spaces.set_live(live, blocked);
+    }
+
+    /// Live sockets whose fast path is closed.
+    pub fn stuck(&self) -> u64 {
+        self.spaces.iter().map(|space| u64::from(space.blocked)).sum()
     }
 
     /// Takes in what was known before the session.
@@ -153,7 +149,7 @@ impl History {
         }
     }
 
-    fn seen(&mut self, entry: &Entry) {
+    fn seen(&mut self, entry: &Entry, present: bool) -> u8 {
         if !entry.timestamps_unknown {
             let span = if entry.with_timestamps { &mut self.with } else { &mut self.without };
             span.note(entry.mono_ns);
@@ -164,16 +160,15 @@ impl History {
             same if same == pair => same,
             _ => Ports::Many,
         };
-        self.count_local(entry.local, 1);
-    }
-
-    fn count_local(&mut self, address: [u8; 16], more: u64) {
-        let known = self.locals.iter().position(|(local, _)| *local == address);
-        match known {
-            Some(index) => self.locals[index].1 += more,
-            None if self.locals.len() < MAX_LOCALS => self.locals.push((address, more)),
-            None => self.rare().other_locals += more,
+        let space = self.spaces.enter(entry, present);
+        if space == NO_SPACE {
+            let rare = self.rare();
+            rare.other_spaces += 1;
+            if !present {
+                rare.window.enter(entry);
+            }
         }
+        space
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -201,20 +196,26 @@ impl History {
         rare.changes.push(Change { mono_ns: entry.mono_ns, before_ns, with_timestamps: with });
     }
 
-    /// Takes an end in; `stuck` if its fast path was closed.
-    pub fn end(&mut self, mono_ns: u64, stuck: bool) {
-        self.window.end(mono_ns, stuck);
-        self.stuck = self.stuck.saturating_sub(u64::from(stuck));
+    /// Takes the end of a socket in a space in; `ended` tells when, if that was seen, and whether its
+    /// timer had not run out.
+    pub fn end(&mut self, space: u8, hold: Hold, ended: Option<(u64, bool)>) {
+        self.spaces.end(space, hold, ended);
+        if let (NO_SPACE, Some((mono_ns, early))) = (space, ended) {
+            self.rare().window.end(mono_ns, hold.is(Hold::BLOCKED), early);
+        }
     }
 
     /// What happened a second, over the window or the time since `since_ns`, the start of the
     /// session, or since the row's first entry if that is shorter; over a second at least.
     pub fn rates(&self, now_ns: u64, since_ns: u64) -> Rates {
-        self.window.rates(now_ns, since_ns.max(self.first_ns()))
+        let mut window =
+            self.rare.as_ref().map_or_else(Window::default, |rare| rare.window.clone());
+        self.spaces.iter().for_each(|space| window.absorb(space.window()));
+        window.rates(now_ns, since_ns.max(self.first_ns()))
     }
 
     /// When the first socket was seen, `CLOCK_MONOTONIC` nanoseconds; 0 if none was.
-    fn first_ns(&self) -> u64 {
+    pub fn first_ns(&self) -> u64 {
         match (self.with.first_ns, self.without.first_ns) {
             (0, only) | (only, 0) => only,
             (with, without) => with.min(without),
@@ -241,25 +242,29 @@ impl History {
 
     /// Addresses of this end, the busiest first, with the sockets of each.
     pub fn locals(&self) -> Vec<([u8; 16], u64)> {
-        let mut locals = self.locals.to_vec();
+        let mut locals: Vec<([u8; 16], u64)> = Vec::new();
+        for space in self.spaces.iter() {
+            match locals.iter_mut().find(|(local, _)| *local == space.key.local) {
+                Some((_, count)) => *count += u64::from(space.seen),
+                None => locals.push((space.key.local, space.seen.into())),
+            }
+        }
         locals.sort_by(|one, two| two.1.cmp(&one.1).then(one.0.cmp(&two.0)));
         locals
     }
 
-    /// Sockets from addresses beyond those told apart.
+    /// Sockets in spaces beyond those told apart, and so perhaps of other addresses.
     pub fn other_locals(&self) -> u64 {
-        self.rare.as_ref().map_or(0, |rare| rare.other_locals)
+        self.rare.as_ref().map_or(0, |rare| rare.other_spaces)
     }
 
     /// Takes another row's past in. What is told of single moments stays the own row's.
     pub fn absorb(&mut self, other: &Self) {
-        self.window.absorb(&other.window);
-        for (local, count) in &other.locals {
-            self.count_local(*local, *count);
-        }
+        self.spaces.absorb(&other.spaces);
         if let Some(theirs) = &other.rare {
             let ours = self.rare();
-            ours.other_locals += theirs.other_locals;
+            ours.other_spaces += theirs.other_spaces;
+            ours.window.absorb(&theirs.window);
             ours.changes_seen += theirs.changes_seen;
         }
         self.with.absorb(&other.with);
@@ -269,7 +274,6 @@ impl History {
             self.ports = if empty { other.ports } else { Ports::Many };
         }
         self.autobound += other.autobound;
-        self.stuck += other.stuck;
         self.rearmed += other.rearmed;
         self.assassinated += other.assassinated;
         self.bound_reuse += other.bound_reuse;
@@ -285,7 +289,7 @@ mod tests {
             mono_ns: millis * 1_000_000,
             with_timestamps,
             blocked: !with_timestamps,
-            local: [1; 16],
+            space: SpaceKey { local: [1; 16], ..SpaceKey::default() },
             local_port: (millis % 60_000) as u16,
             remote_port: 80,
             ..Entry::default()
@@ -320,11 +324,12 @@ mod tests {
     fn changes_and_addresses_stay_bounded() {
         let mut history = History::default();
         for n in 0..100_u64 {
-            let local = [n as u8; 16];
-            history.enter(&Entry { local, ..entry(n * 10 + 1, n % 2 == 0) });
+            let space = SpaceKey { local: [n as u8; 16], ..SpaceKey::default() };
+            let number = history.enter(&Entry { space, ..entry(n * 10 + 1, n % 2 == 0) });
+            history.live(number, Hold::default());
         }
         assert_eq!((history.changes().len(), history.changes_seen()), (MAX_CHANGES, 99));
-        assert_eq!((history.locals().len(), history.other_locals()), (MAX_LOCALS, 92));
+        assert_eq!((history.locals().len(), history.other_locals()), (8, 92));
     }
 
     #[test]
@@ -343,11 +348,12 @@ mod tests {
         let mut one = History::default();
         let mut two = History::default();
         one.enter(&entry(5_000, true));
-        two.enter(&Entry { local: [2; 16], ..entry(5_100, false) });
-        two.stuck = 3;
+        let space = SpaceKey { local: [2; 16], ..SpaceKey::default() };
+        let number = two.enter(&Entry { space, ..entry(5_100, false) });
+        (0..3).for_each(|_| two.live(number, Hold::BLOCKED));
         one.absorb(&two);
         assert_eq!(one.rates(5_900_000_000, 0).entered, 2.0);
         assert_eq!(one.locals().len(), 2);
-        assert_eq!(one.stuck, 3);
+        assert_eq!(one.stuck(), 3);
     }
 }

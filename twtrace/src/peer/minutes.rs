@@ -5,13 +5,13 @@
 
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
+use crate::path::Class;
 
 /// Nanoseconds of a minute.
 const MINUTE_NS: i64 = 60_000_000_000;
 
 /// One row's minute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Minute {
     /// Minutes of `CLOCK_MONOTONIC` at its beginning; below 0 for a minute before this boot.
     pub minute: i32,
@@ -21,11 +21,11 @@ pub struct Minute {
     pub without_timestamps: u32,
     /// Entries whose fast path is closed.
     pub blocked: u32,
-    /// Ends on the fast path.
+    /// Ends of [`Class::Fast`].
     pub fast: u32,
-    /// Ends on the 2MSL path.
+    /// Ends of [`Class::TwoMsl`].
     pub two_msl: u32,
-    /// Ends any other way.
+    /// Ends of [`Class::Other`].
     pub other: u32,
     /// Entries for which there was no room.
     pub overflow: u32,
@@ -42,6 +42,15 @@ impl Minute {
     /// Its beginning, `CLOCK_MONOTONIC` nanoseconds.
     pub fn begins_ns(&self) -> i64 {
         i64::from(self.minute) * MINUTE_NS
+    }
+
+    /// The count of ends of a class.
+    pub const fn ended(&mut self, class: Class) -> &mut u32 {
+        match class {
+            Class::Fast => &mut self.fast,
+            Class::TwoMsl => &mut self.two_msl,
+            Class::Other => &mut self.other,
+        }
     }
 
     /// Adds what else happened in the same minute.
@@ -162,12 +171,16 @@ impl Book {
         })
     }
 
-    /// All minutes with their rows' serial numbers, by row and then ascending.
-    pub fn by_row(&self) -> Vec<(u32, Minute)> {
+    /// All minutes that are over with their rows' serial numbers, ascending by minute.
+    pub fn all(&self) -> Vec<(u32, Minute)> {
         let mut minutes = Vec::with_capacity(self.entries);
-        minutes.extend(self.pages.iter().flat_map(|(_, page)| page).copied());
-        minutes.sort_unstable_by_key(|(serial, minute)| (*serial, minute.minute));
+        self.pages.iter().for_each(|(_, page)| minutes.extend_from_slice(page));
         minutes
+    }
+
+    /// Whether there is no room for what is remembered from before: what happens now makes its own.
+    pub const fn is_full(&self) -> bool {
+        self.entries >= self.memory.entries
     }
 
     /// Rows' minutes kept.
@@ -194,9 +207,8 @@ mod tests {
         book.put(1, minute(13, 0));
         let minutes: Vec<_> = book.of(1).map(|minute| (minute.minute, minute.entered)).collect();
         assert_eq!(minutes, [(10, 5), (11, 1), (12, 6)], "an empty minute is not kept");
-        let all = [(1, 10, 5), (1, 11, 1), (1, 12, 6), (2, 10, 7)];
-        let by_row = all.map(|(row, at, entered)| (row, minute(at, entered)));
-        assert_eq!(book.by_row(), by_row);
+        let all = [(1, 10, 5), (2, 10, 7), (1, 11, 1), (1, 12, 6)];
+        assert_eq!(book.all(), all.map(|(row, at, entered)| (row, minute(at, entered))));
     }
 
     #[test]

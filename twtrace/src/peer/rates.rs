@@ -1,6 +1,6 @@
 //! Rates over the last seconds, and how far they have lasted.
 
-use super::history::Entry;
+use super::entry::Entry;
 
 /// Seconds the rates look back.
 const WINDOW_SECONDS: usize = 10;
@@ -19,6 +19,8 @@ pub struct Pace {
     pub entered: f64,
     /// Entries whose fast path is closed.
     pub blocked: f64,
+    /// Entries as FIN_WAIT2 mini-sockets.
+    pub fin_wait2: f64,
 }
 
 /// What happened a second of late.
@@ -30,12 +32,18 @@ pub struct Rates {
     pub entered: f64,
     /// Entries whose fast path is closed.
     pub blocked: f64,
+    /// Entries as FIN_WAIT2 mini-sockets.
+    pub fin_wait2: f64,
     /// Share of the entries without timestamps, 0 to 1; `None` when nothing entered.
     pub without_share: Option<f64>,
     /// Ends.
     pub ended: f64,
     /// Ends of sockets whose fast path was closed.
     pub freed: f64,
+    /// Ends before the timer ran out: taken over, replaced, killed.
+    pub early: f64,
+    /// Of them, those whose fast path was closed.
+    pub freed_early: f64,
     /// The last three of these seconds, with what has passed of the present one.
     pub recent: Pace,
     /// The slower of those and of what was before them, which is what has lasted: a burst does not
@@ -57,9 +65,12 @@ struct Slot {
     second: u32,
     entered: u32,
     blocked: u32,
+    fin_wait2: u32,
     without: u32,
     ended: u32,
     freed: u32,
+    early: u32,
+    freed_early: u32,
 }
 
 impl Slot {
@@ -67,7 +78,10 @@ impl Slot {
     fn add(&mut self, other: &Self) {
         self.entered = self.entered.saturating_add(other.entered);
         self.blocked = self.blocked.saturating_add(other.blocked);
+        self.fin_wait2 = self.fin_wait2.saturating_add(other.fin_wait2);
         self.without = self.without.saturating_add(other.without);
+        self.early = self.early.saturating_add(other.early);
+        self.freed_early = self.freed_early.saturating_add(other.freed_early);
         self.ended = self.ended.saturating_add(other.ended);
         self.freed = self.freed.saturating_add(other.freed);
     }
@@ -80,6 +94,7 @@ impl Slot {
         Pace {
             entered: f64::from(self.entered) / seconds,
             blocked: f64::from(self.blocked) / seconds,
+            fin_wait2: f64::from(self.fin_wait2) / seconds,
         }
     }
 }
@@ -133,16 +148,39 @@ impl Window {
         if let Some(slot) = self.slot(entry.mono_ns) {
             slot.entered = slot.entered.saturating_add(1);
             slot.blocked = slot.blocked.saturating_add(u32::from(entry.blocked));
+            slot.fin_wait2 = slot.fin_wait2.saturating_add(u32::from(entry.fin_wait2));
             slot.without = slot.without.saturating_add(u32::from(entry.is_without_timestamps()));
         }
     }
 
-    /// Takes an end in; `stuck` if the socket's fast path was closed.
-    pub fn end(&mut self, mono_ns: u64, stuck: bool) {
+    /// Takes an end in; `stuck` if the socket's fast path was closed, `early` if its timer had not run
+    /// out.
+    pub fn end(&mut self, mono_ns: u64, stuck: bool, early: bool) {
         if let Some(slot) = self.slot(mono_ns) {
             slot.ended = slot.ended.saturating_add(1);
             slot.freed = slot.freed.saturating_add(u32::from(stuck));
+            slot.early = slot.early.saturating_add(u32::from(early));
+            slot.freed_early = slot.freed_early.saturating_add(u32::from(stuck && early));
         }
+    }
+
+    /// Entries since a moment, as far back as the window goes, in whole seconds.
+    pub fn entered_since(&self, mono_ns: u64) -> u64 {
+        u64::from(self.sum(second_of(mono_ns)..u32::MAX).entered)
+    }
+
+    /// The most sockets that lived at the end of one of the last seconds, as seen from the `live` of
+    /// now: what came since was not there, and what went was.
+    pub fn most_of_late(&self, live: u64, now_ns: u64) -> u64 {
+        let now = second_of(now_ns);
+        let (mut then, mut most) = (live, live);
+        for back in 0..WINDOW_SECONDS as u32 - 1 {
+            let Some(second) = now.checked_sub(back) else { break };
+            let slot = self.sum(second..second + 1);
+            then = (then + u64::from(slot.ended)).saturating_sub(slot.entered.into());
+            most = most.max(then);
+        }
+        most
     }
 
     /// Takes another row's last seconds in.
@@ -201,10 +239,14 @@ impl Window {
                 .then(|| f64::from(all.without) / f64::from(all.entered)),
             ended: rate(all.ended),
             freed: rate(all.freed),
+            fin_wait2: rate(all.fin_wait2),
+            early: rate(all.early),
+            freed_early: rate(all.freed_early),
             recent,
             held: Pace {
                 entered: recent.entered.min(before.entered),
                 blocked: recent.blocked.min(before.blocked),
+                fin_wait2: recent.fin_wait2.min(before.fin_wait2),
             },
         }
     }
@@ -246,7 +288,9 @@ mod tests {
     #[test]
     fn a_young_rows_rate_is_taken_over_its_age() {
         let mut history = History::default();
-        (0..100).for_each(|n| history.enter(&entry(50_000 + n * 20, false)));
+        for n in 0..100 {
+            history.enter(&entry(50_000 + n * 20, false));
+        }
         let rates = history.rates(52_000_000_000, 0);
         assert!((49.0..=51.0).contains(&rates.entered), "{rates:?}");
         let young = history.rates(50_010_000_000, 0);
@@ -256,7 +300,9 @@ mod tests {
     /// `rate` entries in each of some seconds.
     fn seconds(history: &mut History, seconds: std::ops::Range<u64>, rate: u64) {
         for second in seconds {
-            (0..rate).for_each(|n| history.enter(&entry(second * 1000 + n * 1000 / rate, false)));
+            for n in 0..rate {
+                history.enter(&entry(second * 1000 + n * 1000 / rate, false));
+            }
         }
     }
 

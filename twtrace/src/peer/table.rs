@@ -6,7 +6,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::{
-    Counts, Group, History, Lifetimes, Past, Tally,
+    Counts, Group, History, Lifetimes, Netns, Past, Pasts, Tally,
     minutes::{Book, Memory, Minute},
 };
 
@@ -166,7 +166,7 @@ impl PeerTable {
         self.index.find(hash, |&row| self.rows[row as usize].group == *group).copied()
     }
 
-    /// Remembers as much from now on.
+    /// Changes how much is remembered; what is too much now is forgotten.
     pub fn set_memory(&mut self, memory: Memory) {
         self.book.set_memory(memory);
     }
@@ -191,17 +191,14 @@ impl PeerTable {
         Minute::united(self.book.of(peer.serial).chain(newest))
     }
 
-    /// What is known of each peer that would be worth telling another session; one at a time, since
-    /// all together are as much as the table.
-    pub fn past(&self) -> impl Iterator<Item = Past> {
-        let book = self.book.by_row();
-        self.rows().iter().filter_map(move |peer| {
-            let from = book.partition_point(|(serial, _)| *serial < peer.serial);
-            let own = book[from..].iter().take_while(|(serial, _)| *serial == peer.serial);
-            let newest = Some(peer.minute).filter(|minute| !minute.is_empty());
-            let minutes = Minute::united(own.map(|(_, minute)| *minute).chain(newest));
-            Past::of(&peer.group, &peer.history, minutes)
-        })
+    /// What is known of each peer that would be worth telling another session.
+    pub fn pasts(&self) -> Pasts {
+        let newest = |peer: &Peer| Some(peer.minute).filter(|minute| !minute.is_empty());
+        let of = |peer: &Peer| {
+            let past = Past::of(&peer.group, &peer.history, newest(peer).into_iter().collect())?;
+            Some((peer.serial, past))
+        };
+        Pasts::new(self.rows().iter().filter_map(of).collect(), self.book.all())
     }
 
     /// Takes in what was known of a peer before.
@@ -213,7 +210,12 @@ impl PeerTable {
         let peer = &mut self.rows[row as usize];
         peer.history.remember(past);
         let serial = peer.serial;
-        past.minutes.iter().for_each(|minute| self.book.put(serial, *minute));
+        for minute in &past.minutes {
+            if self.book.is_full() {
+                break;
+            }
+            self.book.put(serial, *minute);
+        }
         self.offer(row);
     }
 
@@ -268,7 +270,12 @@ impl PeerTable {
 
     /// The row of a group, if it has one.
     pub fn get(&self, group: &Group) -> Option<&Peer> {
-        self.find(self.hasher.hash_one(group), group).map(|row| &self.rows[row as usize])
+        self.find_row(group).map(|row| &self.rows[row as usize])
+    }
+
+    /// Its number, if it has one.
+    pub fn find_row(&self, group: &Group) -> Option<u32> {
+        self.find(self.hasher.hash_one(group), group)
     }
 
     /// The row in which the end of a socket of `group` was booked whose entry seemed lost: the
@@ -276,6 +283,27 @@ impl PeerTable {
     pub fn row_with_entry_lost(&self, group: &Group) -> u32 {
         let own = self.find(self.hasher.hash_one(group), group);
         own.filter(|&row| self.rows[row as usize].counts().entry_lost > 0).unwrap_or(OTHER)
+    }
+
+    /// Makes the rows of the namespace that had a number until now those of `gone`.
+    pub fn retire(&mut self, gone: Netns) {
+        let before = Netns::from(gone.inum);
+        for row in 1..self.rows.len() {
+            let group = self.rows[row].group;
+            if group.namespace() != Some(before) {
+                continue;
+            }
+            let row = row as u32;
+            let hash = self.hasher.hash_one(group);
+            if let Ok(entry) = self.index.find_entry(hash, |&found| found == row) {
+                entry.remove();
+            }
+            let group = group.within(gone);
+            self.rows[row as usize].group = group;
+            let (rows, hasher) = (&self.rows, &self.hasher);
+            let rehash = |&row: &u32| hasher.hash_one(rows[row as usize].group);
+            self.index.insert_unique(self.hasher.hash_one(group), row, rehash);
+        }
     }
 
     /// Rows that gave their place away.
@@ -314,8 +342,7 @@ mod tests {
 
     #[test]
     fn a_minute_before_and_after_a_restart_is_one() {
-        let group =
-            Group::Peer { netns: 1, role: crate::event::Role::Client, address: [1; 16], port: 443 };
+        let group = Group::peer(1, crate::event::Role::Client, [1; 16], 443);
         let count = |table: &mut PeerTable, minute: u64, entries: u32| {
             let row = table.slot(group);
             table.minute(row, minute * 60_000_000_000).entered += entries;
@@ -325,7 +352,7 @@ mod tests {
             let mut table = PeerTable::with_capacity(2, Memory::default());
             past.iter().for_each(|peer| table.remember(peer));
             count(&mut table, 3 + restart / 2, entries);
-            past = table.past().collect();
+            past = table.pasts().into_iter().collect();
         }
         let minutes: Vec<_> = past[0].minutes.iter().map(|it| (it.minute, it.entered)).collect();
         assert_eq!(minutes, [(3, 12), (4, 9)]);

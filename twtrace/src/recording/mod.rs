@@ -1,6 +1,6 @@
 //! Recordings: the inputs of a session in a file, to be taken in again.
 //!
-//! # Format, version 1
+//! # Format, version 2
 //! All numbers are little-endian.
 //!
 //! | part | bytes |
@@ -9,7 +9,7 @@
 //! | version | 4 |
 //! | length of the header | 4 |
 //! | CRC-32 of the header | 4 |
-//! | header | JSON: where the inputs come from ([`crate::feed::Origin`]) |
+//! | header | JSON: where the inputs come from ([`crate::origin::Origin`]) |
 //! | blocks | to the end |
 //!
 //! A block is the length of its frames (4), its own length (4), the CRC-32 of its own bytes (4),
@@ -17,29 +17,44 @@
 //! the last frame of all marks the end, so that a file that was cut off is known from a whole one.
 //! Frames of a kind that a reader does not know are passed over.
 //!
+//! Records may grow at their end without a new version, and so may keys and values of lists: what a
+//! reader does not know is cut, what a writer did not know is 0. Keys may be added to JSON ([`format`]).
+//! Version 1 had lists without the lengths of their records; they are read as today's.
+//!
 //! A block is written when it is full and with every moment, once a second: a crash costs a
-//! second. No block is larger than a reader takes, so neither are a reader's needs. The very same
+//! second. No block and no frame is larger than a reader takes, so neither are a
+//! reader's needs. The very same
 //! bytes are what a daemon sends to `twtrace`.
 
+mod format;
 mod frame;
+mod lift;
+mod lists;
 mod reader;
+mod stream;
 mod writer;
 
 use std::{io, path::PathBuf};
 
 pub use reader::Reader;
+pub use stream::{Pace, StreamEnd, StreamFeed};
 pub use writer::{Encoder, Recorder, Rotation};
 
 /// First bytes of a recording.
 const MAGIC: &[u8; 8] = b"TWTRACE\n";
 /// Version of the format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes before the header: magic, version, length, CRC-32.
 const HEAD: usize = 20;
-/// Longest header; the names of all network namespaces are in it.
-const MAX_HEADER: usize = 1 << 24;
+/// Longest header; the names of network namespaces and control groups are in it.
+const MAX_HEADER: usize = MAX_JSON;
 /// Most bytes of a block, compressed or not.
-const MAX_BLOCK: usize = 1 << 26;
+const MAX_BLOCK: usize = 1 << 24;
+/// Most bytes of JSON that is names and facts. Read, it takes up to some twenty times as much: what a
+/// stranger's recording can take is bounded by this.
+const MAX_JSON: usize = 4 << 20;
+/// Most bytes of JSON that is the past of peers, which read takes less than before.
+const MAX_PASTS: usize = 8 << 20;
 /// Numbers in front of a block's bytes: length of its frames, its own, CRC-32.
 const BLOCK_HEAD: usize = 12;
 
@@ -63,7 +78,8 @@ pub enum ReadError {
     },
     /// Its wire records are of another version.
     #[error(
-        "this recording has records of version {abi}, and this twtrace reads {}",
+        "this recording has records of version {abi}, and this twtrace reads {} to {}",
+        lift::OLDEST,
         twtrace_common::ABI
     )]
     OtherRecords {

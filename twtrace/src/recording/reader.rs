@@ -6,9 +6,14 @@ use bytes::Bytes;
 
 use super::{
     BLOCK_HEAD, HEAD, MAGIC, MAX_BLOCK, MAX_HEADER, ReadError, VERSION,
+    format::{FileOrigin, Turn as _},
     frame::{self, Frame},
+    lift,
 };
-use crate::feed::{Input, Origin};
+use crate::{
+    origin::{Input, Origin},
+    text::visible,
+};
 
 /// A recording being read.
 #[derive(Debug)]
@@ -17,6 +22,13 @@ pub struct Reader<R> {
     /// Bytes of whole parts read so far.
     offset: u64,
     block: Bytes,
+    /// Version of its records.
+    abi: u32,
+    /// Bytes of all blocks so far, unpacked, and how many there may be.
+    unpacked: u64,
+    most: u64,
+    /// About how many bytes the last input takes.
+    size: usize,
     ended: bool,
 }
 
@@ -41,22 +53,49 @@ impl<R: Read> Reader<R> {
         if version > VERSION {
             return Err(ReadError::TooNew { version });
         }
+        if version == 0 {
+            let problem = "there is no format 0".to_owned();
+            return Err(ReadError::Damaged { offset: 0, problem });
+        }
         if length > MAX_HEADER {
             let problem = format!("a header of {length} bytes");
             return Err(ReadError::Damaged { offset: 0, problem });
         }
-        let mut reader = Self { source, offset: HEAD as u64, block: Bytes::new(), ended: false };
+        let mut reader = Self {
+            source,
+            offset: HEAD as u64,
+            block: Bytes::new(),
+            abi: twtrace_common::ABI,
+            unpacked: 0,
+            most: u64::MAX,
+            size: 0,
+            ended: false,
+        };
         let header = reader.bytes(length)?;
         if crc32fast::hash(&header) != sum {
             return Err(reader.damaged("its header's checksum does not fit"));
         }
-        let origin: Origin = serde_json::from_slice(&header)
+        let header: FileOrigin = serde_json::from_slice(&header)
             .map_err(|error| reader.damaged(format!("its header: {error}")))?;
-        if origin.abi != twtrace_common::ABI {
+        let mut origin: Origin = header.turn();
+        if !(lift::OLDEST..=twtrace_common::ABI).contains(&origin.abi) {
             return Err(ReadError::OtherRecords { abi: origin.abi });
         }
         reader.offset += length as u64;
+        reader.abi = origin.abi;
+        // What is handed on has today's records.
+        origin.abi = twtrace_common::ABI;
         Ok((reader, origin))
+    }
+
+    /// Takes no more than so many bytes, unpacked.
+    pub fn limit(&mut self, most: u64) {
+        self.most = most;
+    }
+
+    /// About how many bytes the input given last takes.
+    pub const fn size(&self) -> usize {
+        self.size
     }
 
     /// The next input; `None` at the end.
@@ -75,7 +114,14 @@ impl<R: Read> Reader<R> {
     fn read_on(&mut self) -> Result<Option<Input>, ReadError> {
         loop {
             match frame::take(&mut self.block).map_err(|problem| self.damaged(problem))? {
-                Some(Frame::Input(input)) => return Ok(Some(input)),
+                Some(Frame::Input(Input::Records(batch), size)) if self.abi == lift::OLDEST => {
+                    self.size = size;
+                    return Ok(Some(Input::Records(lift::from_version_1(&batch))));
+                }
+                Some(Frame::Input(input, size)) => {
+                    self.size = size;
+                    return Ok(Some(input));
+                }
                 Some(Frame::End) => return Ok(None),
                 Some(Frame::Unknown) => {}
                 None => self.block = self.next_block()?,
@@ -88,6 +134,10 @@ impl<R: Read> Reader<R> {
         let (length, packed_length) = (length as usize, packed_length as usize);
         if length > MAX_BLOCK || packed_length > MAX_BLOCK {
             return Err(self.damaged(format!("a block of {packed_length} bytes for {length}")));
+        }
+        self.unpacked += length as u64;
+        if self.unpacked > self.most {
+            return Err(self.damaged(format!("it unpacks to more than {} bytes", self.most)));
         }
         let packed = self.bytes(packed_length)?;
         if crc32fast::hash(&packed) != sum {
@@ -105,7 +155,7 @@ impl<R: Read> Reader<R> {
     }
 
     fn damaged(&self, problem: impl Into<String>) -> ReadError {
-        ReadError::Damaged { offset: self.offset, problem: problem.into() }
+        ReadError::Damaged { offset: self.offset, problem: visible(&problem.into()).into_owned() }
     }
 
     /// Exactly that many bytes.

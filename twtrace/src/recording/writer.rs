@@ -1,15 +1,22 @@
 //! Writes a recording, append-safe: what is in the file is whole up to the last block.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use bytes::BufMut;
 
-use super::{BLOCK_HEAD, HEAD, MAGIC, MAX_BLOCK, MAX_HEADER, VERSION, WriteError, frame};
-use crate::feed::{Input, Origin};
+use super::{
+    BLOCK_HEAD, HEAD, MAGIC, MAX_BLOCK, MAX_HEADER, VERSION, WriteError,
+    format::{FileOrigin, Turn as _},
+    frame,
+};
+use crate::{
+    files,
+    origin::{Input, Origin},
+};
 
 /// Frames that make a block worth writing, bytes.
 const BLOCK: usize = 256 << 10;
@@ -28,7 +35,8 @@ impl Encoder {
     /// # Errors
     /// The compressor has no memory, or the header is too long.
     pub fn new(origin: &Origin) -> io::Result<(Self, Vec<u8>)> {
-        let header = serde_json::to_vec(origin)?;
+        let header: FileOrigin = origin.clone().turn();
+        let header = serde_json::to_vec(&header)?;
         let length = within(header.len(), MAX_HEADER, "the header")?;
         let mut head = Vec::with_capacity(HEAD + header.len());
         head.put_slice(MAGIC);
@@ -36,8 +44,16 @@ impl Encoder {
         head.put_u32_le(length);
         head.put_u32_le(crc32fast::hash(&header));
         head.put_slice(&header);
+        Ok((Self::of_blocks()?, head))
+    }
+
+    /// An encoder of blocks that follow others.
+    ///
+    /// # Errors
+    /// The compressor has no memory.
+    pub fn of_blocks() -> io::Result<Self> {
         let compressor = zstd::bulk::Compressor::new(LEVEL)?;
-        Ok((Self { frames: Vec::with_capacity(BLOCK), compressor }, head))
+        Ok(Self { frames: Vec::with_capacity(BLOCK), compressor })
     }
 
     /// Takes an input; gives blocks when some are due.
@@ -47,7 +63,13 @@ impl Encoder {
     pub fn push(&mut self, input: &Input) -> io::Result<Option<Vec<u8>>> {
         let mut blocks = Vec::new();
         for put in frame::pieces(input) {
+            let begun = self.frames.len();
             put(&mut self.frames);
+            if let Err(error) = frame::check(&self.frames[begun..]) {
+                // What comes after it is as good as before.
+                self.frames.truncate(begun);
+                return Err(io::Error::other(error));
+            }
             if self.frames.len() >= BLOCK {
                 blocks.extend(self.block()?);
             }
@@ -129,7 +151,7 @@ impl Recorder {
         rotation: Option<Rotation>,
     ) -> Result<Self, WriteError> {
         let failed = |error| WriteError { path: path.to_owned(), error };
-        let file = open(path).map_err(failed)?;
+        let file = files::create(path).map_err(failed)?;
         let (encoder, head) = Encoder::new(origin).map_err(failed)?;
         let mut recorder =
             Self { path: path.to_owned(), file, encoder, written: 0, before: 0, rotation };
@@ -208,10 +230,4 @@ impl Recorder {
     fn failed(&self, error: io::Error) -> WriteError {
         WriteError { path: self.path.clone(), error }
     }
-}
-
-/// Creates a file that only its owner may read: who talks to whom is nobody else's business.
-fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }

@@ -26,7 +26,7 @@ pub async fn explain(args: &ExplainArgs, palette: Palette) -> Result<ExitCode, S
     };
     gather(&args.observe, question, |out, summary| match args.output {
         ReportFormat::Json => view::diagnosis::write_json(out, summary),
-        ReportFormat::Text => view::history::write(out, summary, palette),
+        ReportFormat::Text => view::explain::write(out, summary, palette),
     })
     .await?;
     Ok(ExitCode::SUCCESS)

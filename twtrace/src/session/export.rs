@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     SessionError,
+    log::say,
     observe::{self, Plan},
     progress::Progress,
     stop::Stop,
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     cli::{ExportArgs, ObserveArgs},
     event::Event,
-    feed::Origin,
+    origin::Origin,
     pipeline::{Drained, Pipeline},
     view::{
         ExportFormat, Format, columns::Provenance, events::EventWriter, parquet::ParquetWriter,
@@ -48,10 +49,9 @@ pub async fn export(args: &ExportArgs) -> Result<ExitCode, SessionError> {
     .await?;
     drop(progress);
     let count = rows.finish()?;
-    observe::tell_end(&pipeline, &observe);
     let interrupted = if whole { "" } else { ", interrupted" };
-    // Nobody to tell if stderr is gone.
-    let _ = writeln!(io::stderr(), "twtrace: {count} events exported{interrupted}");
+    say(&format!("{count} events exported{interrupted}"));
+    observe::ended_well(&pipeline, &observe)?;
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

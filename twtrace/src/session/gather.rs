@@ -19,6 +19,9 @@ use crate::{
     summary::{RowChoice, Summary},
 };
 
+/// Time between two looks of a session of which it is not known how long it will be.
+const HALF: Duration = Duration::from_secs(5);
+
 /// What a report is about.
 #[derive(Clone, Debug, Default)]
 pub struct Question {
@@ -52,12 +55,13 @@ pub async fn gather<T>(
     let usual = question.usual.filter(|_| args.replay.is_none());
     observe_for(&mut pipeline, &mut stop, args, args.duration.or(usual)).await?;
     observe::catch_up(&mut pipeline, args, &mut |_| {}).await?;
-    observe::tell_end(&pipeline, args);
-    let summary = pipeline.summary(&question.choice, &mut |_| {})?;
+    let summary = observe::last_summary(&mut pipeline, args, &question.choice, &mut |_| {})?;
     let mut out = BufWriter::new(io::stdout().lock());
     let shown = show(&mut out, &summary)?;
     out.flush()?;
+    drop(out);
     pipeline.finish_recording()?;
+    observe::ended_well(&pipeline, args)?;
     Ok(shown)
 }
 
@@ -74,9 +78,13 @@ async fn observe_for(
     let mut drain = interval(DRAIN_INTERVAL);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut progress = Progress::begin();
+    // What grows has to be looked at in between to tell whether it lasts.
+    let mut halves = interval(duration.map_or(HALF, |time| (time / 2).max(DRAIN_INTERVAL)));
+    halves.reset();
     loop {
         tokio::select! {
             _ = stop.wait() => return Ok(()),
+            _ = halves.tick(), if live => pipeline.look(&mut |_| {})?,
             readable = pipeline.readable() => readable?,
             _ = drain.tick() => {}
         }

@@ -1,9 +1,18 @@
-//! The log on stderr, held back while the full screen has the terminal.
+//! What is said on stderr: sentences, and the log, which is held back while the full screen has the
+//! terminal.
 
 use std::{
     io::{self, Write},
     sync::{Mutex, PoisonError},
 };
+
+use crate::text::{visible, visible_lines};
+
+/// Says something on stderr, in one line or more.
+pub fn say(text: &str) {
+    // Nobody to tell if stderr is gone.
+    let _ = writeln!(io::stderr(), "twtrace: {}", visible_lines(text));
+}
 
 /// Most bytes held back; what comes then is dropped, since the first warnings tell most.
 const MOST: usize = 1 << 16;
@@ -31,18 +40,21 @@ impl Drop for Hold {
     }
 }
 
-/// Where the log is written to.
+/// Where the log is written to, an event at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct Log;
 
 impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, written: &[u8]) -> io::Result<usize> {
+        let line = String::from_utf8_lossy(written);
+        let line = format!("{}\n", visible(line.trim_end_matches('\n')));
+        let bytes = line.as_bytes();
         match &mut *HELD.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(held) if held.len() + bytes.len() <= MOST => held.extend_from_slice(bytes),
             Some(_) => {}
-            None => return io::stderr().write(bytes),
+            None => io::stderr().write_all(bytes)?,
         }
-        Ok(bytes.len())
+        Ok(written.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -31,6 +31,7 @@ pub use watch::watch;
 
 use crate::{
     filter::FilterError, kernel::KernelError, pipeline::PipelineError, recording::ReadError,
+    text::visible,
 };
 
 /// Why a session failed.
@@ -40,12 +41,21 @@ pub enum SessionError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// A recording that cannot be read.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}", visible(&path.display().to_string()))]
     Recording {
         /// The file.
         path: PathBuf,
         /// Why.
         error: ReadError,
+    },
+    /// A recording or a feed that is damaged or cut off. What comes before, if there is anything to
+    /// be said of it, was shown.
+    #[error("{}: {problem}", visible(&path.display().to_string()))]
+    Broken {
+        /// The file or socket.
+        path: PathBuf,
+        /// Where and why.
+        problem: String,
     },
     /// A daemon that was to be asked.
     #[error(transparent)]

@@ -1,19 +1,24 @@
 //! Begins a session: what a user typed, as a pipeline that has read what is there.
 
-use std::{fs::File, io::Write, path::PathBuf, time::Duration};
+use std::{fs::File, path::PathBuf, time::Duration};
 
-use super::{SessionError, remote};
+use super::{SessionError, log::say, remote};
 use crate::{
     aggregate::Settings,
+    attached::ObjectKind,
     cli::{AskDaemon, ObserveArgs},
+    config::{Attach, WhichObject},
     event::Event,
-    feed::{Core, Origin, Pace, StreamEnd, StreamFeed, Wishes},
+    feed::Core,
     filter::{BindError, Expr, Name, Selection, Term},
     host::cgroup,
-    kernel::{ObjectKind, Options, find_namespace},
+    kernel::{Options, find_namespace},
+    origin::{Origin, Wishes},
     peer::{GroupBy, Prefixes, minutes::Memory},
     pipeline::{Drained, Pipeline, PipelineError},
-    recording::{ReadError, Recorder, Rotation},
+    recording::{Pace, ReadError, Recorder, Rotation, StreamEnd, StreamFeed},
+    summary::{RowChoice, Summary},
+    text::visible,
 };
 
 /// Rows when only one address is asked for: each of its ports, and this host's roles.
@@ -77,15 +82,19 @@ async fn daemon(
     args: &ObserveArgs,
     plan: &Plan,
 ) -> Result<Option<(StreamFeed, Origin)>, SessionError> {
-    let own = args.needs_own_programs() || plan.record.is_some();
+    let mut flags = args.of_own_programs();
+    if plan.record.is_some() {
+        flags.push("--record");
+    }
+    let own = !flags.is_empty();
     match args.daemon {
         AskDaemon::Never => return Ok(None),
         AskDaemon::Always if own => {
-            return Err(SessionError::Usage(
-                "--attach, --btf and --record need programs of this session's own, which --daemon \
-                 always forbids"
-                    .into(),
-            ));
+            return Err(SessionError::Usage(format!(
+                "{} asks for kernel programs of this session's own, which --daemon always forbids: \
+                 leave it out, or use --daemon never",
+                flags.join(", ")
+            )));
         }
         AskDaemon::Auto if own => return Ok(None),
         AskDaemon::Auto | AskDaemon::Always => {}
@@ -110,13 +119,13 @@ fn attach(
     let cgroup = |path: &str| cgroup::id(path).map_err(|error| error.to_string());
     let (filter, selection) = Selection::split(wanted(args, &plan, &netns, &cgroup)?);
     let options = Options {
-        object: args.object.only(),
-        attach: args.attach.only(),
+        object: args.object.and_then(WhichObject::only),
+        attach: args.attach.and_then(Attach::only),
         follow_ends: plan.follow_ends,
         filter,
-        btf: args.btf.clone(),
-        max_live: args.max_live,
-        ring_bytes: (args.buffer << 20).next_power_of_two(),
+        btf: args.btf.clone().unwrap_or_default(),
+        max_live: args.most_live(),
+        ring_bytes: args.buffer_bytes(),
     };
     let recording = plan.record.is_some();
     let wishes = Wishes {
@@ -189,7 +198,7 @@ fn wanted(
     netns_named: &dyn Fn(&str) -> Result<u64, String>,
     cgroup_named: &dyn Fn(&str) -> Result<u64, String>,
 ) -> Result<Expr, SessionError> {
-    let netns = args.netns.clone().map(|name| Term::Netns(Name::Text(name)).into());
+    let netns = args.only_netns().map(|name| Term::Netns(Name::Text(name)).into());
     let whole = Expr::all(netns.into_iter().chain([plan.wanted.clone()]));
     whole.bind(netns_named, cgroup_named).map_err(|BindError { what, name, why }| {
         SessionError::Usage(if what == "netns" { why } else { format!("{what} {name}: {why}") })
@@ -203,7 +212,7 @@ fn settings(args: &ObserveArgs, plan: &Plan, selection: Selection, origin: &Orig
         group_by: plan.group_by,
         prefixes: plan.prefixes,
         max_peers: plan.max_peers,
-        max_live: args.max_live as usize,
+        max_live: args.most_live() as usize,
         memory: Memory::default(),
         hz: origin.hz,
         recycle_exists: origin.recycle_exists,
@@ -216,36 +225,36 @@ fn announce(pipeline: &Pipeline, args: &ObserveArgs) {
     let origin = pipeline.core().origin();
     let mut line = match &args.replay {
         Some(path) => format!(
-            "twtrace: replaying {}, recorded through {} on kernel {}",
-            path.display(),
+            "replaying {}, recorded through {} on kernel {}",
+            visible(&path.display().to_string()),
             origin.backend,
-            origin.kernel
+            visible(&origin.kernel)
         ),
         None if pipeline.is_stream() => format!(
-            "twtrace: watching through {}, by the daemon at {}",
+            "watching through {}, by the daemon at {}",
             origin.backend,
             args.socket.display()
         ),
-        None => format!("twtrace: watching through {}", origin.backend),
+        None => format!("watching through {}", origin.backend),
     };
     if origin.object == ObjectKind::Perf {
         line.push_str(" with the object for old kernels");
     }
     for refusal in &origin.refused {
-        line.push_str(&format!("; {} did not work: {}", refusal.backend, refusal.reason));
+        let why = visible(&refusal.reason);
+        line.push_str(&format!("; {} did not work: {why}", refusal.backend));
     }
     if let Some(advice) = origin.types.advice() {
         line.push_str(&format!("\n  {advice}"));
     }
-    // A reader that went away is found out when the output is written.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    say(&line);
 }
 
-/// How long a daemon may take to tell the next moment; it does every second.
-const NEXT_MOMENT: Duration = Duration::from_secs(10);
+/// How long a daemon may tell nothing while it is waited for; it tells a moment every second.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Takes in what a daemon has to say of the time up to now, as a session of its own would by
-/// looking: a daemon tells things a second late at most.
+/// looking: a daemon tells things a second late at most. That it says nothing more is told.
 ///
 /// # Errors
 /// [`PipelineError`].
@@ -258,34 +267,62 @@ pub async fn catch_up(
         return Ok(());
     }
     let asked = crate::feed::monotonic_ns();
-    let caught_up = async {
-        loop {
-            pipeline.readable().await?;
-            let told = |pipeline: &Pipeline| {
-                pipeline.core().moment().is_some_and(|moment| moment.clock.mono_ns >= asked)
-            };
-            match pipeline.drain(observe)? {
-                Drained::End => return Ok(()),
-                Drained::Moment if told(pipeline) => return Ok(()),
-                _ => {}
-            }
+    loop {
+        let Ok(readable) = tokio::time::timeout(SILENCE, pipeline.readable()).await else {
+            say(&format!(
+                "{}: the daemon has told nothing for {} s; the answer is that of what came before",
+                args.socket.display(),
+                SILENCE.as_secs(),
+            ));
+            return Ok(());
+        };
+        readable?;
+        let told = |pipeline: &Pipeline| {
+            pipeline.core().moment().is_some_and(|moment| moment.clock.mono_ns >= asked)
+        };
+        match pipeline.drain(observe)? {
+            Drained::End => return Ok(()),
+            Drained::Moment if told(pipeline) => return Ok(()),
+            _ => {}
         }
-    };
-    // A daemon that says nothing is busy: the answer is that of what it said last.
-    tokio::time::timeout(NEXT_MOMENT, caught_up).await.unwrap_or(Ok(()))
+    }
 }
 
-/// Says on stderr how a stream ended, unless it did as it should.
-pub fn tell_end(pipeline: &Pipeline, args: &ObserveArgs) {
-    let source = args.replay.as_ref().unwrap_or(&args.socket).display();
-    let line = match pipeline.end() {
+/// The last summary of a session, which nothing that was lost is missing from.
+///
+/// # Errors
+/// Nothing can be said: why the stream broke off, if it did.
+pub fn last_summary(
+    pipeline: &mut Pipeline,
+    args: &ObserveArgs,
+    choice: &RowChoice,
+    observe: &mut dyn FnMut(&Event),
+) -> Result<Summary, SessionError> {
+    pipeline.look_back(observe)?;
+    pipeline.core().summary(choice).or_else(|nothing| {
+        ended_well(pipeline, args)?;
+        Err(PipelineError::from(nothing).into())
+    })
+}
+
+/// Whether a stream ended as it should; says on stderr if a daemon stopped. To be called when the
+/// answer has been given.
+///
+/// # Errors
+/// [`SessionError::Broken`].
+pub fn ended_well(pipeline: &Pipeline, args: &ObserveArgs) -> Result<(), SessionError> {
+    let path = args.replay.as_ref().unwrap_or(&args.socket);
+    match pipeline.end() {
         Some(StreamEnd::Broken(error)) => {
-            format!("{source}: {error}; the answer is that of what comes before")
+            let answered = pipeline.core().moment().is_some();
+            let answer = if answered { "; the answer is that of what comes before" } else { "" };
+            Err(SessionError::Broken { path: path.clone(), problem: format!("{error}{answer}") })
         }
         Some(StreamEnd::Whole) if args.replay.is_none() => {
-            format!("{source}: the daemon stopped; the answer is that of what came before")
+            let path = path.display();
+            say(&format!("{path}: the daemon stopped; the answer is that of what came before"));
+            Ok(())
         }
-        _ => return,
-    };
-    let _ = writeln!(std::io::stderr(), "twtrace: {line}");
+        _ => Ok(()),
+    }
 }

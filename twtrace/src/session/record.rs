@@ -1,15 +1,13 @@
 //! `twtrace record`.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use bytesize::ByteSize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     SessionError,
+    log::say,
     observe::{self, Plan},
     progress::Progress,
     stop::Stop,
@@ -37,8 +35,7 @@ pub async fn record(args: &RecordArgs) -> Result<ExitCode, SessionError> {
     let finished = pipeline.finish_recording();
     outcome?;
     finished?;
-    // Nobody to tell if stderr is gone.
-    let _ = writeln!(io::stderr(), "twtrace: {} in {}", so_far(&pipeline), args.file.display());
+    say(&format!("{} in {}", so_far(&pipeline), args.file.display()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -52,7 +49,7 @@ async fn keep(
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while pipeline.is_recording() {
         tokio::select! {
-            _ = stop.wait() => return pipeline.look(&mut |_| {}),
+            _ = stop.wait() => return pipeline.look_back(&mut |_| {}),
             readable = pipeline.readable() => readable?,
             _ = drain.tick() => {}
         }

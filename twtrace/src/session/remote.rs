@@ -17,8 +17,9 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, sync::mpsc};
 
 use crate::{
-    feed::{Origin, Pace, StreamFeed},
-    recording::ReadError,
+    origin::Origin,
+    recording::{Pace, ReadError, StreamFeed},
+    text::visible,
 };
 
 /// Where the feed is.
@@ -88,6 +89,7 @@ pub async fn feed(path: &Path) -> Result<Body, DaemonError> {
         let status = response.status();
         let said = response.into_body().collect().await.map(|body| body.to_bytes());
         let said = String::from_utf8_lossy(&said.unwrap_or_default()).trim().to_owned();
+        let said = visible(&said);
         return Err(refused(format!("{status}: {said}")));
     }
     Ok(Body::of(response.into_body()))

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     cli::WatchArgs,
     event::Event,
-    feed::Origin,
+    origin::Origin,
     pipeline::{DRAIN_INTERVAL, Drained},
     summary::{RowChoice, Summary},
     units::{Clock, Hz},
@@ -121,11 +121,12 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
         observe::catch_up(&mut pipeline, &args.observe, &mut |event| screen.take(event)).await?;
     }
     screen.close();
-    observe::tell_end(&pipeline, &args.observe);
     let choice = screen.choice.clone();
-    let summary = pipeline.summary(&choice, &mut |event| screen.take(event))?;
+    let mut take = |event: &Event| screen.take(event);
+    let summary = observe::last_summary(&mut pipeline, &args.observe, &choice, &mut take)?;
     screen.finish(&summary)?;
     pipeline.finish_recording()?;
+    observe::ended_well(&pipeline, &args.observe)?;
     Ok(match stopped {
         Stopped::Asked => ExitCode::SUCCESS,
         // As a shell would say it: a signal is 128 and its number.

@@ -1,6 +1,13 @@
 //! The line of a monitoring plugin.
 
-use crate::{diagnose::Margins, summary::Summary};
+use crate::text::visible;
+use crate::{
+    diagnose::{Finding, Margins, Severity},
+    summary::Summary,
+};
+
+/// A threshold from which on, per cent, a limit is no cause for alarm that is known to suffice.
+const FULL: u32 = 90;
 
 /// State of a service, by its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +39,7 @@ impl Status {
 pub fn unknown(why: &str) -> String {
     // A second line is "long output" to some systems, and a pipe begins the performance data.
     let why: Vec<&str> = why.split_whitespace().collect();
-    format!("TWTRACE {} - {}", Status::Unknown.word(), why.join(" ").replace('|', "/"))
+    format!("TWTRACE {} - {}", Status::Unknown.word(), visible(&why.join(" ")).replace('|', "/"))
 }
 
 /// The status, and the line with text and performance data. Thresholds are per cent, and as the
@@ -42,34 +49,50 @@ pub fn line(summary: &Summary, warn: u32, crit: u32) -> (Status, String) {
         return (Status::Unknown, unknown("nothing was examined"));
     };
     let margins = &examined.diagnosis.margins;
-    let Some((worst, name)) = margins.worst() else {
+    let Some(worst) = margins.worst() else {
         let mut why = "no limit could be read".to_owned();
         examined.facts.unread.iter().for_each(|fault| why.push_str(&format!("; {fault}")));
         return (Status::Unknown, unknown(&why));
     };
-    let percent = percent(worst);
-    let status = if percent > f64::from(crit) {
+    let percent = percent(worst.share);
+    let findings = &examined.diagnosis.findings;
+    let failure = findings.iter().filter_map(Finding::failure).max();
+    let status = if failure == Some(Severity::Critical)
+        || (percent > f64::from(crit) && !(worst.will_do && crit >= FULL))
+    {
         Status::Critical
-    } else if percent > f64::from(warn) {
+    } else if failure == Some(Severity::Warning) || percent > f64::from(warn) {
         Status::Warning
     } else {
         Status::Ok
     };
-    let mut text = format!("{percent:.0}% of {name}");
-    if let Some(finding) = examined.diagnosis.findings.first().filter(|_| status != Status::Ok) {
-        text.push_str(&format!("; {}: {}", finding.id, finding.summary));
+    let share = worst.sentence();
+    let finding = findings.first().filter(|_| status != Status::Ok);
+    let mut text = match finding.map(|finding| (finding, finding.failure())) {
+        // What somebody suffers from comes first.
+        Some((finding, Some(_))) => format!("{}: {}; {share}", finding.id, sentence(finding)),
+        Some((finding, None)) => format!("{share}; {}: {}", finding.id, sentence(finding)),
+        None => share,
+    };
+    let seen: Vec<_> = summary.trust.lower_bounds().collect();
+    for (count, doubt) in &seen {
+        text.push_str(&format!("; {count} {}", doubt.words));
     }
-    let lost = summary.trust.lost + summary.trust.skipped;
-    if lost > 0 {
-        text.push_str(&format!("; {lost} events lost, figures are lower bounds"));
+    if !seen.is_empty() {
+        text.push_str(", figures are lower bounds");
     }
     let line = format!(
         "TWTRACE {} - {} | {}",
         status.word(),
-        text.replace('|', "/"),
+        visible(&text).replace('|', "/"),
         performance(summary, margins, percent, (warn, crit))
     );
     (status, line)
+}
+
+/// What is found, to be gone on after.
+fn sentence(finding: &Finding) -> &str {
+    finding.summary.trim_end_matches('.')
 }
 
 /// A share in per cent, with the digit that is shown: what is compared is what is seen.
@@ -101,7 +124,14 @@ fn performance(
     words.push(format!("time_wait={};;;0", margins.sockets));
     words.push(format!("entered_rate={rate:.1};;;0"));
     words.push(format!("overflow={overflow};;;0"));
-    words.push(format!("lost={};;;0", summary.trust.lost + summary.trust.skipped));
+    words.push(format!("lost={};;;0", summary.trust.lost()));
+    // Nor has what could not be compared.
+    words.extend(
+        summary
+            .audit
+            .as_ref()
+            .map(|audit| format!("missing={};;;0", audit.total().entries.missing)),
+    );
     words.join(" ")
 }
 

@@ -2,47 +2,25 @@
 //! read.
 
 use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, SystemTime},
 };
 
-use serde::{Serialize, Serializer};
-use twtrace_common::{Ended, Entered, ended_flags, entered_flags};
+use twtrace_common::{
+    Ended, Entered, Failed, PortChoice, TCP_FIN_WAIT2, ended_flags, entered_flags,
+};
 
-use super::events::{SCHEMA, endpoint, lifetime_ms, name, reason, state};
+use super::field::{Field, number};
 use crate::{
     event::{Event, ip},
-    feed::Origin,
+    failures::{Cause, Program},
+    origin::Origin,
     path,
     units::{Clock, Hz},
 };
 
-/// One value. It owns nothing, and what it looks like is written where it is wanted: there are
-/// millions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field<'a> {
-    /// Not known.
-    Null,
-    /// A word of a small vocabulary.
-    Word(&'static str),
-    /// Any text.
-    Text(&'a str),
-    /// An address.
-    Address(IpAddr),
-    /// An address and a port.
-    Endpoint(SocketAddr),
-    /// A kernel address.
-    Pointer(u64),
-    /// A number.
-    Number(i64),
-    /// Yes or no.
-    Flag(bool),
-    /// First and last port of a range.
-    Ports(u16, u16),
-    /// A time of day, microseconds since 1970.
-    Time(i64),
-}
+/// Name and version of each line.
+pub const SCHEMA: &str = "twtrace.event/2";
 
 /// What the values of a column are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,8 +107,19 @@ impl Seen<'_> {
     fn socket(&self) -> Option<&Entered> {
         match self.event {
             Event::Entered(entered) | Event::Present(entered) => Some(entered),
-            Event::Ended(_) => None,
+            Event::Ended(_) | Event::Failed(_) => None,
         }
+    }
+
+    fn failure(&self) -> Option<&Failed> {
+        match self.event {
+            Event::Failed(failed) => Some(failed),
+            _ => None,
+        }
+    }
+
+    fn program(&self) -> Option<Program> {
+        self.failure().map(Program::from)
     }
 
     fn end(&self) -> Option<&Ended> {
@@ -162,8 +151,9 @@ impl Seen<'_> {
     }
 }
 
-fn number(number: impl TryInto<i64>) -> Field<'static> {
-    Field::Number(number.try_into().unwrap_or(i64::MAX))
+/// Why a call failed.
+const fn cause(cause: Cause) -> Field<'static> {
+    Field::Word(cause.key())
 }
 
 /// A field, or null where the socket says of itself that it does not know.
@@ -195,11 +185,14 @@ static PROVENANCE: [Column; 4] = [
     csv("boot_id", Type::Text, |seen| Some(Field::Text(&seen.from?.boot_id))),
 ];
 
-/// Columns that tell what happened: `twtrace.event/1`.
-static EVENT: [Column; 36] = [
+/// Columns that tell what happened: `twtrace.event/2`.
+static EVENT: [Column; 41] = [
     csv("event", Type::Text, |seen| Some(Field::Word(name(seen.event)))),
     csv("mono_ns", Type::Number, |seen| Some(number(seen.event.mono_ns()))),
     csv("netns", Type::Number, |seen| Some(number(seen.event.header().netns))),
+    csv("netns_cookie", Type::Number, |seen| {
+        Some(seen.event.netns_cookie().map_or(Field::Null, number))
+    }),
     csv("role", Type::Text, |seen| Some(Field::Word(seen.event.role().as_str()))),
     csv("local", Type::Text, |seen| {
         let flow = seen.event.flow();
@@ -209,15 +202,28 @@ static EVENT: [Column; 36] = [
         let flow = seen.event.flow();
         Some(Field::Endpoint(endpoint(flow.remote, flow.remote_port)))
     }),
-    csv("state", Type::Text, |seen| Some(Field::Word(state(seen.event.header().state)))),
-    csv("reason", Type::Text, |seen| Some(Field::Word(reason(seen.end()?, seen.outcome()?)))),
-    column("path", Type::Text, |seen| Some(Field::Word(seen.outcome()?.key()))),
+    csv("state", Type::Text, |seen| match seen.event {
+        // It is about no socket in either state.
+        Event::Failed(_) => None,
+        event => Some(Field::Word(state(event.header().state))),
+    }),
+    csv("reason", Type::Text, |seen| match seen.event {
+        Event::Failed(failed) => Some(Cause::of(failed.result).map_or(Field::Null, cause)),
+        _ => Some(Field::Word(seen.outcome()?.key())),
+    }),
+    csv("stands_for", Type::Number, |seen| Some(number(seen.failure()?.stands_for))),
+    csv("pid", Type::Number, |seen| Some(number(seen.failure()?.pid))),
+    csv("comm", Type::Text, |seen| Some(Field::Comm(seen.failure()?.comm))),
+    column("kernel_thread", Type::Flag, |seen| {
+        Some(seen.program()?.kernel_thread.map_or(Field::Null, Field::Flag))
+    }),
+    csv("path", Type::Text, |seen| Some(Field::Word(seen.outcome()?.class().key()))),
     csv("lifetime_ms", Type::Number, |seen| {
         Some(lifetime_ms(seen.end()?).map_or(Field::Null, number))
     }),
     csv("scheduled_ms", Type::Number, |seen| match seen.event {
         Event::Entered(entered) => Some(seen.millis(entered.armed)),
-        Event::Present(_) => None,
+        Event::Present(_) | Event::Failed(_) => None,
         Event::Ended(ended) => Some(seen.millis(ended.last_armed)),
     }),
     column("first_scheduled_ms", Type::Number, |seen| Some(seen.millis(seen.end()?.first_armed))),
@@ -228,7 +234,7 @@ static EVENT: [Column; 36] = [
     csv("rearms", Type::Number, |seen| Some(number(seen.end()?.rearms))),
     csv("rto_ms", Type::Number, |seen| match seen.event {
         Event::Entered(entered) => Some(seen.millis(entered.rto)),
-        Event::Present(_) => None,
+        Event::Present(_) | Event::Failed(_) => None,
         Event::Ended(ended) => Some(seen.millis(ended.rto)),
     }),
     csv("ts_recent_stamp", Type::Number, |seen| {
@@ -236,8 +242,7 @@ static EVENT: [Column; 36] = [
         Some(known(socket, entered_flags::TIMESTAMPS_UNKNOWN, number(socket.ts_recent_stamp)))
     }),
     csv("tstamp_ok", Type::Flag, |seen| {
-        let negotiated = seen.entry_flag(entered_flags::TSTAMP_OK)?;
-        Some(known(seen.entry()?, entered_flags::TIMESTAMPS_UNKNOWN, negotiated))
+        Some(seen.entry_path()?.timestamps.map_or(Field::Null, Field::Flag))
     }),
     column("eligible", Type::Flag, |seen| {
         Some(seen.entry_path()?.eligible.map_or(Field::Null, Field::Flag))
@@ -246,15 +251,27 @@ static EVENT: [Column; 36] = [
         Some(seen.entry_path()?.blocked.map_or(Field::Null, |block| Field::Word(block.key())))
     }),
     csv("uid", Type::Number, |seen| {
+        if let Some(program) = seen.program() {
+            return Some(program.uid.map_or(Field::Null, number));
+        }
         let entered = seen.entry()?;
         Some(known(entered, entered_flags::OWNER_UNKNOWN, number(entered.uid)))
     }),
-    csv("cgroup", Type::Number, |seen| match seen.entry()?.cgroup {
-        0 => Some(Field::Null),
-        cgroup => Some(number(cgroup)),
+    csv("cgroup", Type::Number, |seen| {
+        let cgroup = match seen.failure() {
+            Some(failed) => failed.cgroup,
+            None => seen.entry()?.cgroup,
+        };
+        Some(if cgroup == 0 { Field::Null } else { number(cgroup) })
     }),
     column("overflow", Type::Flag, |seen| seen.entry_flag(entered_flags::OVERFLOW)),
-    column("autobound", Type::Flag, |seen| seen.entry_flag(entered_flags::AUTOBOUND)),
+    column("autobound", Type::Flag, |seen| {
+        let choice = PortChoice::from_u8(seen.entry()?.chosen);
+        Some(match choice {
+            PortChoice::Unknown => Field::Null,
+            choice => Field::Flag(choice == PortChoice::Connect),
+        })
+    }),
     column("family", Type::Number, |seen| Some(number(seen.entry()?.family))),
     column("timeo_jiffies", Type::Number, |seen| Some(number(seen.entry()?.timeo))),
     column("tw_reuse", Type::Number, |seen| {
@@ -266,7 +283,10 @@ static EVENT: [Column; 36] = [
         Some(known(entered, entered_flags::SETTINGS_UNKNOWN, number(entered.tcp_timestamps)))
     }),
     column("port_range", Type::Text, |seen| {
-        let flow = seen.entry()?.flow;
+        let flow = match seen.failure() {
+            Some(failed) => failed.flow,
+            None => seen.entry()?.flow,
+        };
         Some(Field::Ports(flow.port_low, flow.port_high))
     }),
     column("promoted", Type::Flag, |seen| seen.end_flag(ended_flags::PROMOTED)),
@@ -277,6 +297,7 @@ static EVENT: [Column; 36] = [
         let tw = match seen.event {
             Event::Entered(entered) | Event::Present(entered) => entered.tw,
             Event::Ended(ended) => ended.tw,
+            Event::Failed(_) => return None,
         };
         Some(if tw == 0 { Field::Null } else { Field::Pointer(tw) })
     }),
@@ -293,45 +314,28 @@ pub fn columns(provenance: bool) -> impl Iterator<Item = &'static Column> {
     PROVENANCE.iter().filter(move |_| provenance).chain(&EVENT)
 }
 
-impl Serialize for Field<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Null => serializer.serialize_unit(),
-            Self::Word(word) => serializer.serialize_str(word),
-            Self::Text(text) => serializer.serialize_str(text),
-            Self::Number(number) => serializer.serialize_i64(*number),
-            Self::Flag(flag) => serializer.serialize_bool(*flag),
-            Self::Ports(low, high) => [low, high].serialize(serializer),
-            Self::Address(_) | Self::Endpoint(_) | Self::Pointer(_) | Self::Time(_) => {
-                serializer.collect_str(self)
-            }
-        }
+/// What happened.
+pub fn name(event: &Event) -> &'static str {
+    match event {
+        Event::Entered(_) => "entered",
+        Event::Present(_) => "present",
+        Event::Ended(_) => "ended",
+        Event::Failed(_) => "failed",
     }
 }
 
-/// The text of a field outside JSON.
-impl fmt::Display for Field<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Null => Ok(()),
-            Self::Word(word) => f.write_str(word),
-            Self::Text(text) => f.write_str(text),
-            Self::Address(address) => address.fmt(f),
-            Self::Endpoint(endpoint) => endpoint.fmt(f),
-            Self::Pointer(pointer) => write!(f, "{pointer:#x}"),
-            Self::Number(number) => number.fmt(f),
-            Self::Flag(flag) => flag.fmt(f),
-            Self::Ports(low, high) => write!(f, "{low}-{high}"),
-            Self::Time(micros) => {
-                let since = Duration::from_micros(u64::try_from(*micros).unwrap_or(0));
-                match SystemTime::UNIX_EPOCH.checked_add(since) {
-                    // Beyond the year 9999 there is no such notation.
-                    Some(time) if since.as_secs() < 253_402_300_800 => {
-                        humantime::format_rfc3339_micros(time).fmt(f)
-                    }
-                    _ => micros.fmt(f),
-                }
-            }
-        }
-    }
+/// The state's name.
+pub fn state(state: u8) -> &'static str {
+    if state == TCP_FIN_WAIT2 { "FIN_WAIT2" } else { "TIME_WAIT" }
+}
+
+/// Milliseconds from entry to end, if the entry was seen.
+pub fn lifetime_ms(ended: &Ended) -> Option<u64> {
+    let lived = ended.mono_ns.saturating_sub(ended.entered_ns) / 1_000_000;
+    (ended.entered_ns != 0).then_some(lived)
+}
+
+/// An address and port as the field writes them.
+pub fn endpoint(address: [u8; 16], port: u16) -> SocketAddr {
+    SocketAddr::new(ip(address), port)
 }

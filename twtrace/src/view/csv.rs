@@ -1,10 +1,13 @@
 //! The summary as comma-separated values: one line a row, `(other)` last.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
+use super::figures::csv_figures;
 use crate::{
-    path::{Block, Outcome},
-    peer::Refused,
+    needs::Needs,
     summary::{Row, Summary},
 };
 
@@ -13,80 +16,38 @@ use crate::{
 /// # Errors
 /// Those of the writer.
 pub fn write(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
-    write!(
-        out,
-        "peer,role,netns,entered,fin_wait2,present_at_start,with_timestamps,without_timestamps,\
-         eligible,allowed"
-    )?;
-    for block in Block::ALL {
-        write!(out, ",blocked_{}", block.key())?;
-    }
-    for key in Refused::KEYS {
-        write!(out, ",refused_{key}")?;
-    }
-    write!(out, ",live")?;
-    for outcome in Outcome::ALL {
-        write!(out, ",{}", outcome.key())?;
-    }
-    writeln!(out, ",overflow,lifetime_count,lifetime_p50_ms,lifetime_p99_ms,lifetime_max_ms")?;
-    for row in &summary.rows {
-        write_row(out, summary, row)?;
-    }
-    match &summary.other {
-        Some((_, row)) => write_row(out, summary, row),
-        None => Ok(()),
-    }
+    write!(out, "peer,role,netns,netns_cookie")?;
+    csv_figures().try_for_each(|(_, name)| write!(out, ",{name}"))?;
+    writeln!(out)?;
+    let known = summary.known_of_rows();
+    let other = summary.other.iter().map(|(_, row)| row);
+    summary.rows.iter().chain(other).try_for_each(|row| write_row(out, summary, row, known))
 }
 
 /// Writes one row; what is not known is left empty.
-fn write_row(out: &mut impl Write, summary: &Summary, row: &Row) -> io::Result<()> {
-    let counts = &row.counts;
-    let ends = |value: u64| if summary.follow_ends { value.to_string() } else { String::new() };
-    let known = |known: bool, value: u64| if known { value.to_string() } else { String::new() };
-    let refusals = |value: u64| known(summary.sees_refusals(), value);
-    let sockets = |value: u64| known(summary.types.are_known(), value);
+fn write_row(out: &mut impl Write, summary: &Summary, row: &Row, known: Needs) -> io::Result<()> {
     write!(
         out,
-        "{},{},{},{},{},{},{},{},{},{}",
+        "{},{},",
         quoted(&summary.label(&row.group)),
         row.group.role().map_or("", |role| role.as_str()),
-        row.group.netns().map_or(String::new(), |netns| netns.to_string()),
-        counts.entered,
-        counts.fin_wait2,
-        ends(counts.present),
-        sockets(counts.with_timestamps),
-        sockets(counts.without_timestamps),
-        sockets(counts.eligible),
-        sockets(counts.allowed),
     )?;
-    for count in counts.blocked {
-        write!(out, ",{}", sockets(count))?;
+    if let Some(netns) = row.group.netns() {
+        write!(out, "{netns}")?;
     }
-    for count in counts.refused.by_reason {
-        write!(out, ",{}", refusals(count))?;
+    write!(out, ",")?;
+    if let Some(cookie) = row.netns_cookie {
+        write!(out, "{cookie}")?;
     }
-    write!(out, ",{}", ends(counts.live()))?;
-    for count in counts.ended {
-        write!(out, ",{}", ends(count))?;
-    }
-    let lifetimes = &row.lifetimes;
-    let millis = |value: Option<u64>| value.map_or(String::new(), |millis| millis.to_string());
-    writeln!(
-        out,
-        ",{},{},{},{},{}",
-        known(summary.sees_overflow(), counts.overflow),
-        ends(lifetimes.count),
-        millis(lifetimes.p50),
-        millis(lifetimes.p99),
-        millis(lifetimes.max),
-    )
+    csv_figures().try_for_each(|(figure, _)| write!(out, ",{}", figure.value(row, known)))?;
+    writeln!(out)
 }
 
 /// A text field, quoted where it must be (RFC 4180).
-pub fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
+pub fn quoted(text: &str) -> Cow<'_, str> {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\"")).into()
     } else {
-        text.to_owned()
+        text.into()
     }
 }

@@ -1,28 +1,31 @@
-//! What is wrong and what to do: for people, and as `twtrace.diagnosis/1`.
+//! What is wrong and what to do: for people, and as `twtrace.diagnosis/2`.
 
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::{
-    style::Palette,
-    text::{COLUMNS, wrapped},
-};
+use super::style::Palette;
+use crate::text::{COLUMNS, visible, wrapped};
 use crate::{
     diagnose::{
         Evidence, Finding, Severity,
         arithmetic::Exhaustion,
+        buckets::Buckets,
         finding::rounded,
-        margins::{Buckets, Margins, NamespaceMargins},
-        pressure::Pressure,
+        margins::{Margins, NamespaceMargins},
+        pressure::{Holder, Pressure},
+        tracking::Tracking,
     },
-    host::facts::NamespaceFacts,
-    peer::PeerAddress,
+    filter::PeerAddress,
+    host::facts::{Conntrack, NamespaceFacts},
     summary::{Examined, Summary},
 };
 
 /// Name and version of the document.
-pub const SCHEMA: &str = "twtrace.diagnosis/1";
+pub const SCHEMA: &str = "twtrace.diagnosis/2";
+
+/// Share of a limit from which on it is named where there is no finding.
+const WORTH_A_LOOK: f64 = 0.5;
 
 /// Column at which a figure's source begins.
 const SOURCE_AT: usize = 50;
@@ -88,7 +91,7 @@ pub fn histories(summary: &Summary) -> Value {
 
 fn history_documents(summary: &Summary, examined: &Examined) -> Vec<Value> {
     let documents = summary.rows.iter();
-    documents.filter_map(|row| super::history::document(row, &examined.clock)).collect()
+    documents.filter_map(|row| super::history::document(row, &examined.clock, summary)).collect()
 }
 
 fn margins_document(margins: &Margins) -> Value {
@@ -101,11 +104,7 @@ fn margins_document(margins: &Margins) -> Value {
                 "rules": namespace.rules.sentence(),
                 "ports": namespace.ports.as_ref().map(ports_document),
                 "buckets": namespace.buckets.as_ref().map(buckets_document),
-                "conntrack": namespace.conntrack.map(|conntrack| json!({
-                    "count": conntrack.count,
-                    "max": conntrack.max,
-                    "time_wait_s": conntrack.time_wait_s,
-                })),
+                "conntrack": namespace.conntrack.as_ref().map(conntrack_document),
             })
         })
         .collect();
@@ -153,6 +152,19 @@ fn buckets_document(buckets: &Buckets) -> Value {
     })
 }
 
+fn conntrack_document(tracking: &Tracking) -> Value {
+    json!({
+        "count": tracking.now.count,
+        "max": tracking.now.max,
+        "time_wait_s": tracking.now.time_wait_s,
+        "share": tracking.used_share(),
+        "growth": tracking.growth.map(rounded),
+        "steady_state": tracking.most.round() as u64,
+        "seconds_to_full": tracking.exhaustion.seconds().map(rounded),
+        "dropped": tracking.dropped,
+    })
+}
+
 /// Writes the findings, worst first, or that there is none; then the margins.
 ///
 /// # Errors
@@ -164,7 +176,7 @@ pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::R
         "twtrace: observed through {} for {:.1} s, kernel {}",
         summary.backend,
         summary.elapsed.as_secs_f64(),
-        examined.facts.kernel
+        visible(&examined.facts.kernel)
     )?;
     let blind = summary.blind_spots();
     if !blind.is_empty() {
@@ -186,18 +198,7 @@ pub fn write_findings(
     palette: Palette,
 ) -> io::Result<()> {
     if examined.diagnosis.findings.is_empty() {
-        let margins = &examined.diagnosis.margins;
-        let text = if margins.namespaces.is_empty() {
-            "No finding, but no network namespace could be read: nothing is known of its limits."
-                .to_owned()
-        } else {
-            format!(
-                "No finding: {} sockets are in TIME_WAIT now, and no limit is near. TIME_WAIT is \
-                 how TCP ends; by itself it is harmless.",
-                margins.sockets
-            )
-        };
-        wrapped(out, "", &text)?;
+        wrapped(out, "", &no_finding(&examined.diagnosis.margins))?;
         return writeln!(out);
     }
     let findings = &examined.diagnosis.findings;
@@ -205,6 +206,26 @@ pub fn write_findings(
         write_finding(out, summary, finding, &findings[..index], palette)?;
     }
     Ok(())
+}
+
+/// What is said where there is no finding.
+fn no_finding(margins: &Margins) -> String {
+    let sockets = margins.sockets;
+    match margins.worst() {
+        _ if margins.namespaces.is_empty() => {
+            "No finding, but no network namespace could be read: nothing is known of its limits."
+                .to_owned()
+        }
+        Some(limit) if limit.share >= WORTH_A_LOOK => format!(
+            "No finding: {sockets} sockets are in TIME_WAIT now, and nothing will fail at this \
+             rate. The nearest limit: {}; what takes it stands below.",
+            limit.sentence()
+        ),
+        _ => format!(
+            "No finding: {sockets} sockets are in TIME_WAIT now, and no limit is near. TIME_WAIT \
+             is how TCP ends; by itself it is harmless."
+        ),
+    }
 }
 
 fn write_finding(
@@ -222,7 +243,8 @@ fn write_finding(
     };
     match finding.netns {
         Some(netns) => {
-            writeln!(out, "{heading}  network namespace {}", summary.namespace(netns))?;
+            let namespace = summary.namespace(netns);
+            writeln!(out, "{heading}  network namespace {}", visible(&namespace))?;
         }
         None => writeln!(out, "{heading}")?,
     }
@@ -264,6 +286,7 @@ fn write_figure(out: &mut impl Write, figure: &Evidence) -> io::Result<()> {
             None => other.to_string(),
         },
     };
+    let value = visible(&value);
     let unit = if figure.unit.is_empty() { String::new() } else { format!(" {}", figure.unit) };
     // Sysctls keep their spelling: one wants to search for it.
     let is_sysctl = figure.source.ends_with(figure.key);
@@ -289,7 +312,8 @@ fn write_margins(
     let margins = &examined.diagnosis.margins;
     writeln!(out, "{}", palette.heading("Margins"))?;
     for namespace in &margins.namespaces {
-        writeln!(out, "  network namespace {}", summary.namespace(namespace.netns))?;
+        let name = summary.namespace(namespace.netns);
+        writeln!(out, "  network namespace {}", visible(&name))?;
         write_namespace(out, namespace)?;
         if let Some(facts) = examined.facts.namespaces.get(&namespace.netns) {
             wrapped(out, "    settings     ", &settings(facts))?;
@@ -314,51 +338,94 @@ fn write_margins(
 
 fn write_namespace(out: &mut impl Write, namespace: &NamespaceMargins) -> io::Result<()> {
     let ports = match &namespace.ports {
-        None => "no connection of this end was seen to close first".to_owned(),
+        None if namespace.buckets.is_some_and(|buckets| buckets.live > 0) => {
+            "connect() took none: what is in TIME_WAIT was accepted here".to_owned()
+        }
+        None => "none is in TIME_WAIT".to_owned(),
         Some(ports) => ports_margin(ports),
     };
     wrapped(out, "    ports        ", &ports)?;
     if let Some(buckets) = &namespace.buckets {
         wrapped(out, "    buckets      ", &buckets_margin(buckets))?;
     }
-    if let Some(conntrack) = namespace.conntrack.filter(|conntrack| conntrack.count > 0) {
-        let text = format!(
-            "{} of {} entries; its own TIME_WAIT lasts {} s and is not the sockets'",
-            conntrack.count, conntrack.max, conntrack.time_wait_s
-        );
-        wrapped(out, "    conntrack    ", &text)?;
+    if let Some(tracking) = &namespace.conntrack {
+        wrapped(out, "    conntrack    ", &conntrack_margin(tracking))?;
     }
     Ok(())
 }
 
+/// How far the ports suffice that a program names itself.
+fn named_margin(ports: &Pressure) -> String {
+    let triple = ports.triple();
+    if ports.is_fixed() {
+        return match ports.free_in {
+            Some((_, last)) => format!(
+                "{triple}: the program names this one port; it is held in TIME_WAIT, free in \
+                 {last:.0} s"
+            ),
+            None => format!("{triple}: the program names this one port; it is not held"),
+        };
+    }
+    format!(
+        "{triple}: the program names its ports, {} so far; {:.0} are held in TIME_WAIT. At {:.1}/s \
+         it needs {:.0} until the first comes back; how many it has is seen when it begins anew",
+        ports.usable,
+        ports.stuck,
+        ports.blocked_rate,
+        ports.steady()
+    )
+}
+
 /// How far the ports suffice.
 fn ports_margin(ports: &Pressure) -> String {
+    if !ports.is_complete() || ports.is_fixed() {
+        return named_margin(ports);
+    }
     let open = match ports.open {
         None => "how many are open is not known".to_owned(),
         Some(open) => format!("{} are open", open.ports),
     };
     let mut text = format!(
-        "{}: of {} ports {:.0} are stuck in TIME_WAIT and {open}; {:.1}/s get stuck, which \
-         settles at {:.0}; {:.1}/s fit",
+        "{}: of {} ports {:.0} are stuck {} and {open}; {:.1}/s get stuck, which settles at \
+         {:.0}; {:.1}/s fit",
         ports.triple(),
         ports.usable,
         ports.stuck,
+        stuck_how(ports),
         ports.blocked_rate,
         ports.steady(),
         ports.highest_rate()
     );
+    let bound = ports.holders.of(Holder::Bound);
+    if bound > 0.0 {
+        text.push_str(&format!("; {bound:.0} are held by what others bound first"));
+    }
     match ports.exhaustion {
+        // What is held for a second only may be free again a moment after it was wanted.
+        Exhaustion::Now if ports.used_share() < WORTH_A_LOOK => {
+            let ago = ports.failed_ago.map_or(String::new(), |ago| format!(" {ago:.0} s ago"));
+            text.push_str(&format!("; calls found none{ago}"));
+        }
         Exhaustion::Now => text.push_str("; none is left"),
         Exhaustion::In(seconds) => text.push_str(&format!("; none is left in {seconds:.0} s")),
         Exhaustion::Never => {}
     }
     if ports.sources > 1 {
-        text.push_str(&format!(
-            "; shortest of {} source addresses, live sockets assumed spread like entries",
-            ports.sources
-        ));
+        text.push_str(&format!("; shortest of {} source addresses", ports.sources));
     }
     text
+}
+
+/// In what most of the stuck ports are, and why they stay.
+fn stuck_how(ports: &Pressure) -> &'static str {
+    match ports.holder() {
+        Some(Holder::NoTimestamps) => "in TIME_WAIT, for want of timestamps,",
+        Some(Holder::Forbidden) => "in TIME_WAIT, as tcp_tw_reuse has it,",
+        Some(Holder::Young) => "for being younger than the reuse delay",
+        Some(Holder::FinWait2) => "in FIN_WAIT2",
+        Some(Holder::Assumed) => "in TIME_WAIT, as is assumed,",
+        _ => "in TIME_WAIT",
+    }
 }
 
 /// How far the buckets suffice.
@@ -381,6 +448,28 @@ fn buckets_margin(buckets: &Buckets) -> String {
         0 => text.push_str("; none overflowed"),
         overflow => text.push_str(&format!("; {overflow} overflowed")),
     }
+    text
+}
+
+/// How far connection tracking suffices.
+fn conntrack_margin(tracking: &Tracking) -> String {
+    let Conntrack { count, max, time_wait_s, .. } = tracking.now;
+    let mut text = format!("{count} of {max} entries (nf_conntrack_max)");
+    match tracking.growth {
+        None => {}
+        Some(growth) if growth >= 0.0 => text.push_str(&format!(", {growth:.1}/s more")),
+        Some(growth) => text.push_str(&format!(", {:.1}/s less", -growth)),
+    }
+    match tracking.exhaustion {
+        Exhaustion::Now => text.push_str("; none is left"),
+        Exhaustion::In(seconds) => text.push_str(&format!("; full in {seconds:.0} s")),
+        Exhaustion::Never => {}
+    }
+    match tracking.dropped {
+        Some(0) | None => {}
+        Some(dropped) => text.push_str(&format!("; {dropped} packets dropped of late")),
+    }
+    text.push_str(&format!("; its own TIME_WAIT lasts {time_wait_s} s and is not the sockets'"));
     text
 }
 

@@ -1,25 +1,22 @@
-//! One line an event: `twtrace.event/1`.
+//! One line an event: `twtrace.event/2`.
 
-use std::{
-    io::{self, Write},
-    net::SocketAddr,
-};
+use std::io::{self, Write};
 
-use twtrace_common::{EndReason, Ended, TCP_FIN_WAIT2, entered_flags};
+use twtrace_common::{TCP_FIN_WAIT2, entered_flags};
 
 use super::{
     Format,
-    columns::{Column, Field, Provenance, Seen, columns},
+    columns::{Column, Provenance, Seen, columns, endpoint, lifetime_ms, name},
     csv::quoted,
+    field::Field,
 };
+use crate::text::visible;
 use crate::{
-    event::{Event, end_reason, ip},
+    event::Event,
+    failures::{Cause, Program, comm_text},
     path,
     units::Hz,
 };
-
-/// Name and version of each line.
-pub const SCHEMA: &str = "twtrace.event/1";
 
 /// Writes events in one format.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +95,9 @@ impl EventWriter {
                     let comma = if at == 0 { "" } else { "," };
                     match field {
                         Field::Text(text) => write!(out, "{comma}{}", quoted(text))?,
+                        Field::Comm(comm) => {
+                            write!(out, "{comma}{}", quoted(&comm_text(&comm)))?;
+                        }
                         field => write!(out, "{comma}{field}")?,
                     }
                 }
@@ -115,12 +115,16 @@ impl EventWriter {
         let flow = event.flow();
         writeln!(
             out,
-            "{:>14.6}  {:<9} {:<42} {:<42} {}, {}",
+            "{:>14.6}  {:<9} {:<42} {:<42} {}{}",
             event.mono_ns() as f64 / 1e9,
             name(event),
             endpoint(flow.local, flow.local_port),
             endpoint(flow.remote, flow.remote_port),
-            state(event.header().state),
+            match event {
+                Event::Failed(_) => "",
+                _ if event.header().state == TCP_FIN_WAIT2 => "FIN_WAIT2, ",
+                _ => "TIME_WAIT, ",
+            },
             self.detail(event),
         )
     }
@@ -131,12 +135,19 @@ impl EventWriter {
         match event {
             Event::Entered(entered) => {
                 let path = path::at_entry(entered, event.role());
-                let timestamps = match path.eligible {
+                let timestamps = match path.timestamps {
                     Some(true) => "with timestamps",
                     Some(false) => "without timestamps",
                     None => "timestamps unknown",
                 };
                 words.push(timestamps.to_owned());
+                // They go together, but for a takeover: it inherits a timestamp of the connection before.
+                match path.eligible {
+                    eligible if eligible == path.timestamps => {}
+                    Some(true) => words.push("eligible".to_owned()),
+                    Some(false) => words.push("not eligible".to_owned()),
+                    None => words.push("eligible or not unknown".to_owned()),
+                }
                 if entered.rto != 0 {
                     words.push(format!("rto {} ms", self.hz.millis(entered.rto)));
                 }
@@ -156,9 +167,17 @@ impl EventWriter {
             Event::Ended(ended) => {
                 let outcome = path::at_end(ended, self.recycle_exists, self.hz);
                 let after = lifetime_ms(ended).map(|millis| format!(" after {millis} ms"));
-                words.push(format!("{}{}", reason(ended, outcome), after.unwrap_or_default()));
+                words.push(format!("{}{}", outcome.key(), after.unwrap_or_default()));
                 if ended.rearms > 0 {
                     words.push(format!("armed again {} times", ended.rearms));
+                }
+            }
+            Event::Failed(failed) => {
+                let program = Program::from(failed);
+                words.push(Cause::of(failed.result).map_or("failed", Cause::words).to_owned());
+                words.push(visible(&program.to_string()).into_owned());
+                if failed.stands_for > 1 {
+                    words.push(format!("{} of these, told together", failed.stands_for));
                 }
             }
         }
@@ -168,38 +187,4 @@ impl EventWriter {
 
 fn csv_columns(provenance: bool) -> impl Iterator<Item = &'static Column> {
     columns(provenance).filter(|column| column.csv)
-}
-
-/// What happened.
-pub fn name(event: &Event) -> &'static str {
-    match event {
-        Event::Entered(_) => "entered",
-        Event::Present(_) => "present",
-        Event::Ended(_) => "ended",
-    }
-}
-
-/// The state's name.
-pub fn state(state: u8) -> &'static str {
-    if state == TCP_FIN_WAIT2 { "FIN_WAIT2" } else { "TIME_WAIT" }
-}
-
-/// Why it ended, in one word.
-pub fn reason(ended: &Ended, outcome: path::Outcome) -> &'static str {
-    match (end_reason(ended), outcome) {
-        (EndReason::Expired, path::Outcome::TwoMsl) => "expired",
-        (EndReason::Aborted, _) => "aborted",
-        (_, outcome) => outcome.key(),
-    }
-}
-
-/// Milliseconds from entry to end, if the entry was seen.
-pub fn lifetime_ms(ended: &Ended) -> Option<u64> {
-    let lived = ended.mono_ns.saturating_sub(ended.entered_ns) / 1_000_000;
-    (ended.entered_ns != 0).then_some(lived)
-}
-
-/// An address and port as the field writes them.
-pub fn endpoint(address: [u8; 16], port: u16) -> SocketAddr {
-    SocketAddr::new(ip(address), port)
 }

@@ -1,88 +1,19 @@
-//! One peer's past and present: what `twtrace explain` says.
+//! One peer's past, in a sentence and for programs.
 
-use std::{
-    io::{self, Write},
-    time::SystemTime,
-};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::{style::Palette, text::wrapped};
 use crate::{
+    attached::Types,
+    needs::Needs,
     peer::{
         history::{Change, Span},
         minutes::Minute,
     },
     summary::{Row, Summary},
-    units::Clock,
+    units::{Clock, time_of_day as time},
 };
-
-/// Writes each row's past, then all about it, then what is wrong.
-///
-/// # Errors
-/// Those of the writer.
-pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::Result<()> {
-    let Some(examined) = &summary.examined else { return Ok(()) };
-    super::peer::write(out, summary, palette)?;
-    for row in &summary.rows {
-        let name = summary.label(&row.group);
-        writeln!(out, "{}", palette.heading(format!("{name}: timestamps over time")))?;
-        wrapped(out, "  ", &story(row, &examined.clock))?;
-        for change in row.history.changes() {
-            let line = format!(
-                "from here on {} timestamps (the last {} {})",
-                if change.with_timestamps { "with" } else { "without" },
-                if change.with_timestamps { "without at" } else { "with at" },
-                time(examined.clock.wall(change.before_ns)),
-            );
-            let first = format!("  {} ", time(examined.clock.wall(change.mono_ns)));
-            wrapped(out, &first, &line)?;
-        }
-    }
-    for row in summary.rows.iter().filter(|row| !row.minutes.is_empty()) {
-        write_minutes(out, &summary.label(&row.group), &row.minutes, &examined.clock, palette)?;
-    }
-    writeln!(out)?;
-    super::diagnosis::write_findings(out, summary, examined, palette)
-}
-
-/// Minutes shown to people; programs have all.
-const MINUTES: usize = 15;
-
-/// Writes a row's last minutes as a table.
-fn write_minutes(
-    out: &mut impl Write,
-    name: &str,
-    minutes: &[Minute],
-    clock: &Clock,
-    palette: Palette,
-) -> io::Result<()> {
-    writeln!(out, "{}", palette.heading(format!("{name}: by the minute")))?;
-    let shown = &minutes[minutes.len().saturating_sub(MINUTES)..];
-    if shown.len() < minutes.len() {
-        let (hidden, first) = (minutes.len() - shown.len(), clock.wall_at(minutes[0].begins_ns()));
-        writeln!(out, "  {hidden} minutes before, from {} on (-o json has them)", time(first))?;
-    }
-    writeln!(
-        out,
-        "  {:<14} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
-        "FROM", "ENTERED", "NO TS", "BLOCKED", "FAST", "2MSL", "OTHER"
-    )?;
-    for minute in shown {
-        writeln!(
-            out,
-            "  {:<14} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
-            time(clock.wall_at(minute.begins_ns())),
-            minute.entered,
-            minute.without_timestamps,
-            minute.blocked,
-            minute.fast,
-            minute.two_msl,
-            minute.other + minute.overflow,
-        )?;
-    }
-    Ok(())
-}
 
 /// What minutes alone tell of timestamps, where the moments themselves are not known any more:
 /// the last one with, and the first one without after it.
@@ -105,7 +36,12 @@ fn story_by_minutes(minutes: &[Minute], clock: &Clock) -> Option<String> {
 }
 
 /// The row's timestamps over time, in one sentence.
-fn story(row: &Row, clock: &Clock) -> String {
+pub fn story(row: &Row, clock: &Clock, types: Types) -> String {
+    if !types.are_known() {
+        return "Whether the peer sends timestamps is not known: this kernel's types are not. A BTF \
+                file made for it tells (--btf FILE)."
+            .into();
+    }
     let history = &row.history;
     let (with, without) = (history.with, history.without);
     let span = |span: Span| {
@@ -149,8 +85,9 @@ fn story(row: &Row, clock: &Clock) -> String {
 }
 
 /// A row's past as programs read it; `None` for a row that is not a peer.
-pub fn document(row: &Row, clock: &Clock) -> Option<Value> {
+pub fn document(row: &Row, clock: &Clock, summary: &Summary) -> Option<Value> {
     row.group.role()?;
+    let if_known = |needs: Needs, count: u32| summary.known().has(needs).then_some(count);
     let moment = |mono_ns: u64| (mono_ns != 0).then(|| stamp(clock.wall(mono_ns)));
     let span = |span: Span| json!({ "first": moment(span.first_ns), "last": moment(span.last_ns) });
     let change = |change: &Change| {
@@ -165,7 +102,7 @@ pub fn document(row: &Row, clock: &Clock) -> Option<Value> {
         "peer": row.group.to_string(),
         "role": row.group.role().map(|role| role.as_str()),
         "netns": row.group.netns(),
-        "live": row.counts.live(),
+        "live": row.live,
         "with_timestamps": span(history.with),
         "without_timestamps": span(history.without),
         "changes": history.changes().iter().map(change).collect::<Vec<_>>(),
@@ -173,26 +110,19 @@ pub fn document(row: &Row, clock: &Clock) -> Option<Value> {
         "minutes": row.minutes.iter().map(|minute| json!({
             "from": stamp(clock.wall_at(minute.begins_ns())),
             "entered": minute.entered,
-            "without_timestamps": minute.without_timestamps,
-            "blocked": minute.blocked,
+            "without_timestamps": if_known(Needs::TYPES, minute.without_timestamps),
+            "blocked": if_known(Needs::TYPES, minute.blocked),
             "fast": minute.fast,
             "two_msl": minute.two_msl,
             "other": minute.other,
-            "overflow": minute.overflow,
-            "refused": minute.refused,
+            "overflow": if_known(Needs::OVERFLOW, minute.overflow),
+            "refused": if_known(Needs::REFUSALS, minute.refused),
         })).collect::<Vec<_>>(),
-        "story": story(row, clock),
+        "story": story(row, clock, summary.types),
     }))
 }
 
 /// A moment for programs.
 fn stamp(wall: SystemTime) -> String {
     humantime::format_rfc3339_millis(wall).to_string()
-}
-
-/// A moment for people: the time of day in UTC, which logs of several hosts share.
-fn time(wall: SystemTime) -> String {
-    let stamp = humantime::format_rfc3339_seconds(wall).to_string();
-    let time = stamp.split_once('T').map_or(stamp.as_str(), |(_, time)| time);
-    format!("{} UTC", time.trim_end_matches('Z'))
 }

@@ -1,20 +1,26 @@
-//! `twtrace.summary/1`: the summary for programs, documented in docs/schema/.
+//! `twtrace.summary/2`: the summary for programs, documented in docs/schema/.
 
-use std::io::{self, Write};
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+};
 
-use serde::{Serialize, Serializer};
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::{Value, json};
 
+use super::{failed, figures::Figures};
 use crate::{
+    attached::FailedWay,
+    audit::{Audit, Audited},
     diagnose::Finding,
-    kernel::Refusal,
-    path::{Block, Outcome},
-    peer::{Counts, LifetimeSummary, Refused},
-    summary::{Examined, Row, RowFilter, Summary, Trust},
+    needs::Needs,
+    peer::Netns,
+    summary::{Examined, Row, RowFilter, Summary},
+    trust::{DOUBTS, Section},
 };
 
 /// Name and version of the document.
-pub const SCHEMA: &str = "twtrace.summary/1";
+pub const SCHEMA: &str = "twtrace.summary/2";
 
 /// Writes the summary as one line and a line feed.
 ///
@@ -34,51 +40,67 @@ pub fn write_pretty(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     writeln!(out)
 }
 
-/// What is not known is null, never 0.
-struct Known {
-    ends: bool,
-    overflow: bool,
-    refusals: bool,
-    /// What only the full socket knows.
-    sockets: bool,
-}
-
-impl Known {
-    fn ends<T: Serialize>(&self, value: T) -> Value {
-        if self.ends { json!(value) } else { Value::Null }
-    }
-
-    fn sockets<T: Serialize>(&self, value: T) -> Value {
-        if self.sockets { json!(value) } else { Value::Null }
-    }
-
-    fn refusals(&self, refused: &Refused) -> Value {
-        if !self.refusals {
-            return Value::Null;
-        }
-        let pairs = Refused::KEYS.iter().zip(refused.by_reason);
-        pairs.map(|(key, count)| ((*key).to_owned(), json!(count))).collect::<Map<_, _>>().into()
-    }
-}
-
-impl Known {
-    fn of(summary: &Summary) -> Self {
-        Self {
-            ends: summary.follow_ends,
-            overflow: summary.sees_overflow(),
-            refusals: summary.sees_refusals(),
-            sockets: summary.types.are_known(),
-        }
-    }
-}
-
-/// The rows, one at a time: as values of JSON each takes some twenty kilobytes.
+/// The rows, each with its name in front. There may be tens of thousands, so none is made into
+/// values of JSON first.
 struct Peers<'a>(&'a Summary);
 
 impl Serialize for Peers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let known = Known::of(self.0);
-        serializer.collect_seq(self.0.rows.iter().map(|row| peer(self.0, row, &known)))
+        let known = self.0.known_of_rows();
+        serializer.collect_seq(self.0.rows.iter().map(|row| Peer { summary: self.0, row, known }))
+    }
+}
+
+struct Peer<'a> {
+    summary: &'a Summary,
+    row: &'a Row,
+    known: Needs,
+}
+
+impl Serialize for Peer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { summary, row, known } = *self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("peer", &summary.label(&row.group))?;
+        map.serialize_entry("role", &row.group.role().map(|role| role.as_str()))?;
+        map.serialize_entry("netns", &row.group.netns())?;
+        map.serialize_entry("netns_cookie", &row.netns_cookie)?;
+        let current = row.group.namespace().and_then(Netns::current);
+        let name = current.and_then(|netns| summary.netns_names.get(&netns));
+        map.serialize_entry("netns_name", &name)?;
+        Figures { row, known }.write(&mut map)?;
+        map.end()
+    }
+}
+
+/// All rows together.
+struct Totals<'a>(&'a Summary);
+
+impl Serialize for Totals<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let summary = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        let known = summary.known().and(Needs::NO_PEERS);
+        Figures { row: &summary.totals, known }.write(&mut map)?;
+        Doubts(summary, Section::Totals).write(&mut map)?;
+        let told = summary.audit.as_ref().map(|known| audit(known, &summary.netns_names));
+        map.serialize_entry("audit", &told)?;
+        map.end()
+    }
+}
+
+/// The rows that are not shown, together.
+struct Other<'a> {
+    peers: u64,
+    figures: Figures<'a>,
+}
+
+impl Serialize for Other<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.figures.write(&mut map)?;
+        map.serialize_entry("peers", &self.peers)?;
+        map.end()
     }
 }
 
@@ -105,30 +127,30 @@ struct Document<'a> {
     elapsed_s: f64,
     by: &'static str,
     filter: Option<String>,
-    totals: Map<String, Value>,
-    trust: Value,
+    totals: Totals<'a>,
+    trust: Doubts<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     row_filter: Option<Value>,
     peers: Peers<'a>,
     peers_total: u64,
     peers_evicted: u64,
     peers_folded: u64,
-    other: Option<Map<String, Value>>,
+    other: Option<Other<'a>>,
+    /// Null where nobody looked.
+    failures: Option<Vec<Value>>,
+    /// Null where a refused bind() is not seen.
+    binds: Option<Vec<Value>>,
     /// Null where rows stand for something else than peers, or ends are not followed.
     findings: Option<Vec<Value>>,
 }
 
 /// The summary as programs read it.
 pub fn document(summary: &Summary) -> impl Serialize {
-    let known = Known::of(summary);
-    let mut totals = counts(&summary.totals, &known);
-    totals.insert("live".into(), known.ends(summary.live()));
-    totals.insert("lost".into(), json!(summary.trust.lost));
-    let other = summary.other.as_ref().map(|(folded, row)| {
-        let mut other = counts(row, &known);
-        other.insert("peers".into(), json!(folded));
-        other
-    });
+    let known = summary.known();
+    let other = |(peers, row)| {
+        let figures = Figures { row, known: summary.known_of_rows() };
+        Other { peers, figures }
+    };
     let findings =
         |examined: &Examined| examined.diagnosis.findings.iter().map(Finding::document).collect();
     Document {
@@ -141,20 +163,46 @@ pub fn document(summary: &Summary) -> impl Serialize {
         elapsed_s: (summary.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
         by: summary.group_by.as_str(),
         filter: (!summary.selection.is_any()).then(|| summary.selection.to_string()),
-        totals,
-        trust: trust(&summary.trust, &known),
+        totals: Totals(summary),
+        trust: Doubts(summary, Section::Trust),
         row_filter: row_filter(summary),
         peers: Peers(summary),
         peers_total: summary.peers,
         peers_evicted: summary.peers_evicted,
         peers_folded: summary.peers_folded,
-        other,
+        other: summary.other.as_ref().map(|(peers, row)| (*peers, row)).map(other),
+        failures: summary.failed.as_ref().map(failed::connects),
+        binds: summary.failed.as_ref().filter(|_| known.has(Needs::BINDS)).map(failed::binds),
         findings: summary.examined.as_ref().map(findings),
     }
 }
+/// What the kernel itself counted, against what its programs did.
+pub fn audit(audit: &Audit, names: &HashMap<u32, String>) -> Value {
+    let namespaces = audit.namespaces.iter().map(|(inum, audited)| {
+        let mut namespace = figures(audited);
+        namespace["netns"] = json!(inum);
+        namespace["netns_cookie"] = json!((audited.cookie != 0).then_some(audited.cookie));
+        namespace["netns_name"] = json!(names.get(inum));
+        namespace
+    });
+    let mut all = figures(&audit.total());
+    all["basis"] = json!(audit.basis.as_str());
+    all["unaudited"] = json!(audit.unaudited);
+    all["namespaces"] = namespaces.collect();
+    all
+}
+
+/// All that is compared.
+fn figures(audited: &Audited) -> Value {
+    let mut figures = json!(audited.entries);
+    figures["reused"] = json!(audited.reused);
+    figures["overflow"] = json!(audited.overflow);
+    figures["live"] = json!(audited.live);
+    figures
+}
 
 /// A better way to attach that did not work.
-fn refusal(refusal: &Refusal) -> Value {
+fn refusal(refusal: &FailedWay) -> Value {
     json!({ "backend": refusal.backend.as_str(), "reason": refusal.reason })
 }
 
@@ -169,95 +217,22 @@ pub fn row_filter(summary: &Summary) -> Option<Value> {
     }))
 }
 
-/// How far the counts can be trusted.
-fn trust(trust: &Trust, known: &Known) -> Value {
-    json!({
-        "lost_sockets": trust.lost_sockets,
-        "undecided": trust.undecided,
-        "skipped": trust.skipped,
-        "healed": known.ends(trust.healed),
-        "unfollowed": known.ends(trust.unfollowed),
-        "unseen_ends": known.ends(trust.unseen_ends),
-        "read_failures": trust.read_failures,
-        "refusals_dropped": trust.refusals_dropped,
-        "undecodable": trust.undecodable,
-    })
-}
+/// What makes counts less than exact, as far as `place` has it.
+struct Doubts<'a>(&'a Summary, Section);
 
-/// One row, with its name in front.
-fn peer(summary: &Summary, row: &Row, known: &Known) -> Value {
-    let mut peer = Map::new();
-    peer.insert("peer".into(), json!(summary.label(&row.group)));
-    peer.insert("role".into(), json!(row.group.role().map(|role| role.as_str())));
-    peer.insert("netns".into(), json!(row.group.netns()));
-    let name = row.group.netns().and_then(|netns| summary.netns_names.get(&netns));
-    peer.insert("netns_name".into(), json!(name));
-    peer.append(&mut counts(row, known));
-    Value::Object(peer)
-}
-
-/// The counts of a row.
-fn counts(row: &Row, known: &Known) -> Map<String, Value> {
-    let counts: &Counts = &row.counts;
-    let ended = |outcome: Outcome| known.ends(counts.outcome(outcome));
-    let blocked: Map<_, _> = Block::ALL
-        .iter()
-        .map(|block| (block.key().to_owned(), json!(counts.blocked(*block))))
-        .collect();
-    let value = json!({
-        "entered": counts.entered,
-        "fin_wait2": counts.fin_wait2,
-        "present_at_start": known.ends(counts.present),
-        "timestamps": known.sockets(json!({
-            "with": counts.with_timestamps,
-            "without": counts.without_timestamps,
-            "negotiated": counts.negotiated,
-        })),
-        "eligible": known.sockets(counts.eligible),
-        "allowed": known.sockets(counts.allowed),
-        "blocked": known.sockets(blocked),
-        "refused": known.refusals(&counts.refused),
-        "live": known.ends(counts.live()),
-        "fast": known.ends(json!({
-            "total": counts.fast(),
-            "recycled": counts.outcome(Outcome::Recycled),
-            "reused": counts.outcome(Outcome::Reused),
-            "replaced": counts.outcome(Outcome::Replaced),
-        })),
-        "two_msl": ended(Outcome::TwoMsl),
-        "killed": ended(Outcome::Killed),
-        "purged": ended(Outcome::Purged),
-        "fin_wait2_timeout": ended(Outcome::FinWait2Timeout),
-        "unknown": ended(Outcome::Unknown),
-        "overflow": if known.overflow { json!(counts.overflow) } else { Value::Null },
-        "rearmed": known.ends(counts.rearms),
-        "lifetime_ms": known.ends(lifetime(&row.lifetimes)),
-        "scheduled_ms": known.ends(json!({
-            "last": seen(row.scheduled_ms),
-            "max": seen(row.scheduled_max_ms),
-        })),
-        "rto_ms": { "last": seen(row.rto_ms), "max": seen(row.rto_max_ms) },
-        "recycle_ms": seen(row.recycle_ms()),
-        "recycle_over_2msl": known.sockets(row.recycle_over_two_msl()),
-    });
-    match value {
-        Value::Object(map) => map,
-        _ => Map::new(),
+impl Doubts<'_> {
+    fn write<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        let Self(summary, place) = self;
+        let (known, trust) = (summary.known(), &summary.trust);
+        let mut here = DOUBTS.iter().filter(|doubt| doubt.place == *place);
+        here.try_for_each(|doubt| map.serialize_entry(doubt.key, &doubt.known(trust, known)))
     }
 }
 
-/// A duration, null when it was never seen.
-fn seen(millis: u64) -> Option<u64> {
-    (millis != 0).then_some(millis)
-}
-
-/// A row's lifetimes.
-pub fn lifetime(summary: &LifetimeSummary) -> Value {
-    json!({
-        "count": summary.count,
-        "p50": summary.p50,
-        "p90": summary.p90,
-        "p99": summary.p99,
-        "max": summary.max,
-    })
+impl Serialize for Doubts<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.write(&mut map)?;
+        map.end()
+    }
 }

@@ -1,11 +1,16 @@
 //! What people and programs read. Each renderer writes to any writer, asks no clock and knows no
 //! terminal.
 
+pub mod causes;
 pub mod check;
 pub mod columns;
 pub mod csv;
 pub mod diagnosis;
 pub mod events;
+pub mod explain;
+pub mod failed;
+pub mod field;
+pub mod figures;
 pub mod history;
 pub mod json;
 pub mod metrics;
@@ -14,7 +19,6 @@ pub mod peer;
 pub mod status;
 pub mod style;
 pub mod table;
-mod text;
 pub mod tui;
 
 /// Output formats.

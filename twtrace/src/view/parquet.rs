@@ -20,8 +20,11 @@ use parquet::{
     schema::types::{ColumnPath, Type as SchemaType, TypePtr},
 };
 
-use super::columns::{Column, Field, Provenance, Type, columns};
 use super::events::EventWriter;
+use super::{
+    columns::{Column, Provenance, Type, columns},
+    field::Field,
+};
 use crate::event::Event;
 
 /// Events held before they are written, column by column: some 10 MB.
@@ -156,10 +159,10 @@ fn field(column: &Column) -> Result<TypePtr, ParquetError> {
 struct Values {
     /// 1 where there is a value, 0 where it is null.
     defined: Vec<i16>,
-    known: Known,
+    known: Defined,
 }
 
-enum Known {
+enum Defined {
     Texts(Texts),
     Numbers(Vec<i64>),
     Flags(Vec<bool>),
@@ -168,9 +171,9 @@ enum Known {
 impl Values {
     fn of(kind: Type) -> Self {
         let known = match kind {
-            Type::Text => Known::Texts(Texts::default()),
-            Type::Number | Type::Time => Known::Numbers(Vec::new()),
-            Type::Flag => Known::Flags(Vec::new()),
+            Type::Text => Defined::Texts(Texts::default()),
+            Type::Number | Type::Time => Defined::Numbers(Vec::new()),
+            Type::Flag => Defined::Flags(Vec::new()),
         };
         Self { defined: Vec::new(), known }
     }
@@ -179,15 +182,15 @@ impl Values {
     fn push(&mut self, field: Field<'_>) {
         let known = match (&mut self.known, field) {
             (_, Field::Null) => false,
-            (Known::Texts(texts), field) => {
+            (Defined::Texts(texts), field) => {
                 texts.push(field);
                 true
             }
-            (Known::Numbers(numbers), Field::Number(number) | Field::Time(number)) => {
+            (Defined::Numbers(numbers), Field::Number(number) | Field::Time(number)) => {
                 numbers.push(number);
                 true
             }
-            (Known::Flags(flags), Field::Flag(flag)) => {
+            (Defined::Flags(flags), Field::Flag(flag)) => {
                 flags.push(flag);
                 true
             }
@@ -203,13 +206,13 @@ impl Values {
     fn write(self, mut column: SerializedColumnWriter<'_>) -> Result<(), ParquetError> {
         let defined = Some(&self.defined[..]);
         match self.known {
-            Known::Texts(texts) => {
+            Defined::Texts(texts) => {
                 column.typed::<ByteArrayType>().write_batch(&texts.take(), defined, None)?;
             }
-            Known::Numbers(numbers) => {
+            Defined::Numbers(numbers) => {
                 column.typed::<Int64Type>().write_batch(&numbers, defined, None)?;
             }
-            Known::Flags(flags) => {
+            Defined::Flags(flags) => {
                 column.typed::<BoolType>().write_batch(&flags, defined, None)?;
             }
         }

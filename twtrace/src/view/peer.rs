@@ -3,24 +3,18 @@
 use std::io::{self, Write};
 
 use super::{style::Palette, table::millis};
+use crate::text::visible;
 use crate::{
+    failures::Cause,
+    needs::Needs,
     path::{Block, Outcome},
-    peer::Counts,
+    peer::{Counts, Refused},
     summary::{LIFETIME_BOUNDS_MS, Row, Summary},
     units::TCP_TIMEWAIT_LEN_MS,
 };
 
 /// Widest bar of the histogram, characters.
 const BAR: u64 = 40;
-
-/// Sentences for refusals, in the order of `RefusalReason`.
-const REFUSED: [&str; 5] = [
-    "the connection had no timestamps",
-    "tcp_tw_reuse is 0",
-    "tcp_tw_reuse is 2 and this is not loopback",
-    "it was still a FIN_WAIT2 mini-socket",
-    "it was younger than the reuse delay (1 s)",
-];
 
 /// Writes each row of the summary in full; there is one for a peer asked for by its port.
 ///
@@ -49,20 +43,15 @@ fn write_row(
     let counts = &row.counts;
     let role = row.group.role().map_or("", |role| role.as_str());
     let netns = row.group.netns().unwrap_or(0);
-    let namespace = match summary.netns_names.get(&netns) {
-        Some(name) => format!("{name} ({netns})"),
-        None => netns.to_string(),
-    };
+    let namespace = summary.namespace(netns);
+    let namespace = visible(&namespace);
     let title = format!("{} (we are the {role}; network namespace {namespace})", row.group);
     writeln!(out, "{}", palette.heading(title))?;
     writeln!(out, "  seen through {} for {:.1} s", summary.backend, summary.elapsed.as_secs_f64())?;
     writeln!(
         out,
         "  entered {} ({} as FIN_WAIT2), present at start {}, live now {}",
-        counts.entered,
-        counts.fin_wait2,
-        counts.present,
-        counts.live()
+        counts.entered, counts.fin_wait2, counts.present, row.live
     )?;
     if summary.types.are_known() {
         writeln!(
@@ -95,34 +84,23 @@ fn write_row(
             counts.rearms
         )?;
     }
+    if summary.known().has(Needs::FAILURES) {
+        write_list(out, "calls that failed", failed(counts))?;
+    }
     write_list(out, "ends", ended(counts))?;
     write_list(out, "why the fast path is closed", why_blocked(counts))?;
-    if summary.sees_refusals() {
+    if summary.known().has(Needs::REFUSALS) {
         write_list(out, "takeovers refused to connect()", refused(counts))?;
     }
-    if summary.sees_overflow() && counts.overflow > 0 {
+    if summary.known().has(Needs::OVERFLOW) && counts.overflow > 0 {
         writeln!(out, "  overflow: {} closed without a TIME_WAIT socket", counts.overflow)?;
     }
     write_histogram(out, row)
 }
 
-/// An outcome in words.
-fn sentence(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Recycled => "fast: recycled, the short timer ran out",
-        Outcome::Reused => "fast: reused by an outgoing connect()",
-        Outcome::Replaced => "fast: replaced by a new SYN of the peer",
-        Outcome::TwoMsl => "sat out 2MSL",
-        Outcome::Killed => "killed by a RST or an administrator",
-        Outcome::Purged => "purged with the network namespace",
-        Outcome::FinWait2Timeout => "timed out in FIN_WAIT2: the peer never sent its FIN",
-        Outcome::Unknown => "ended unseen",
-    }
-}
-
 /// How sockets ended: what there is at all, with its count.
 pub fn ended(counts: &Counts) -> Vec<(u64, &'static str)> {
-    nonzero(Outcome::ALL.iter().map(|outcome| (counts.outcome(*outcome), sentence(*outcome))))
+    nonzero(Outcome::ALL.iter().map(|outcome| (counts.outcome(*outcome), outcome.sentence())))
 }
 
 /// What closes the fast path.
@@ -130,9 +108,14 @@ pub fn why_blocked(counts: &Counts) -> Vec<(u64, &'static str)> {
     nonzero(Block::ALL.iter().map(|block| (counts.blocked(*block), block.sentence())))
 }
 
+/// Calls that got no port.
+pub fn failed(counts: &Counts) -> Vec<(u64, &'static str)> {
+    nonzero(Cause::ALL.iter().map(|cause| (counts.failed.of(*cause), cause.words())))
+}
+
 /// Why `connect()` could not take sockets over.
 pub fn refused(counts: &Counts) -> Vec<(u64, &'static str)> {
-    nonzero(counts.refused.by_reason.iter().copied().zip(REFUSED))
+    nonzero(counts.refused.by_reason.iter().copied().zip(Refused::SENTENCES))
 }
 
 fn nonzero(list: impl Iterator<Item = (u64, &'static str)>) -> Vec<(u64, &'static str)> {
@@ -166,8 +149,10 @@ fn write_histogram(out: &mut impl Write, row: &Row) -> io::Result<()> {
     let lifetimes = &row.lifetimes;
     writeln!(
         out,
-        "  lifetimes of {}: half up to {}, 90% up to {}, 99% up to {}, longest {}",
+        "  lifetimes of {} that came and went, while {} live on:\n    half up to {}, 90% up to {}, 99% \
+         up to {}, longest {}",
         lifetimes.count,
+        row.live,
         millis(lifetimes.p50.unwrap_or(0)),
         millis(lifetimes.p90.unwrap_or(0)),
         millis(lifetimes.p99.unwrap_or(0)),

@@ -4,7 +4,8 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::{agent::Agent, kernel::blind_spots};
+use super::json::audit;
+use crate::{agent::Agent, attached::blind_spots};
 
 /// Name and version of the document.
 pub const SCHEMA: &str = "twtrace.status/1";
@@ -25,7 +26,8 @@ pub fn document(agent: &Agent) -> Value {
         })).collect::<Vec<_>>(),
         "object": status.object.as_str(),
         "types": status.types.as_str(),
-        "blind_spots": blind_spots(status.backend, status.object, status.types),
+        "blind_spots": blind_spots(status.backend, status.object, status.types, true),
+        "audit": status.audit.as_ref().map(|known| audit(known, &status.netns_names)),
         "limits": status.limits,
         "restart_needed": status.restart_needed,
         "state": {

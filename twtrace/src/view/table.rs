@@ -5,13 +5,18 @@ use std::{
     io::{self, Write},
 };
 
-use super::{style::Palette, text::wrapped};
+use super::style::Palette;
+use crate::text::{visible, wrapped};
 use crate::{
+    attached::ObjectKind,
+    audit::Audit,
     diagnose::Severity,
-    kernel::ObjectKind,
-    path::{Block, Outcome},
+    failures::Cause,
+    needs::Needs,
+    path::{Block, Class, Outcome},
     peer::{Counts, Refused},
     summary::{Row, Summary},
+    trust::{DOUBTS, Told},
 };
 
 /// Writes the backend, the rows, their sum and whatever limits the trust in them.
@@ -19,13 +24,17 @@ use crate::{
 /// # Errors
 /// Those of the writer.
 pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::Result<()> {
+    if let Some(fault) = summary.audit.as_ref().and_then(Audit::fault) {
+        writeln!(out, "{}", palette.alarm(fault))?;
+    }
     write_backend(out, summary, palette)?;
     if summary.rows.is_empty() && summary.other.is_none() {
         writeln!(out, "no socket has entered TIME_WAIT yet")?;
+        write_failed(out, summary, palette)?;
         write_trust(out, summary, palette)?;
         return write_worst(out, summary, palette);
     }
-    let names = Names::of(summary);
+    let names = RowNames::of(summary);
     let names: Vec<String> = summary.rows.iter().map(|row| names.name(row)).collect();
     let width = names.iter().map(String::len).max().unwrap_or(0).clamp(14, 46);
     let heading = format!(
@@ -33,9 +42,9 @@ pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::R
         summary.group_by.as_str().to_uppercase(),
         "ENTERED",
         "LIVE",
-        "FAST",
-        "2MSL",
-        "OTHER",
+        Class::Fast.heading(),
+        Class::TwoMsl.heading(),
+        Class::Other.heading(),
         "TS",
         "WHY NOT FAST",
     );
@@ -51,6 +60,7 @@ pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::R
         write_row(out, summary, row, &name, width, palette)?;
     }
     write_totals(out, summary)?;
+    write_failed(out, summary, palette)?;
     write_trust(out, summary, palette)?;
     write_worst(out, summary, palette)
 }
@@ -70,10 +80,10 @@ fn write_backend(out: &mut impl Write, summary: &Summary, palette: Palette) -> i
         summary.elapsed.as_secs_f64()
     )?;
     if !summary.selection.is_any() {
-        writeln!(out, "  only: {}", summary.selection)?;
+        writeln!(out, "  only: {}", visible(&summary.selection.to_string()))?;
     }
     for refusal in &summary.refused_backends {
-        writeln!(out, "  {} did not work: {}", refusal.backend, refusal.reason)?;
+        writeln!(out, "  {} did not work: {}", refusal.backend, visible(&refusal.reason))?;
     }
     let blind = summary.blind_spots();
     if !blind.is_empty() && summary.follow_ends {
@@ -90,28 +100,28 @@ fn write_backend(out: &mut impl Write, summary: &Summary, palette: Palette) -> i
 }
 
 /// Names of a summary's rows, with what tells equal ones apart.
-pub struct Names<'a> {
+pub struct RowNames<'a> {
     summary: &'a Summary,
     /// Whether the rows are of more than one network namespace.
     several: bool,
 }
 
-impl<'a> Names<'a> {
+impl<'a> RowNames<'a> {
     /// Those of one summary.
     pub fn of(summary: &'a Summary) -> Self {
-        let mut namespaces = summary.rows.iter().filter_map(|row| row.group.netns());
+        let mut namespaces = summary.rows.iter().filter_map(|row| row.group.namespace());
         let first = namespaces.next();
         Self { summary, several: namespaces.any(|netns| Some(netns) != first) }
     }
 
     /// Name of one row.
     pub fn name(&self, row: &Row) -> String {
-        let mut name = self.summary.label(&row.group);
+        let mut name = visible(&self.summary.label(&row.group)).into_owned();
         let Some(role) = row.group.role() else { return name };
         let _ = write!(name, " {}", role.as_str());
-        if let Some(netns) = row.group.netns().filter(|_| self.several) {
-            match self.summary.netns_names.get(&netns) {
-                Some(known) => name.push_str(&format!(" @{known}")),
+        if let Some(netns) = row.group.namespace().filter(|_| self.several) {
+            match netns.current().and_then(|inum| self.summary.netns_names.get(&inum)) {
+                Some(known) => name.push_str(&format!(" @{}", visible(known))),
                 None => name.push_str(&format!(" @{netns}")),
             }
         }
@@ -129,19 +139,16 @@ fn write_row(
 ) -> io::Result<()> {
     let counts = &row.counts;
     let ends = |value: u64| if summary.follow_ends { value.to_string() } else { "-".to_owned() };
-    let others = counts.ended_total() - counts.fast() - counts.outcome(Outcome::TwoMsl);
+    let [fast, two_msl, other] = Class::ALL.map(|class| ends(counts.class(class)));
     let share = match counts.with_timestamps + counts.without_timestamps {
         0 => "-".to_owned(),
         all => format!("{}%", counts.with_timestamps * 100 / all),
     };
     write!(
         out,
-        "{name:<width$} {:>9} {:>8} {:>8} {:>8} {:>7} {share:>5}",
+        "{name:<width$} {:>9} {:>8} {fast:>8} {two_msl:>8} {other:>7} {share:>5}",
         counts.entered,
-        ends(counts.live()),
-        ends(counts.fast()),
-        ends(counts.outcome(Outcome::TwoMsl)),
-        ends(others + counts.overflow),
+        ends(row.live),
     )?;
     let why = why(counts);
     if why.is_empty() { writeln!(out) } else { writeln!(out, "  {}", palette.warning(why)) }
@@ -159,6 +166,9 @@ pub fn why(counts: &Counts) -> String {
         reasons.into_iter().map(|(count, reason)| format!("{reason} {count}")).collect();
     if counts.refused.total() > 0 {
         words.push(format!("{} takeovers refused", counts.refused.total()));
+    }
+    if counts.failed.connects() > 0 {
+        words.insert(0, format!("{} connects failed", counts.failed.connects()));
     }
     if counts.overflow > 0 {
         words.push(format!("{} overflowed", counts.overflow));
@@ -179,7 +189,7 @@ fn write_totals(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     if !summary.follow_ends {
         return writeln!(out);
     }
-    writeln!(out, "; {} present at start; {} live now", counts.present, summary.live())?;
+    writeln!(out, "; {} present at start; {} live now", counts.present, summary.totals.live)?;
     let mut ends: Vec<String> = Outcome::ALL
         .iter()
         .map(|outcome| (counts.outcome(*outcome), outcome.key().replace('_', " ")))
@@ -196,11 +206,12 @@ fn write_totals(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     if let (Some(p50), Some(p99), Some(max)) = (lifetimes.p50, lifetimes.p99, lifetimes.max) {
         writeln!(
             out,
-            "lifetime of {}: half up to {}, 99% up to {}, longest {}",
+            "lifetime of {} that came and went: half up to {}, 99% up to {}, longest {}; {} live on",
             lifetimes.count,
             millis(p50),
             millis(p99),
-            millis(max)
+            millis(max),
+            summary.totals.live
         )?;
     }
     if counts.refused.total() > 0 {
@@ -215,27 +226,52 @@ fn write_totals(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     Ok(())
 }
 
+/// Places shown; the others are in `-o json`.
+const FAILED_LINES: usize = 5;
+
+/// Calls that failed. Nothing is printed when nothing did.
+fn write_failed(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::Result<()> {
+    let failed = &summary.totals.counts.failed;
+    let Some(places) = summary.failed.as_ref().filter(|_| failed.total() > 0) else {
+        return Ok(());
+    };
+    let mut words: Vec<String> = Cause::ALL
+        .iter()
+        .filter(|cause| failed.of(**cause) > 0)
+        .map(|cause| format!("{} {}", failed.of(*cause), cause.key().replace('_', " ")))
+        .collect();
+    if !summary.known().has(Needs::BINDS) {
+        words.push("refused bind() not seen".into());
+    }
+    writeln!(out, "{}", palette.alarm(format!("failed: {}", words.join(", "))))?;
+    let lines = super::failed::lines(places);
+    for line in lines.iter().take(FAILED_LINES) {
+        wrapped(out, "  ", line)?;
+    }
+    match lines.len().saturating_sub(FAILED_LINES) {
+        0 => Ok(()),
+        more => writeln!(out, "  and at {more} more places"),
+    }
+}
+
 /// Whatever makes the figures less than exact. Nothing is printed when nothing does.
 fn write_trust(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::Result<()> {
     let trust = &summary.trust;
-    let alarms = [
-        (trust.lost, "events lost, the buffer was full: totals are exact, rows are too low"),
-        (trust.skipped, "program runs skipped by the kernel: counts are too low by as much"),
-        (trust.read_failures, "reads of kernel memory failed: some fields are 0"),
-        (trust.undecodable, "records could not be decoded"),
-        (trust.refusals_dropped, "refusals not counted, too many peers"),
-        (trust.undecided, "sockets or ends left out: not known whether they match the filter"),
-    ];
-    for (count, sentence) in alarms.iter().filter(|(count, _)| *count > 0) {
-        writeln!(out, "{}", palette.alarm(format!("{count} {sentence}")))?;
+    for doubt in DOUBTS {
+        let count = doubt.known(trust, summary.known()).unwrap_or(0);
+        match doubt.told {
+            Told::Alarm(words) if count > 0 => {
+                writeln!(out, "{}", palette.alarm(format!("{count} {words}")))?;
+            }
+            Told::Note(words) if count > 0 => {
+                writeln!(out, "{}", palette.warning(format!("{count} {words}")))?;
+            }
+            Told::Alarm(_) | Told::Note(_) | Told::Elsewhere => {}
+        }
     }
-    let notes = [
-        (trust.healed, "ends were not seen; they are counted as unknown"),
-        (trust.unfollowed, "live sockets are beyond the cap: their lifetimes are not sampled"),
-        (trust.unseen_ends, "ends of sockets in namespaces that could not be read at the start"),
-    ];
-    for (count, sentence) in notes.iter().filter(|(count, _)| *count > 0 && summary.follow_ends) {
-        writeln!(out, "{}", palette.warning(format!("{count} {sentence}")))?;
+    if trust.missing > 0 && trust.skipped > 0 {
+        let why = "program runs were skipped by the kernel, which may be why sockets are missing";
+        writeln!(out, "{}", palette.warning(format!("{} {why}", trust.skipped)))?;
     }
     let (evicted, folded) = (summary.peers_evicted, summary.peers_folded);
     if evicted + folded > 0 {
@@ -253,7 +289,7 @@ fn write_worst(out: &mut impl Write, summary: &Summary, palette: Palette) -> io:
     let findings = summary.examined.iter().flat_map(|examined| &examined.diagnosis.findings);
     let mut findings = findings.filter(|finding| finding.severity > Severity::Notice);
     let Some(worst) = findings.next() else { return Ok(()) };
-    let line = format!("{} {}: {}", worst.id, worst.severity.as_str(), worst.summary);
+    let line = format!("{} {}: {}", worst.id, worst.severity.as_str(), visible(&worst.summary));
     let line = match worst.severity {
         Severity::Critical => palette.alarm(line),
         _ => palette.warning(line),

@@ -137,7 +137,10 @@ fn over_tcp_there_is_only_what_monitoring_needs() {
     let harness = busy();
     let get = |target: &str| {
         let stream = std::net::TcpStream::connect(harness.tcp).expect("the server listens");
-        ask(stream, &format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+        ask(
+            stream,
+            &format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+        )
     };
     assert_eq!(get("/healthz").text(), "ok\n");
     assert!(get("/metrics").text().contains("twtrace_entered_total"));
@@ -149,9 +152,9 @@ fn over_tcp_there_is_only_what_monitoring_needs() {
 #[test]
 fn findings_can_be_narrowed_to_a_peer_and_to_how_bad_they_are() {
     let harness = Harness::start(|_| {});
-    // Nobody sends timestamps, so nothing can be taken over, and hardly a port is left: TW001 is
+    // Nobody sends timestamps, so nothing can be taken over, and no port is left: TW001 is
     // about this peer.
-    harness.happen((1..=28_000).map(|id| entry(id, "10.1.0.2", false)).collect());
+    harness.happen((1..=28_232).map(|id| entry(id, "10.1.0.2", false)).collect());
     let all = harness.document("/v1/findings");
     let ids = |document: &Value| -> Vec<String> {
         let findings = document["findings"].as_array().expect("findings");

@@ -15,10 +15,11 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use twtrace::{
-    config::Config,
+    config::{DaemonConfig, value::Listen},
     daemon::{
         api::{Api, Limits},
         hub::Hub,
+        names::OwnNames,
         places::Places,
         server::Server,
         socket::{LocalSocket, bind_tcp},
@@ -41,10 +42,14 @@ pub struct Harness {
 
 impl Harness {
     /// Serves with the settings that `change` makes of the defaults.
-    pub fn start(change: impl FnOnce(&mut Config)) -> Self {
+    pub fn start(change: impl FnOnce(&mut DaemonConfig)) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut config =
-            Config { socket: directory.path().join("twtrace.sock"), ..Config::default() };
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config = DaemonConfig {
+            socket: directory.path().join("twtrace.sock"),
+            listen: Some(Listen(loopback)),
+            ..DaemonConfig::default()
+        };
         change(&mut config);
         let (tell, told) = mpsc::unbounded_channel();
         let (limits, watched) = watch::channel(Limits::of(&config));
@@ -59,11 +64,11 @@ impl Harness {
                 let owner = Owner::new(config.clone(), &dropped);
                 let owning = tokio::spawn(owner.run(asks, told));
                 let local = LocalSocket::bind(&config).expect("the socket");
-                let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
                 let network = bind_tcp(loopback).expect("a TCP socket");
                 started.send(network.local_addr().expect("an address")).expect("the test waits");
-                let server =
-                    Server::new(Api::new(hub.clone(), Places::new(dropped), watched, token));
+                let names = OwnNames::with_own(&[]);
+                let api = Api::new(hub.clone(), Places::new(dropped), watched, token, names);
+                let server = Server::new(api);
                 let served =
                     tokio::try_join!(server.serve_local(&local), server.serve_network(network));
                 served.expect("the sockets can be watched");

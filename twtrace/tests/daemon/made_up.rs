@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use twtrace::event::Event;
 use twtrace_common::{
-    EndReason, Ended, Entered, Flow, Header, Kind, TCP_TIME_WAIT, ended_flags, entered_flags,
+    EndReason, Ended, Entered, Flow, Header, Kind, PortChoice, TCP_TIME_WAIT, entered_flags,
 };
 
 use crate::owner::own_netns;
@@ -33,7 +33,8 @@ pub fn entry(id: u64, remote: &str, with_timestamps: bool) -> Event {
         header: Header {
             kind: Kind::Entered as u8,
             state: TCP_TIME_WAIT,
-            flags: entered_flags::FOLLOWED | entered_flags::AUTOBOUND,
+            flags: entered_flags::FOLLOWED
+                | (u16::from(with_timestamps) * entered_flags::TSTAMP_OK),
             netns: own_netns(),
         },
         mono_ns: twtrace::feed::monotonic_ns(),
@@ -45,6 +46,7 @@ pub fn entry(id: u64, remote: &str, with_timestamps: bool) -> Event {
         tcp_timestamps: 1,
         tcp_tw_reuse: 1,
         family: 2,
+        chosen: PortChoice::Connect as u8,
         ..Entered::default()
     })
 }
@@ -53,7 +55,7 @@ pub fn entry(id: u64, remote: &str, with_timestamps: bool) -> Event {
 pub fn end(entry: &Event, reason: EndReason) -> Event {
     let Event::Entered(entered) = entry else { panic!("not an entry: {entry:?}") };
     Event::Ended(Ended {
-        header: Header { kind: Kind::Ended as u8, flags: ended_flags::AUTOBOUND, ..entered.header },
+        header: Header { kind: Kind::Ended as u8, flags: 0, ..entered.header },
         mono_ns: entered.mono_ns + 1_500_000_000,
         tw: entered.tw,
         entered_ns: entered.mono_ns,
@@ -62,6 +64,7 @@ pub fn end(entry: &Event, reason: EndReason) -> Event {
         last_armed: 15_000,
         rto: 51,
         reason: reason as u8,
+        chosen: PortChoice::Connect as u8,
         ..Ended::default()
     })
 }

@@ -13,13 +13,15 @@ use tokio::sync::mpsc;
 use twtrace::{
     agent::Status,
     aggregate::Settings,
-    config::Config,
-    daemon::hub::{Ask, Events, HubError, Subscribers},
+    attached::{Backend, FailedWay, ObjectKind, ProgramCost, Types},
+    config::DaemonConfig,
+    daemon::hub::{Ask, Asks, Events, Feed, HubError, Subscribers},
     event::{BatchBuilder, Event},
-    feed::{Core, Input, Moment, Origin, boot_id, monotonic_ns},
+    feed::{Core, boot_id, monotonic_ns},
     host::facts,
-    kernel::{Backend, ObjectKind, ProgramCost, Refusal, Totals, Types},
+    origin::{Input, Moment, Origin},
     peer::{GroupBy, Prefixes, minutes::Memory},
+    totals::Totals,
     units::{Clock, Hz},
     view::{Format, events::EventWriter},
 };
@@ -43,17 +45,17 @@ pub enum Tell {
 pub struct Owner {
     core: Core,
     entered: u64,
-    config: Config,
+    config: DaemonConfig,
     clock: Clock,
     events: Subscribers<Arc<[Event]>>,
     feed: Subscribers<Bytes>,
 }
 
 impl Owner {
-    pub fn new(config: Config, dropped: &Arc<AtomicU64>) -> Self {
+    pub fn new(config: DaemonConfig, dropped: &Arc<AtomicU64>) -> Self {
         let origin = Origin {
             boot_id: boot_id(),
-            refused: vec![Refusal { backend: Backend::Fentry, reason: "not here".into() }],
+            refused: vec![FailedWay { backend: Backend::Fentry, reason: "not here".into() }],
             ..Origin::bare(Backend::Kprobe, twtrace::feed::now(), Hz::new(250))
         };
         let settings = Settings {
@@ -80,16 +82,12 @@ impl Owner {
     }
 
     /// Owns until it is told to stop.
-    pub async fn run(
-        mut self,
-        mut asks: mpsc::Receiver<Ask>,
-        mut told: mpsc::UnboundedReceiver<Tell>,
-    ) {
+    pub async fn run(mut self, mut asks: Asks, mut told: mpsc::UnboundedReceiver<Tell>) {
         loop {
             tokio::select! {
                 biased;
                 Some(tell) = told.recv() => self.take(tell),
-                ask = asks.recv() => match ask {
+                ask = asks.next() => match ask {
                     None => return,
                     Some(Ask::Stop { reply }) => {
                         let _ = reply.send(Ok(()));
@@ -114,6 +112,7 @@ impl Owner {
                         }
                         Event::Present(event) => builder.push(event.as_bytes()),
                         Event::Ended(event) => builder.push(event.as_bytes()),
+                        Event::Failed(event) => builder.push(event.as_bytes()),
                     }
                 }
                 self.core.take(Input::Records(builder.take()), &mut |_| {});
@@ -136,10 +135,12 @@ impl Owner {
                     hz: self.core.origin().hz,
                     recycle_exists: false,
                 };
-                let _ = reply.send(Ok(Events { events: self.events.subscribe(None), writer }));
+                let _ = reply.send(Ok(Events { events: self.events.subscribe(), writer }));
             }
             Ask::Feed { reply } => {
-                let _ = reply.send(Ok(self.feed.subscribe(Some(Bytes::from_static(b"header")))));
+                let (pieces, opening) = mpsc::channel(1);
+                let _ = pieces.try_send(Ok(Bytes::from_static(b"header")));
+                let _ = reply.send(Ok(Feed { opening, live: self.feed.subscribe() }));
             }
             Ask::Status { reply } => {
                 let _ = reply.send(Ok(self.status()));
@@ -161,6 +162,7 @@ impl Owner {
             clock: Clock { mono_ns: monotonic_ns(), wall: SystemTime::now() },
             totals: Totals::default().with(Counter::Entered, self.entered),
             skipped: 0,
+            audit: None,
             facts: Some(facts),
             netns_names: HashMap::from([(own_netns(), "own \"net\"".into())]),
             cgroup_names: HashMap::new(),
@@ -180,6 +182,8 @@ impl Owner {
                 ProgramCost { name: "not_counted", runs: None },
             ],
             limits: vec!["network namespaces other than its own cannot be entered".into()],
+            audit: None,
+            netns_names: Default::default(),
             restart_needed: vec!["max_peers"],
             state_saved: None,
             state_fault: Some("no space left".into()),

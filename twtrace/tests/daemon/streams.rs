@@ -20,7 +20,7 @@ fn events_come_as_they_happen_and_only_those_asked_for() {
     harness.happen(vec![first, second]);
     harness.happen(vec![end(&second, EndReason::Killed)]);
     let told: Vec<_> = (0..3).map(|_| all.line()).collect();
-    assert!(told.iter().all(|event| event["schema"] == "twtrace.event/1"));
+    assert!(told.iter().all(|event| event["schema"] == "twtrace.event/2"));
     assert_eq!(told[0]["remote"], "10.1.0.1:8080");
     assert_eq!(told[2]["event"], "ended");
     let told: Vec<_> = (0..2).map(|_| one.line()).collect();

@@ -89,7 +89,8 @@ fn helper(number: i32) -> Option<&'static [Argument]> {
         1 | 3 => &[Map, Key],
         2 => &[Map, Key, Value, Anything],
         4 => &[Buffer, Size, Anything],
-        5 | 8 | 14 => &[],
+        5 | 8 | 14 | 15 => &[],
+        16 => &[Buffer, Size],
         25 => &[Context, Map, Anything, Buffer, Size],
         _ => return None,
     })

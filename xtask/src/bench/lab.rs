@@ -10,18 +10,13 @@ use serde_json::Value;
 
 use super::samples::Samples;
 use crate::{
-    build::{self, StaticPrograms},
+    build::{self, Programs},
     process::{self, say},
     vm,
 };
 
 /// Measures one area on this host, through the way that twtrace takes here by itself.
-pub fn here(
-    samples: &mut Samples,
-    programs: &StaticPrograms,
-    area: &str,
-    quick: bool,
-) -> Result<()> {
+pub fn here(samples: &mut Samples, programs: &Programs, area: &str, quick: bool) -> Result<()> {
     let way = way_here(programs)?;
     let mut command = process::as_root(&programs.tests)?;
     command
@@ -44,7 +39,7 @@ pub fn here(
 }
 
 /// The way twtrace attaches here.
-fn way_here(programs: &StaticPrograms) -> Result<String> {
+fn way_here(programs: &Programs) -> Result<String> {
     let mut command = process::as_root(&programs.twtrace)?;
     let said = process::output(command.args(["watch", "-o", "json", "--for", "1ms"]))?;
     let document: Value = serde_json::from_str(&said).context("twtrace's document")?;
@@ -53,7 +48,7 @@ fn way_here(programs: &StaticPrograms) -> Result<String> {
 
 /// Measures the programs of both function backends, and those for old kernels, in a virtual
 /// machine: slow under emulation, hence fewer connections, but in the same proportion.
-pub fn in_machine(samples: &mut Samples, programs: &StaticPrograms, series: &str) -> Result<()> {
+pub fn in_machine(samples: &mut Samples, programs: &Programs, series: &str) -> Result<()> {
     let words = "bench kernel --attach fentry,kprobe --object ringbuf,perf --connections 5000";
     let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
     let lines = vm::say_lines(series, programs, &words)?;

@@ -1,4 +1,5 @@
-//! The tables of docs/PERFORMANCE.md, between its markers: never written by hand.
+//! The tables of docs/PERFORMANCE.md and docs/performance/, between their markers: never written by
+//! hand.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -10,38 +11,48 @@ use super::{
 };
 use crate::page::fill;
 
-/// The page.
-pub const PAGE: &str = "PERFORMANCE.md";
+/// A table, and the page it is in.
+type Table = (&'static str, &'static str, fn(&Samples) -> String);
+
+/// The pages.
+pub const PAGES: [&str; 4] = [
+    "PERFORMANCE.md",
+    "performance/kernel.md",
+    "performance/userspace.md",
+    "performance/moments.md",
+];
+
+const TABLES: [Table; 10] = [
+    (PAGES[0], "goals", goals),
+    (PAGES[0], "machine", machine),
+    (PAGES[1], "kernel", kernel),
+    (PAGES[1], "endtoend", endtoend),
+    (PAGES[2], "events", events),
+    (PAGES[2], "views", views),
+    (PAGES[3], "start", start),
+    (PAGES[3], "snapshot", snapshot),
+    (PAGES[3], "burst", burst),
+    (PAGES[3], "audit", audit),
+];
 
 /// Fills in every table that was measured and leaves the others; answers the tables as text.
 pub fn write(samples: &Samples, docs: &Path) -> Result<String> {
-    let path = docs.join(PAGE);
-    let mut page =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut all = String::new();
-    type Table = fn(&Samples) -> String;
-    let tables: [(&str, Table); 9] = [
-        ("goals", goals),
-        ("machine", machine),
-        ("events", events),
-        ("views", views),
-        ("kernel", kernel),
-        ("endtoend", endtoend),
-        ("start", start),
-        ("snapshot", snapshot),
-        ("burst", burst),
-    ];
-    for (name, table) in tables {
+    for (page, name, table) in TABLES {
         let text = table(samples);
-        if !text.is_empty() {
-            page = fill(&page, name, &text).context(PAGE)?;
-            let _ = writeln!(all, "## {name}\n\n{text}");
+        if text.is_empty() {
+            continue;
         }
+        let path = docs.join(page);
+        let before =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let filled = fill(&before, name, &text).context(page)?;
+        fs::write(&path, filled).with_context(|| format!("cannot write {}", path.display()))?;
+        let _ = writeln!(all, "## {name}\n\n{text}");
     }
     for note in samples.notes() {
         let _ = writeln!(all, "note: {note}");
     }
-    fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(all)
 }
 
@@ -166,7 +177,18 @@ fn goals(samples: &Samples) -> String {
         (format!("{} without loss", thousands(most)), Some(most >= 99_000.0))
     });
     goal("namespace deleted with its sockets", "100,000", got);
+    let shares = samples.get("audit/share of a core").map(Figure::points).unwrap_or_default();
+    let got = shares.into_iter().find(|(count, _)| *count == 64.0);
+    let got = got.map(|(_, share)| (format!("{} %", short(share)), Some(share <= 1.0)));
+    goal("comparing 64 namespaces a second, of one core", "1 %", got);
     table(&["", "goal", "measured", ""], lines)
+}
+
+fn audit(samples: &Samples) -> String {
+    let points = samples.get("audit/share of a core").map(Figure::points).unwrap_or_default();
+    let line =
+        |(count, share): &(f64, f64)| vec![thousands(*count), format!("{} %", short(*share))];
+    table(&["network namespaces", "of a core"], points.iter().map(line).collect())
 }
 
 fn events(samples: &Samples) -> String {
@@ -354,6 +376,15 @@ fn burst(samples: &Samples) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_table_has_its_place_in_its_page() {
+        let docs = crate::build::workspace().join("docs");
+        for (page, name, _) in TABLES {
+            let text = fs::read_to_string(docs.join(page)).unwrap();
+            assert!(fill(&text, name, "").is_ok(), "{name} in {page}");
+        }
+    }
 
     #[test]
     fn only_what_is_between_the_markers_changes() {

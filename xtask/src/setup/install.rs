@@ -16,6 +16,11 @@ use crate::{
 /// The release that builds with the compilers this project accepts.
 const LINKER_VERSION: &str = "0.13.0";
 
+/// How cargo installs a command of its own.
+const fn cargo_install(name: &'static str) -> [&'static str; 4] {
+    ["install", name, "--locked", "--force"]
+}
+
 /// Gets everything on the list, or says how to and fails.
 pub fn install(missing: &[Requirement]) -> Result<()> {
     refuse_what_only_the_user_can_do(missing)?;
@@ -39,7 +44,10 @@ pub fn install(missing: &[Requirement]) -> Result<()> {
                 "/usr",
             ]))?,
             Remedy::BuildLinker(llvm) => build_linker(llvm)?,
-            Remedy::DuckDb => python::install()?,
+            Remedy::Python => python::install()?,
+            Remedy::CargoCommand(name) => {
+                process::run(Command::new("cargo").args(cargo_install(name)))?;
+            }
             Remedy::Packages(_) | Remedy::ByHand(_) => {}
         }
     }
@@ -52,7 +60,10 @@ fn refuse_what_only_the_user_can_do(missing: &[Requirement]) -> Result<()> {
     let beyond = missing.iter().any(|it| match it.remedy {
         Remedy::ByHand(_) => true,
         Remedy::Packages(_) => !apt,
-        Remedy::LinkToolchain | Remedy::BuildLinker(_) | Remedy::DuckDb => false,
+        Remedy::LinkToolchain
+        | Remedy::BuildLinker(_)
+        | Remedy::Python
+        | Remedy::CargoCommand(_) => false,
     });
     if !beyond {
         return Ok(());
@@ -73,7 +84,8 @@ fn by_hand(remedy: &Remedy) -> String {
         Remedy::BuildLinker(llvm) => {
             format!("LLVM_PREFIX=$(llvm-config --prefix) {}", linker_words(*llvm).join(" "))
         }
-        Remedy::DuckDb => format!("by `cargo xtask setup`, into {}", python::place().display()),
+        Remedy::Python => format!("by `cargo xtask setup`, into {}", python::place().display()),
+        Remedy::CargoCommand(name) => format!("cargo {}", cargo_install(name).join(" ")),
         Remedy::ByHand(how) => (*how).to_owned(),
     }
 }

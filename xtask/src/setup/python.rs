@@ -1,4 +1,5 @@
-//! A Python of the tests' own, with the query engine that reads what twtrace exports.
+//! A Python of our own, with the query engine that reads what twtrace exports, and the maker of
+//! packages.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -9,8 +10,8 @@ use crate::{build, process};
 /// What the tests ask for this Python by.
 pub const VARIABLE: &str = "TWTRACE_PYTHON";
 
-/// What is installed; a later major version may read the query otherwise.
-const DUCKDB: &str = "duckdb<3";
+/// What is installed; a later major version may do it otherwise.
+const PACKAGES: [&str; 2] = ["duckdb<3", "nfpm<3"];
 
 /// Where it is.
 pub fn place() -> PathBuf {
@@ -22,15 +23,20 @@ pub fn interpreter() -> PathBuf {
     place().join("bin/python")
 }
 
+/// A program that comes with what is installed.
+pub fn program(name: &str) -> PathBuf {
+    place().join("bin").join(name)
+}
+
 /// A file that is there once all is installed.
 pub fn mark() -> PathBuf {
-    place().join("twtrace-ready")
+    place().join("twtrace-ready-2")
 }
 
 /// Makes a virtual environment and installs into it, from wherever this machine's pip installs.
 pub fn install() -> Result<()> {
     process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(place()))?;
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", DUCKDB];
-    process::run(Command::new(interpreter()).args(pip))?;
-    fs::write(mark(), DUCKDB).with_context(|| format!("{}", mark().display()))
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    process::run(Command::new(interpreter()).args(pip).args(PACKAGES))?;
+    fs::write(mark(), PACKAGES.join("\n")).with_context(|| format!("{}", mark().display()))
 }

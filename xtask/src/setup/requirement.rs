@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use super::{Purpose, compiler, python};
+use super::{NIGHTLY, Purpose, compiler, python};
 use crate::{process, toolchain::Facts};
 
 /// One thing the machine should have.
@@ -29,8 +29,10 @@ pub enum Remedy {
     Packages(Vec<String>),
     /// Make the distribution's compiler known to rustup.
     LinkToolchain,
-    /// Make a virtual environment with DuckDB in it.
-    DuckDb,
+    /// Make a virtual environment with DuckDB and nfpm in it.
+    Python,
+    /// Build one of cargo's own commands, by this name.
+    CargoCommand(&'static str),
     /// Build bpf-linker against this major version of LLVM.
     BuildLinker(u32),
     /// Nothing xtask can do; the user is told this.
@@ -54,6 +56,8 @@ pub trait Look {
     fn has_file(&self, path: &Path) -> bool;
     /// The directory of the rustup toolchain in use.
     fn sysroot(&self) -> Option<PathBuf>;
+    /// Whether rustup has a toolchain of a name.
+    fn has_toolchain(&self, name: &str) -> bool;
     /// Whether the distribution's Python has a module.
     fn has_python_module(&self, name: &str) -> bool;
     /// Where the C compiler finds one of its libraries.
@@ -80,6 +84,10 @@ impl Look for Machine {
     fn sysroot(&self) -> Option<PathBuf> {
         let path = process::output(Command::new("rustc").args(["--print", "sysroot"])).ok()?;
         Some(path.trim().into())
+    }
+
+    fn has_toolchain(&self, name: &str) -> bool {
+        process::output(Command::new("rustup").args(["run", name, "rustc", "--version"])).is_ok()
     }
 
     fn has_python_module(&self, name: &str) -> bool {
@@ -110,6 +118,10 @@ pub fn requirements(purpose: Purpose, facts: &Facts, look: &dyn Look) -> Vec<Req
         look.library("libc.so").is_some(),
         &["libc6-dev"],
     ));
+    if purpose == Purpose::Dist {
+        all.extend(for_releases(look));
+        return all;
+    }
     if purpose >= Purpose::Lab {
         all.extend(for_the_lab(look));
     }
@@ -121,6 +133,9 @@ pub fn requirements(purpose: Purpose, facts: &Facts, look: &dyn Look) -> Vec<Req
     }
     if purpose >= Purpose::Vm {
         all.extend(for_machines(look));
+    }
+    if purpose >= Purpose::Fuzz {
+        all.extend(for_fuzzing(look));
     }
     all
 }
@@ -150,15 +165,10 @@ fn for_tests(look: &dyn Look) -> Vec<Requirement> {
         present: look.sysroot().is_some_and(|root| look.has_file(&root.join("bin").join(program))),
         remedy: Remedy::ByHand(remedy),
     };
-    vec![
+    let mut all = vec![
         component("rustfmt", "cargo-fmt", "rustup component add rustfmt"),
         component("clippy", "cargo-clippy", "rustup component add clippy"),
-        packaged(
-            "static C library",
-            "the tested programs are static",
-            look.library("libc.a").is_some(),
-            &["libc6-dev"],
-        ),
+        static_library(look),
         packaged(
             "tmux",
             "types on the full screen in the scenarios",
@@ -183,19 +193,9 @@ fn for_tests(look: &dyn Look) -> Vec<Requirement> {
             look.has_program("promtool"),
             &["prometheus"],
         ),
-        packaged(
-            "Python with venv",
-            "runs the query engine below",
-            look.has_python_module("ensurepip"),
-            &["python3", "python3-venv"],
-        ),
-        Requirement {
-            name: "DuckDB".into(),
-            why: "runs the documented queries",
-            present: look.has_file(&python::mark()),
-            remedy: Remedy::DuckDb,
-        },
-    ]
+    ];
+    all.extend(python_of_our_own(look));
+    all
 }
 
 fn for_benchmarks(look: &dyn Look) -> Vec<Requirement> {
@@ -241,6 +241,66 @@ fn for_machines(look: &dyn Look) -> Vec<Requirement> {
     ]
 }
 
+fn static_library(look: &dyn Look) -> Requirement {
+    let present = look.library("libc.a").is_some();
+    packaged("static C library", "the programs are static", present, &["libc6-dev"])
+}
+
+fn python_of_our_own(look: &dyn Look) -> [Requirement; 2] {
+    let why = "runs the query engine below";
+    let venv = look.has_python_module("ensurepip");
+    [
+        packaged("Python with venv", why, venv, &["python3", "python3-venv"]),
+        Requirement {
+            name: "DuckDB and nfpm".into(),
+            why: "run the documented queries, and make packages",
+            present: look.has_file(&python::mark()),
+            remedy: Remedy::Python,
+        },
+    ]
+}
+
+fn for_releases(look: &dyn Look) -> Vec<Requirement> {
+    let mut all = vec![
+        static_library(look),
+        packaged("objcopy", "takes symbols apart", look.has_program("objcopy"), &["binutils"]),
+        packaged("git", "says of which commit it is", look.has_program("git"), &["git"]),
+        packaged(
+            "mmdebstrap",
+            "installs the package where cargo never was",
+            look.has_program("mmdebstrap"),
+            &["mmdebstrap"],
+        ),
+        Requirement {
+            name: "cargo-cyclonedx".into(),
+            why: "lists what the program is made of",
+            present: look.has_program("cargo-cyclonedx"),
+            remedy: Remedy::CargoCommand("cargo-cyclonedx"),
+        },
+    ];
+    all.extend(python_of_our_own(look));
+    all
+}
+
+fn for_fuzzing(look: &dyn Look) -> Vec<Requirement> {
+    let why = "builds the fuzz targets";
+    vec![
+        Requirement {
+            name: format!("rustup toolchain `{NIGHTLY}`"),
+            why,
+            present: look.has_toolchain(NIGHTLY),
+            remedy: Remedy::ByHand("rustup toolchain install nightly"),
+        },
+        packaged("C++ compiler", why, look.has_program("c++"), &["g++"]),
+        Requirement {
+            name: "cargo-fuzz".into(),
+            why: "runs the fuzz targets",
+            present: look.has_program("cargo-fuzz"),
+            remedy: Remedy::CargoCommand("cargo-fuzz"),
+        },
+    ]
+}
+
 #[cfg(test)]
 pub mod tests {
     use super::*;
@@ -261,6 +321,9 @@ pub mod tests {
         }
         fn sysroot(&self) -> Option<PathBuf> {
             Some("/sysroot".into())
+        }
+        fn has_toolchain(&self, name: &str) -> bool {
+            self.0.contains(&name)
         }
         fn has_python_module(&self, name: &str) -> bool {
             self.0.contains(&name)
@@ -284,5 +347,9 @@ pub mod tests {
         assert!(!missing(Purpose::Test).contains(&"bpftrace".to_owned()));
         assert!(missing(Purpose::Bench).contains(&"bpftrace".to_owned()));
         assert!(missing(Purpose::Vm).contains(&"qemu-system-x86_64".to_owned()));
+        assert!(!missing(Purpose::Vm).contains(&"cargo-fuzz".to_owned()));
+        assert!(missing(Purpose::Dist).contains(&"cargo-cyclonedx".to_owned()));
+        assert!(!missing(Purpose::Dist).contains(&"iptables".to_owned()));
+        assert!(missing(Purpose::Fuzz).contains(&"cargo-fuzz".to_owned()));
     }
 }

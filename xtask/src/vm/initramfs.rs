@@ -14,15 +14,10 @@ use super::{
     tools,
     tree::Tree,
 };
-use crate::{build::StaticPrograms, process::say};
+use crate::{build::Programs, process::say};
 
 /// Writes the initramfs for one kernel into a directory and gives back its path.
-pub fn build(
-    kernel: &Kernel,
-    programs: &StaticPrograms,
-    args: &[String],
-    dir: &Path,
-) -> Result<PathBuf> {
+pub fn build(kernel: &Kernel, programs: &Programs, args: &[String], dir: &Path) -> Result<PathBuf> {
     let mut tree = Tree::default();
     tools::add(&mut tree)?;
     for dir in ["dev", "proc", "sys", "run", "tmp", "root", "etc", "var"] {

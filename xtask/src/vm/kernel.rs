@@ -38,9 +38,6 @@ pub const ALL: [Series; 4] = [
     Series { name: "7.2", suite: "sid", rolling: true },
 ];
 
-/// The series that also runs what is enough in one machine of them all.
-pub const ONCE: &str = "6.12";
-
 /// A kernel on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {

@@ -3,22 +3,28 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::mpsc::RecvTimeoutError,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 
-use super::{
-    accel::Accel,
-    console::{self, Event},
+use super::accel::Accel;
+use crate::{
+    events::{self, Event},
+    process,
+    report::End,
 };
 
 /// How often the watchdogs look while nothing is said.
 const TICK: Duration = Duration::from_millis(250);
+
+/// How long a machine that fell silent has for its kernel's last words.
+const LAST_WORDS: Duration = Duration::from_secs(30);
 
 /// A virtual machine about to be started.
 pub struct Machine<'a> {
@@ -43,24 +49,10 @@ pub struct Limits {
     pub total: Duration,
 }
 
-/// How a machine's run ended.
-#[derive(Debug)]
-pub enum End {
-    /// The guest reported the scenarios' exit code and powered off.
-    Exit(i32),
-    /// The kernel gave up, with this line.
-    Panic(String),
-    /// Nothing was said for too long.
-    Silent(Duration),
-    /// It took too long in all.
-    TooLong(Duration),
-    /// qemu ended before the guest reported.
-    Died(ExitStatus),
-}
-
 /// The kernel's command line. A busy host may emulate the timer too late for the kernel's own test
-/// of it at boot, which it need not make.
-const KERNEL_LINE: &str = "console=ttyS0 panic=-1 quiet no_timer_check";
+/// of it at boot, which it need not make. An interrupt that nothing but [`Machine::question`] makes
+/// has it say where it is.
+const KERNEL_LINE: &str = "console=ttyS0 panic=-1 quiet no_timer_check unknown_nmi_panic";
 
 impl Machine<'_> {
     /// The kernel's own messages, kept after the run.
@@ -84,15 +76,15 @@ impl Machine<'_> {
         let mut results = File::create(self.results_log())?;
         let mut command = self.command(KERNEL_LINE);
         command
-            .args(["-display", "none", "-monitor", "none"])
+            .args(self.accel.own_clock())
+            .args(["-display", "none", "-monitor"])
+            .arg(format!("unix:{},server=on,wait=off", self.monitor().display()))
             .arg("-serial")
             .arg(format!("file:{}", console_log.display()))
             .args(["-serial", "stdio"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = Reaper(command.spawn().context("cannot run qemu-system-x86_64")?);
-        let lines = lines_of(&mut child.0);
+            .stdin(Stdio::null());
+        let (child, lines) = process::piped(&mut command)?;
+        let mut child = Reaper(child);
 
         let started = Instant::now();
         let mut heard = Instant::now();
@@ -103,7 +95,7 @@ impl Machine<'_> {
                 Ok(line) => {
                     heard = Instant::now();
                     writeln!(results, "{line}")?;
-                    let event = console::parse(&line);
+                    let event = events::parse(&line);
                     if let Event::Exit(code) = event {
                         exit = Some(code);
                     }
@@ -117,13 +109,44 @@ impl Machine<'_> {
                 (said, heard) = (size, Instant::now());
             }
             if heard.elapsed() > limits.silence {
-                break End::Silent(heard.elapsed());
+                let silent = heard.elapsed();
+                if let Err(error) = self.question(&mut child.0, &mut results) {
+                    writeln!(results, "where it was cannot be told: {error:#}")?;
+                }
+                break End::Silent(silent);
             }
             if started.elapsed() > limits.total {
                 break End::TooLong(started.elapsed());
             }
         };
         Ok(end)
+    }
+
+    /// Has a machine that fell silent say where its processors are, and its kernel what it did there.
+    fn question(&self, machine: &mut Child, results: &mut File) -> Result<()> {
+        let mut monitor = UnixStream::connect(self.monitor()).context("qemu's monitor")?;
+        monitor.set_read_timeout(Some(LAST_WORDS))?;
+        monitor.write_all(b"info registers -a\nnmi\n")?;
+        let asked = Instant::now();
+        let mut answer = BufReader::new(monitor);
+        let mut line = Vec::new();
+        // It ends with the machine, which ends with the kernel's panic.
+        while asked.elapsed() < LAST_WORDS && answer.read_until(b'\n', &mut line)? > 0 {
+            let text = String::from_utf8_lossy(&line);
+            if ["CPU#", "RIP="].iter().any(|word| text.contains(word)) {
+                writeln!(results, "{}", text.trim_end())?;
+            }
+            line.clear();
+        }
+        while asked.elapsed() < LAST_WORDS && machine.try_wait()?.is_none() {
+            thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    /// Where qemu takes commands.
+    fn monitor(&self) -> PathBuf {
+        self.dir.join("monitor")
     }
 
     /// Runs the machine with its console on this terminal.
@@ -155,7 +178,7 @@ impl Machine<'_> {
             return End::Exit(code);
         }
         let log = fs::read(self.console_log()).unwrap_or_default();
-        match console::find_panic(&String::from_utf8_lossy(&log)) {
+        match events::find_panic(&String::from_utf8_lossy(&log)) {
             Some(line) => End::Panic(line.to_owned()),
             None => End::Died(status),
         }
@@ -171,26 +194,4 @@ impl Drop for Reaper {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Lines of a child's stdout and stderr, until both end.
-fn lines_of(child: &mut Child) -> mpsc::Receiver<String> {
-    let (send, receive) = mpsc::channel();
-    let pipes: [Option<Box<dyn std::io::Read + Send>>; 2] = [
-        child.stdout.take().map(|pipe| Box::new(pipe) as _),
-        child.stderr.take().map(|pipe| Box::new(pipe) as _),
-    ];
-    for pipe in pipes.into_iter().flatten() {
-        let send = send.clone();
-        thread::spawn(move || {
-            for line in BufReader::new(pipe).split(b'\n') {
-                let Ok(line) = line else { break };
-                let text = String::from_utf8_lossy(&line);
-                if send.send(text.trim_end_matches('\r').to_owned()).is_err() {
-                    break;
-                }
-            }
-        });
-    }
-    receive
 }

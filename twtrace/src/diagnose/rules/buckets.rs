@@ -1,15 +1,17 @@
 //! TW008: the limit on TIME_WAIT sockets.
 
 use crate::diagnose::{
-    Finding, Scene, Severity, Subject, arithmetic::Exhaustion, margins::Buckets,
+    Finding, Scene, Severity, Subject, arithmetic::Exhaustion, buckets::Buckets,
 };
 
-/// Share of the buckets from which on they are full soon.
-pub const FULL: f64 = 0.7;
+/// Share of the buckets from which on few are left.
+pub const FULL: f64 = 0.9;
 /// Peers named as the cause of an overflow.
 const NAMED: usize = 3;
 /// Name of the limit.
 const LIMIT: &str = "net.ipv4.tcp_max_tw_buckets";
+/// What is to be left over: timers run late, and rates waver.
+const SPARE: f64 = 1.1;
 
 /// TW008: sockets that found no bucket, or soon will not.
 ///
@@ -17,30 +19,21 @@ const LIMIT: &str = "net.ipv4.tcp_max_tw_buckets";
 pub fn overflow(scene: &Scene<'_>) -> Vec<Finding> {
     scene
         .namespaces()
-        .filter_map(|(netns, facts)| {
-            let buckets = Buckets::of(scene, netns, facts)?;
-            let (severity, summary) = verdict(&buckets)?;
-            let mut finding = prove(Finding::new(severity, netns, summary), &buckets);
+        .filter_map(|(netns, _)| {
+            let buckets = scene.buckets(netns)?;
+            let (severity, summary) = verdict(buckets)?;
+            let mut finding = prove(Finding::new(severity, netns, summary), buckets);
             let named = overflow_by_peer(scene.in_namespace(netns));
             if !named.is_empty() {
                 finding = finding.with("overflow_by_peer", named, "", super::COUNTED);
             }
             finding.consequence = format!(
-                "{}A connection that closes then is not protected for 2MSL: a late segment may be \
-                 taken for one of its successor's, and a peer whose FIN was not acknowledged gets \
-                 a RST. Nothing is logged.",
-                match buckets.exhaustion {
-                    Exhaustion::In(seconds) => {
-                        format!("At the present rate the last is taken in {seconds:.0} s. ")
-                    }
-                    Exhaustion::Now | Exhaustion::Never => String::new(),
-                }
+                "{}A connection that closes without a bucket is not protected for 2MSL: a late \
+                 segment may be taken for one of its successor's, and a peer whose FIN was not \
+                 acknowledged gets a RST. Nothing is logged.",
+                when(buckets)
             );
-            finding.remedy = format!(
-                "Raise net.ipv4.tcp_max_tw_buckets in this namespace above {:.0} (present rate x \
-                 time in TIME_WAIT); a socket takes about half a kilobyte.",
-                buckets.steady.max(buckets.live as f64)
-            );
+            finding.remedy = remedy(buckets);
             finding.dont = "Do not lower tcp_max_tw_buckets to get rid of TIME_WAIT sockets: it \
                             trades harmless sockets for unsafe closes."
                 .into();
@@ -51,28 +44,74 @@ pub fn overflow(scene: &Scene<'_>) -> Vec<Finding> {
 
 /// How bad it is, in a sentence; `None` while the buckets suffice.
 fn verdict(buckets: &Buckets) -> Option<(Severity, String)> {
-    let Buckets { live, max, overflow, steady, .. } = *buckets;
-    if overflow > 0 {
+    let Buckets { live, max, overflow, overflow_lately, lately, steady, .. } = *buckets;
+    if overflow_lately > 0 {
         let summary = format!(
-            "{overflow} connections closed without TIME_WAIT: tcp_max_tw_buckets={max} was reached."
+            "{overflow_lately} connections closed without TIME_WAIT in the last {lately:.0} s: \
+             tcp_max_tw_buckets={max} is reached."
         );
         return Some((Severity::Critical, summary));
     }
-    let summary = if buckets.used_share() >= FULL {
-        format!(
-            "{live} of {max} TIME_WAIT sockets of this network namespace are taken \
-             (tcp_max_tw_buckets), {:.0} %.",
-            buckets.used_share() * 100.0
-        )
-    } else if buckets.share() >= FULL {
-        format!(
-            "{live} of {max} TIME_WAIT sockets of this network namespace are taken \
-             (tcp_max_tw_buckets), and at the present rate {steady:.0} will be."
-        )
+    let of = format!(
+        "{live} of {max} TIME_WAIT sockets of this network namespace are taken (tcp_max_tw_buckets)"
+    );
+    if let Exhaustion::In(seconds) = buckets.exhaustion {
+        let summary = format!("{of}: the last is in {seconds:.0} s at the present rate.");
+        return Some((Severity::Warning, summary));
+    }
+    if buckets.used_share() >= FULL {
+        let summary = format!("{of}; at the present rate it will be {steady:.0}.");
+        return Some((Severity::Warning, summary));
+    }
+    (overflow > 0).then(|| {
+        let summary = format!(
+            "{overflow} connections closed without TIME_WAIT since this was watched, as \
+             tcp_max_tw_buckets={max} was reached; none in the last {lately:.0} s."
+        );
+        (Severity::Notice, summary)
+    })
+}
+
+/// When it hurts, as a sentence.
+fn when(buckets: &Buckets) -> String {
+    match buckets.exhaustion {
+        _ if buckets.overflow_lately > 0 => String::new(),
+        Exhaustion::In(seconds) => {
+            format!("From the moment the last is taken, in {seconds:.0} s: ")
+        }
+        Exhaustion::Now => "From now on: ".into(),
+        Exhaustion::Never => "Not at the present rate, with which there are enough. ".into(),
+    }
+}
+
+/// The limit that would do.
+fn remedy(buckets: &Buckets) -> String {
+    let Buckets { rate, live, max, steady, .. } = *buckets;
+    let wanted = steady.max(live as f64);
+    let limit = round_up((wanted * SPARE).round()).max(max + 1);
+    let why = if steady >= live as f64 {
+        format!("{rate:.1} connections/s come, which settles at {steady:.0} sockets")
     } else {
-        return None;
+        format!("{live} live now")
     };
-    Some((Severity::Warning, summary))
+    let leisure = match buckets.exhaustion {
+        Exhaustion::Never if buckets.overflow_lately == 0 => {
+            "Nothing has to be done as long as no more come. For room to spare: "
+        }
+        _ => "",
+    };
+    format!(
+        "{leisure}Raise net.ipv4.tcp_max_tw_buckets in this namespace to {limit} at least: {why}, and a \
+         tenth is for timers that run late and rates that waver. Half a kilobyte a socket, that \
+         is {} KiB.",
+        limit.div_ceil(2)
+    )
+}
+
+/// The next higher number of two digits and zeros.
+fn round_up(number: f64) -> u64 {
+    let unit = 10_f64.powf((number.max(10.0).log10().floor() - 1.0).max(0.0));
+    ((number / unit).ceil() * unit) as u64
 }
 
 /// Adds the figures that prove it.
@@ -108,9 +147,10 @@ mod tests {
     use crate::{
         diagnose::{
             RULES, Severity,
-            testing::{Client, case, facts, found, only},
+            testing::{Client, NOW_NS, case, facts, found, only},
         },
-        host::netstat::TcpExt,
+        host::{facts::Lately, netstat::TcpExt},
+        peer::{entry::SpaceKey, spaces::Hold},
     };
     use serde_json::json;
 
@@ -129,15 +169,15 @@ mod tests {
     }
 
     #[test]
-    fn it_warns_from_seventy_per_cent_on() {
+    fn it_warns_from_ninety_per_cent_on() {
         let mut facts = facts();
         only(&mut facts).max_tw_buckets = Some(1000);
         let mut at = |live| {
             only(&mut facts).time_wait = Some(live);
             found(RULES, "TW008", &case(&[], &facts)).first().map(|finding| finding.severity)
         };
-        assert_eq!(at(699), None);
-        assert_eq!(at(700), Some(Severity::Warning));
+        assert_eq!(at(899), None);
+        assert_eq!(at(900), Some(Severity::Warning));
     }
 
     #[test]
@@ -149,14 +189,57 @@ mod tests {
             let peers = [Client::at("10.2.0.2", 443).rate(rate).peer()];
             found(RULES, "TW008", &case(&peers, &facts)).pop()
         };
-        assert_eq!(finding(116.0), None, "6960 in the end");
-        let settles = finding(118.0).unwrap();
-        assert_eq!(settles.severity, Severity::Warning, "7080");
-        assert_eq!(settles.figure("seconds_to_full"), None, "it settles below");
+        assert_eq!(finding(160.0), None, "9600 in the end, and 320 for late timers");
+        let fills = finding(166.0).unwrap();
+        assert_eq!(fills.severity, Severity::Warning, "9960, and 332 for late timers");
         let fills = finding(200.0).unwrap();
         assert_eq!(fills.severity, Severity::Warning, "nothing is lost yet");
         assert_eq!(fills.figure("seconds_to_full"), Some(&json!(30.0)), "6000 at 200 a second");
         assert_eq!(fills.figure("wanted"), Some(&json!(12_000)));
+    }
+
+    #[test]
+    fn the_limit_that_would_do_is_named_where_all_that_comes_overflows() {
+        let mut facts = facts();
+        only(&mut facts).max_tw_buckets = Some(1000);
+        only(&mut facts).time_wait = Some(1000);
+        only(&mut facts).counters = TcpExt::default().with("TCPTimeWaitOverflow", 400);
+        let lately = Lately { seconds: 4.0, overflow: 400, conntrack: None };
+        only(&mut facts).lately = Some(lately);
+        let peers = [Client::at("10.2.0.2", 443).live(1000).peer()];
+        let finding = found(RULES, "TW008", &case(&peers, &facts)).pop().unwrap();
+        assert_eq!(finding.figure("wanted"), Some(&json!(6000)), "100/s x 60 s");
+        assert!(finding.remedy.contains("to 6600 at least"), "{}", finding.remedy);
+    }
+
+    #[test]
+    fn what_overflowed_long_ago_is_worth_a_notice_and_no_more() {
+        let mut facts = facts();
+        only(&mut facts).counters = TcpExt::default().with("TCPTimeWaitOverflow", 400);
+        only(&mut facts).lately = Some(Lately { seconds: 60.0, overflow: 0, conntrack: None });
+        let findings = found(RULES, "TW008", &case(&[], &facts));
+        assert_eq!(findings[0].severity, Severity::Notice);
+    }
+
+    #[test]
+    fn a_server_whose_sockets_are_replaced_fills_nothing() {
+        let mut facts = facts();
+        only(&mut facts).max_tw_buckets = Some(10_000);
+        only(&mut facts).time_wait = Some(499 + 1000);
+        let mut replaced = Client::at("10.2.0.2", 0).of_server().rate(1700.0).live(499).peer();
+        let space = replaced.history.space_of(&SpaceKey::default());
+        for n in 0..9 * 1700 {
+            let ended = NOW_NS - 9_000_000_000 + n * 1_000_000_000 / 1700;
+            replaced.history.end(space, Hold::default(), Some((ended, true)));
+        }
+        let grows = Client::at("10.2.0.3", 443).rate(100.0).live(1000).peer();
+        let findings = |peers: &[_], facts: &_| found(RULES, "TW008", &case(peers, facts));
+        let peers = [replaced.clone(), grows];
+        assert_eq!(findings(&peers, &facts), [], "6500 in the end");
+        only(&mut facts).max_tw_buckets = Some(6000);
+        let fills = findings(&peers, &facts).pop().unwrap();
+        let wanted = fills.figure("wanted").and_then(|wanted| wanted.as_u64()).unwrap();
+        assert!((6450..6550).contains(&wanted), "the other one goes on to grow: {wanted}");
     }
 
     #[test]

@@ -1,14 +1,19 @@
 //! TW009, TW010, TW011: sockets that do not live as TIME_WAIT sockets do.
 
+use super::arrivals;
 use crate::{
     diagnose::{Finding, Scene, Severity, Subject},
+    event::Role,
     path::Outcome,
+    units::TCP_TIMEWAIT_LEN_MS,
 };
 
 /// Fewer of a kind than this prove nothing.
 const SOME: u64 = 3;
 /// Share of a row's ends from which on a kind is no accident.
 const SHARE: f64 = 0.1;
+/// What a lifetime of 2MSL may be longer by: the timer's wheel has steps.
+const LATE_MS: u64 = 5000;
 
 /// Whether `count` of `all` is more than chance.
 fn notable(count: u64, all: u64) -> bool {
@@ -54,11 +59,13 @@ pub fn no_fin(scene: &Scene<'_>) -> Vec<Finding> {
 }
 
 /// TW010: timers of TIME_WAIT that began anew, so that sockets live longer than 2MSL.
+///
+/// SYNs that are refused do so too, and are no lost ACKs: TW012 tells of them.
 pub fn rearmed(scene: &Scene<'_>) -> Vec<Finding> {
     let finding = |row: &Subject<'_>| {
         let rearmed = row.peer.history.rearmed;
         let counts = &row.peer.counts();
-        if !notable(rearmed, counts.ended_total()) {
+        if !notable(rearmed, counts.ended_total()) || arrivals::explain(row) {
             return None;
         }
         let longest = row.peer.lifetimes.summary().max;
@@ -67,7 +74,7 @@ pub fn rearmed(scene: &Scene<'_>) -> Vec<Finding> {
                 Severity::Warning,
                 format!(
                     "Segments of {} keep arriving in TIME_WAIT and start its 60 s again, on \
-                     {rearmed} of {} sockets.",
+                     {rearmed} of {} sockets that ended.",
                     row.peer.group,
                     counts.ended_total()
                 ),
@@ -75,9 +82,18 @@ pub fn rearmed(scene: &Scene<'_>) -> Vec<Finding> {
             .with("rearmed", rearmed, "sockets", super::COUNTED)
             .with("ended", counts.ended_total(), "sockets", super::COUNTED)
             .with("longest_lifetime", longest, "ms", super::COUNTED);
-        finding.consequence = "They hold their ports longer than 2MSL, up to twice and more, so \
-                               that fewer connections fit than the usual sums say."
-            .into();
+        let what = if row.role == Role::Client { "its port" } else { "its bucket" };
+        let fewer = match longest {
+            Some(longest) if longest > TCP_TIMEWAIT_LEN_MS + LATE_MS => format!(
+                "; the longest lasted {:.0} s, and fewer connections fit than the usual sums say",
+                longest as f64 / 1000.0
+            ),
+            _ => String::new(),
+        };
+        finding.consequence = format!(
+            "A socket keeps {what} for 60 s after the last such segment, unless something ends it \
+             before{fewer}."
+        );
         finding.remedy = "See why the last ACK does not reach the peer: a retransmitted FIN says \
                           that it was lost (packet loss, a firewall that drops it, or a state \
                           table that forgot the connection). A flood of ACKs from old sockets of \
@@ -97,7 +113,8 @@ pub fn assassinated(scene: &Scene<'_>) -> Vec<Finding> {
         let killed = row.peer.history.assassinated;
         let counts = &row.peer.counts();
         // With the sysctl on, RSTs are dropped and what ends a socket early is an administrator.
-        if row.facts.rfc1337 == Some(1) || !notable(killed, counts.ended_total()) {
+        let dropped = row.facts.rfc1337 == Some(1);
+        if dropped || !notable(killed, counts.ended_total()) || arrivals::explain(row) {
             return None;
         }
         let mut finding = row
@@ -112,17 +129,29 @@ pub fn assassinated(scene: &Scene<'_>) -> Vec<Finding> {
             .with("killed", killed, "sockets", super::COUNTED)
             .with("ended", counts.ended_total(), "sockets", super::COUNTED)
             .with("tcp_rfc1337", row.facts.rfc1337, "", "net.ipv4.tcp_rfc1337");
-        finding.consequence = "Their ports are free at once, and not protected from late \
-                               segments: those may end up in the next connection with the same \
-                               ports (RFC 1337)."
+        finding.consequence = "They are gone, and not protected from late segments: those may end \
+                               up in the next connection with the same ports (RFC 1337)."
             .into();
-        finding.remedy = "If that matters more than the ports, set net.ipv4.tcp_rfc1337=1; and \
-                          see why the peer resets: it often answers an ACK for a connection it \
-                          has forgotten, as load balancers do."
-            .into();
-        finding.dont = "Do not count on such ends to keep ports free: they depend on stray \
-                        segments."
-            .into();
+        if row.role == Role::Client {
+            finding.remedy =
+                "If that matters more than the ports, set net.ipv4.tcp_rfc1337=1; and \
+                              see why the peer resets: it often answers an ACK for a connection \
+                              it has forgotten, as load balancers do."
+                    .into();
+            finding.dont = "Do not count on such ends to keep ports free: they depend on stray \
+                            segments."
+                .into();
+        } else {
+            finding.remedy = "See whether clients come again with a port that is still in \
+                              TIME_WAIT here, from behind NAT or a balancer: such a SYN may be \
+                              answered with an ACK, and the client's RST to that frees the port. \
+                              Then more ports or addresses for them help, or letting them close \
+                              first."
+                .into();
+            finding.dont = "Do not set tcp_rfc1337=1: clients that get their port free by a RST \
+                            would get no connection at all."
+                .into();
+        }
         Some(finding)
     };
     scene.subjects().iter().filter_map(finding).collect()

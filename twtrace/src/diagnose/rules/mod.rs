@@ -2,6 +2,8 @@
 
 mod arrivals;
 mod buckets;
+mod failed;
+mod inherited;
 mod lifetimes;
 mod ports;
 mod reuse;
@@ -11,7 +13,7 @@ mod timestamps;
 
 use super::Rule;
 use super::finding::{
-    rounded,
+    FAILED, rounded,
     source::{COMPUTED, COUNTED, NETSTAT, SOCKSTAT},
 };
 
@@ -75,4 +77,9 @@ pub const RULES: &[Rule] = &[
         check: surroundings::conntrack,
     },
     Rule { id: "TW018", title: "data was lost", check: surroundings::lost },
+    Rule {
+        id: FAILED,
+        title: "connect() or bind() fails for want of a port",
+        check: failed::calls,
+    },
 ];

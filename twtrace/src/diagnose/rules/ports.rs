@@ -1,52 +1,88 @@
 //! TW005, TW006, TW007: local ports, and who has to hold them.
 
-use twtrace_common::RefusalReason;
+use twtrace_common::{PortChoice, RefusalReason};
 
+use super::failed::cause;
 use crate::{
-    diagnose::{Finding, Scene, Severity, Subject, arithmetic::Exhaustion, margins::Buckets},
+    diagnose::{
+        Finding, Scene, Severity, Subject,
+        arithmetic::Exhaustion,
+        pressure::{Holder, Pressure},
+    },
     event::Role,
+    host::facts::NamespaceFacts,
     peer::{Group, history::Ports},
 };
 
-/// TW005: the triple whose ports are all taken, or will be.
+/// TW005: the space whose ports are all taken, or will be. While calls fail TW019 says it.
 pub fn exhausted(scene: &Scene<'_>) -> Vec<Finding> {
-    let finding = |client: &Subject<'_>| {
+    let client = |client: &Subject<'_>| {
         let pressure = client.pressure.as_ref()?;
-        let severity = pressure.severity()?;
-        let verdict = match pressure.exhaustion {
-            Exhaustion::Now => "are exhausted".to_owned(),
-            Exhaustion::In(seconds) if severity == Severity::Critical => {
-                format!("will be exhausted in {seconds:.0} s")
-            }
-            Exhaustion::In(seconds) => format!(
-                "run short: they are exhausted in {seconds:.0} s if it goes on as in the last \
-                 {:.0} s",
-                pressure.window
-            ),
-            Exhaustion::Never => {
-                format!("run short: {:.0} % are taken or will be", pressure.share() * 100.0)
-            }
-        };
-        let summary = format!("The {} ports of {} {verdict}.", pressure.usable, pressure.triple());
-        let finding = client.finding(severity, summary);
-        let mut finding = pressure.prove(finding, client.peer.counts().live());
+        let mut finding = exhausted_space(pressure, client.facts)?;
         let refused = client.peer.counts().refused.total();
         if refused > 0 {
             finding = finding.with("takeovers_refused", refused, "looks", super::COUNTED);
         }
-        finding.consequence = pressure.consequence();
-        finding.remedy = format!(
-            "Open fewer connections: keep them alive and pool them; {:.1}/s fit. Otherwise make \
-             room: {}.",
-            pressure.highest_rate(),
-            pressure.room()
-        );
-        finding.dont = "Do not raise the limit on open files for it: TIME_WAIT sockets hold no \
-                        descriptor."
-            .into();
+        finding.peer = Some(client.peer.group.to_string());
         Some(finding)
     };
-    scene.clients().filter_map(finding).collect()
+    // Where refusals are not seen and nothing is left, it is TW019 that concludes they are there.
+    let concluded = |ports: &&Pressure| ports.exhaustion != Exhaustion::Now || ports.seen;
+    let bound = scene.bound().filter(concluded).filter_map(|ports| {
+        exhausted_space(ports, scene.case.facts.namespaces.get(&ports.space.netns)?)
+    });
+    // Of open connections alone there is no row, and what a program names is not for connect().
+    let other = |ports: &&Pressure| {
+        let chosen = ports.space.chosen;
+        chosen == PortChoice::Program || (chosen != PortChoice::Bind && ports.row.is_none())
+    };
+    let others = scene.ports().iter().filter(other).filter_map(|ports| {
+        let facts = scene.case.facts.namespaces.get(&ports.space.netns)?;
+        let finding = exhausted_space(ports, facts)?;
+        Some(Finding { peer: Some(ports.peer.clone()), ..finding })
+    });
+    scene.clients().filter_map(client).chain(bound).chain(others).collect()
+}
+
+fn exhausted_space(ports: &Pressure, facts: &NamespaceFacts) -> Option<Finding> {
+    let severity = ports.severity().filter(|_| !ports.is_told())?;
+    let verdict = match ports.exhaustion {
+        Exhaustion::Now => "are exhausted".to_owned(),
+        Exhaustion::In(seconds) if severity == Severity::Critical => {
+            format!("will be exhausted in {seconds:.0} s")
+        }
+        Exhaustion::In(seconds) => format!(
+            "run short: they are exhausted in {seconds:.0} s if it goes on as in the last {:.0} s",
+            ports.window
+        ),
+        Exhaustion::Never => {
+            format!("run short: {:.0} % are taken or will be", ports.share() * 100.0)
+        }
+    };
+    let mut summary = format!("The {} ports of {} {verdict}", ports.usable, ports.triple());
+    // Why they do not come back is another finding's where timestamps or the sysctl are the reason.
+    let others = matches!(ports.holder(), Some(Holder::NoTimestamps | Holder::Forbidden));
+    let explained = cause::of_space(ports, facts).filter(|_| !others);
+    if let Some(explained) = &explained {
+        summary.push_str(&format!(": {}", explained.why));
+    }
+    let finding = Finding::new(severity, ports.space.netns, format!("{summary}."));
+    let mut finding = ports.prove(finding, ports.live);
+    finding.consequence = ports.consequence();
+    (finding.remedy, finding.dont) = match explained {
+        Some(explained) => (explained.remedy, explained.dont.to_owned()),
+        None => (
+            format!(
+                "Open fewer connections: keep them alive and pool them; {:.1}/s fit. Otherwise \
+                 make room: {}.",
+                ports.highest_rate(),
+                ports.room()
+            ),
+            "Do not raise the limit on open files for it: TIME_WAIT sockets hold no descriptor."
+                .to_owned(),
+        ),
+    };
+    Some(finding)
 }
 
 /// TW006: a program binds one and the same port, and its `connect()` is refused by its own past.
@@ -111,6 +147,10 @@ pub fn closes_first(scene: &Scene<'_>) -> Vec<Finding> {
     let client = scene.clients().filter_map(|client| {
         let pressure = client.pressure.as_ref()?;
         pressure.severity()?;
+        // Open connections nobody has closed, and of FIN_WAIT2 the peer does not close its end.
+        if matches!(pressure.holder()?, Holder::Open | Holder::FinWait2 | Holder::Bound) {
+            return None;
+        }
         let summary = format!(
             "We close first towards {}: whoever does keeps the socket in TIME_WAIT, and its port \
              with it.",
@@ -126,8 +166,8 @@ pub fn closes_first(scene: &Scene<'_>) -> Vec<Finding> {
         Some(finding)
     });
     // Only where the buckets fill, and only who fills them.
-    let filling = scene.namespaces().filter_map(|(netns, facts)| {
-        let buckets = Buckets::of(scene, netns, facts)?;
+    let filling = scene.namespaces().filter_map(|(netns, _)| {
+        let buckets = scene.buckets(netns)?;
         (buckets.used_share() >= super::buckets::FULL).then_some((netns, buckets.live))
     });
     let servers = filling.flat_map(|(netns, live)| {
@@ -154,7 +194,7 @@ fn closing(subject: &Subject<'_>, summary: String) -> Finding {
     let mut finding = subject
         .finding(Severity::Notice, summary)
         .with("live_sockets", counts.live(), "sockets", super::COUNTED)
-        .with("closed_first", counts.entered, "connections", super::COUNTED)
+        .with("closed_first", counts.entered + counts.present, "connections", super::COUNTED)
         .with("rate", super::rounded(subject.rates.entered), super::PER_S, super::COUNTED);
     finding.dont = "Do not close with a RST (SO_LINGER of 0) to avoid TIME_WAIT: data the peer \
                     has not read yet is lost."
@@ -167,11 +207,17 @@ mod tests {
     use crate::{
         diagnose::{
             RULES, Severity,
-            testing::{Client, case, facts, found, only},
+            testing::{Client, NOW_NS, case, facts, found, only},
         },
-        peer::{Refused, history::Ports},
+        peer::{
+            Refused,
+            entry::{Entry, SpaceKey},
+            history::Ports,
+            spaces::Hold,
+        },
     };
     use serde_json::json;
+    use twtrace_common::PortChoice;
 
     #[test]
     fn exhaustion_names_its_triple() {
@@ -191,8 +237,8 @@ mod tests {
             let peers = [Client::at("10.2.0.2", 443).live(live).peer()];
             found(RULES, "TW005", &case(&peers, &facts)).first().map(|finding| finding.severity)
         };
-        assert_eq!(severity(28_200), Some(Severity::Critical));
-        assert_eq!(severity(27_000), None, "they come back, and no more come");
+        assert_eq!(severity(28_232), Some(Severity::Critical), "the next one fails");
+        assert_eq!(severity(28_200), None, "they come back, and no more come");
     }
 
     #[test]
@@ -225,9 +271,29 @@ mod tests {
         let short = [Client::at("10.2.0.2", 443).rate(500.0).peer()];
         assert_eq!(found(RULES, "TW007", &case(&short, &facts)).len(), 1);
         let server = [Client::at("10.2.0.2", 0).of_server().live(90_000).peer()];
-        only(&mut facts).time_wait = Some(90_000);
-        assert_eq!(found(RULES, "TW007", &case(&server, &facts)), [], "68 % of the buckets");
-        only(&mut facts).time_wait = Some(92_000);
-        assert_eq!(found(RULES, "TW007", &case(&server, &facts)).len(), 1, "70 %");
+        only(&mut facts).time_wait = Some(117_000);
+        assert_eq!(found(RULES, "TW007", &case(&server, &facts)), [], "89 % of the buckets");
+        only(&mut facts).time_wait = Some(118_000);
+        assert_eq!(found(RULES, "TW007", &case(&server, &facts)).len(), 1, "90 %");
+    }
+    #[test]
+    fn ports_that_a_program_names_are_foretold_once_it_has_begun_anew() {
+        let facts = facts();
+        let mut peer = Client::at("10.2.0.2", 443).peer();
+        let local = std::net::Ipv4Addr::new(10, 1, 0, 1).to_ipv6_mapped().octets();
+        let space = SpaceKey { local, chosen: PortChoice::Program, range: (0, 0) };
+        let enter = |peer: &mut crate::peer::Peer, number: u64| {
+            let mono_ns = NOW_NS - 9_000_000_000 + number % 450 * 20_000_000;
+            let local_port = 2000 + (number % 900) as u16;
+            let entry = Entry { mono_ns, space, local_port, blocked: true, ..Entry::default() };
+            let space = peer.history.enter(&entry);
+            peer.history.live(space, Hold::BLOCKED);
+        };
+        (0..700).for_each(|number| enter(&mut peer, number));
+        assert_eq!(found(RULES, "TW005", &case(&[peer.clone()], &facts)), [], "there may be more");
+        (700..1100).for_each(|number| enter(&mut peer, number));
+        let finding = found(RULES, "TW005", &case(&[peer], &facts)).remove(0);
+        assert_eq!(finding.figure("usable_ports"), Some(&json!(900)));
+        assert!(finding.summary.contains("among 900 ports (2000-2899)"), "{}", finding.summary);
     }
 }

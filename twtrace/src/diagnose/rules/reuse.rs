@@ -1,21 +1,25 @@
 //! TW003, TW004: takeover of ports, which the sysctl does not allow.
 
 use crate::{
-    diagnose::{Finding, Scene, Severity, Subject, pressure::reuse_delay},
+    diagnose::{
+        Finding, Scene, Severity, Subject,
+        pressure::{Holder, reuse_delay},
+    },
     path::Block,
 };
 
 /// Share of eligible sockets from which on allowing takeovers is worth the word.
 const WORTH: f64 = 0.5;
 
-/// TW003: ports run short, the peer sends timestamps, and `tcp_tw_reuse` forbids.
+/// TW003: ports run short, the peer sends timestamps, and `tcp_tw_reuse` forbids. While calls fail
+/// TW019 says it.
 pub fn off_or_loopback_only(scene: &Scene<'_>) -> Vec<Finding> {
     let finding = |client: &Subject<'_>| {
         let pressure = client.pressure.as_ref()?;
-        let severity = pressure.severity()?;
+        let severity = pressure.severity().filter(|_| !pressure.is_told())?;
         let setting = client.facts.tw_reuse.filter(|setting| *setting != 1)?;
-        // Loopback is allowed at 2, and without timestamps the setting changes nothing.
-        if client.lacks_timestamps() || (setting == 2 && pressure.source.is_loopback()) {
+        // What holds the ports has to be what the setting forbids.
+        if pressure.holder() != Some(Holder::Forbidden) {
             return None;
         }
         let why = match setting {
@@ -34,8 +38,9 @@ pub fn off_or_loopback_only(scene: &Scene<'_>) -> Vec<Finding> {
             .with("tcp_tw_reuse", setting, "", "net.ipv4.tcp_tw_reuse")
             .with("eligible", client.peer.counts().eligible, "sockets", super::COUNTED);
         finding.consequence = pressure.consequence();
+        let wanted = pressure.reuse_wanted();
         finding.remedy = format!(
-            "Set net.ipv4.tcp_tw_reuse=1: connect() then takes over ports that have been in \
+            "Set net.ipv4.tcp_tw_reuse={wanted}: connect() then takes over ports that have been in \
              TIME_WAIT for {:.1} s, and {:.0} connections/s fit instead of {:.1}. Or keep \
              connections open and reuse them; without either, {}.",
             reuse_delay(client.facts),
@@ -67,7 +72,9 @@ pub fn would_help(scene: &Scene<'_>) -> Vec<Finding> {
             let short_of = client
                 .pressure
                 .as_ref()
-                .filter(|pressure| pressure.severity().is_some() && !client.lacks_timestamps());
+                .filter(|pressure| pressure.severity().is_some() && !pressure.is_told())
+                .filter(|pressure| pressure.holder() == Some(Holder::Forbidden))
+                .filter(|pressure| !pressure.space.local.is_loopback());
             short.extend(short_of.map(|pressure| {
                 let (now, then) = (pressure.highest_rate(), pressure.what_if.takeover);
                 format!("{}: {now:.0}/s becomes {then:.0}/s", pressure.peer)

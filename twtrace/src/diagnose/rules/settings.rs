@@ -1,6 +1,6 @@
 //! TW013, TW014, TW015: settings that do not do what they are set for.
 
-use crate::diagnose::{Finding, Scene, Severity, margins::Buckets};
+use crate::diagnose::{Finding, Scene, Severity, pressure::Holder};
 
 /// `tcp_fin_timeout` when nobody changes it, seconds.
 const FIN_TIMEOUT: u64 = 60;
@@ -101,8 +101,11 @@ pub fn fin_timeout(scene: &Scene<'_>) -> Vec<Finding> {
             let seconds = facts.fin_timeout.filter(|seconds| *seconds != FIN_TIMEOUT)?;
             let here = scene.in_namespace(netns);
             let mut pressures = here.iter().filter_map(|row| row.pressure.as_ref());
-            let ports = pressures.any(|pressure| pressure.severity().is_some());
-            let buckets = Buckets::of(scene, netns, facts);
+            // Of FIN_WAIT2 it is the right setting.
+            let ports = pressures.any(|pressure| {
+                pressure.severity().is_some() && pressure.holder() != Some(Holder::FinWait2)
+            });
+            let buckets = scene.buckets(netns);
             let full = buckets.is_some_and(|buckets| buckets.used_share() >= super::buckets::FULL);
             // Nobody is bothered by TIME_WAIT here, so nobody is mistaken about it.
             if !ports && !full {

@@ -1,6 +1,15 @@
 //! TW016, TW017, TW018: what is around the sockets.
 
-use crate::diagnose::{Finding, Scene, Severity, arithmetic, pressure::SHORT};
+use crate::{
+    diagnose::{
+        Finding, Scene, Severity,
+        arithmetic::{self, Exhaustion},
+        pressure::SHORT,
+        tracking::Tracking,
+    },
+    host::facts::{Conntrack, NamespaceFacts},
+    trust::Section,
+};
 
 /// TW016: a program that talks to its own host in short connections.
 ///
@@ -11,7 +20,7 @@ pub fn loopback(scene: &Scene<'_>) -> Vec<Finding> {
         .filter_map(|client| {
             let pressure = client.pressure.as_ref()?;
             let all = arithmetic::steady_state(pressure.rate, pressure.seconds);
-            if !pressure.source.is_loopback()
+            if !pressure.space.local.is_loopback()
                 || arithmetic::share(all, pressure.usable as f64) < SHORT
             {
                 return None;
@@ -42,96 +51,172 @@ pub fn loopback(scene: &Scene<'_>) -> Vec<Finding> {
         .collect()
 }
 
+/// Share of the table from which on few entries are left.
+const FULL: f64 = 0.9;
+/// Seconds of growth that can be relied on.
+const LASTING_S: f64 = 8.0;
+/// Seconds ahead that are too few to wait for the morning.
+const SOON_S: f64 = 600.0;
+/// A socket's own TIME_WAIT, seconds: more is of no use to anybody.
+const OWN_TIME_WAIT_S: u64 = 60;
+
 /// TW017: conntrack keeps an entry in its own TIME_WAIT, usually for twice as long.
 pub fn conntrack(scene: &Scene<'_>) -> Vec<Finding> {
-    scene
-        .namespaces()
-        .filter_map(|(netns, facts)| {
-            let conntrack = facts.conntrack.filter(|conntrack| conntrack.count > 0)?;
-            let here = scene.in_namespace(netns);
-            let rate: f64 = here.iter().map(|row| row.rates.entered).sum();
-            let held: f64 = here.iter().map(|row| row.rates.held.entered).sum();
-            let steady = arithmetic::steady_state(rate, conntrack.time_wait_s as f64);
-            let max = conntrack.max as f64;
-            let now = arithmetic::share(conntrack.count as f64, max);
-            let lasting = arithmetic::steady_state(held, conntrack.time_wait_s as f64);
-            let share = now.max(arithmetic::share(lasting, max));
-            if share < SHORT || rate == 0.0 {
-                return None;
-            }
-            let lasted = here.iter().any(|row| row.rates.have_lasted());
-            let severity =
-                if share >= 1.0 && lasted { Severity::Critical } else { Severity::Warning };
-            let mut finding = Finding::new(
-                severity,
-                netns,
-                format!(
-                    "Connection tracking keeps each closed connection for {} s in a TIME_WAIT of \
-                     its own: {:.0} % of nf_conntrack_max at the present rate.",
-                    conntrack.time_wait_s,
-                    share * 100.0
-                ),
-            )
-            .with("conntrack_entries", conntrack.count, "entries", "nf_conntrack_count")
-            .with("conntrack_max", conntrack.max, "entries", "nf_conntrack_max")
-            .with(
-                "conntrack_time_wait",
-                conntrack.time_wait_s,
-                "s",
-                "nf_conntrack_tcp_timeout_time_wait",
-            )
-            .with("rate", super::rounded(rate), "connections/s", super::COUNTED)
-            .with("steady_state", steady.round() as u64, "entries", super::COMPUTED);
-            finding.consequence = "With the table full new connections of any kind are dropped \
-                                   (\"nf_conntrack: table full, dropping packet\")."
-                .into();
-            finding.remedy = "Raise nf_conntrack_max, lower nf_conntrack_tcp_timeout_time_wait \
-                              (60 s is the socket's own time), or exempt this traffic (NOTRACK)."
-                .into();
-            finding.dont = "Do not count `conntrack -L` entries in TIME_WAIT as sockets: their \
-                            timer is another one, and no port of this host is held by them."
-                .into();
-            Some(finding)
-        })
-        .collect()
+    let found = |(netns, facts): (u32, &NamespaceFacts)| {
+        let tracking = Tracking::of(facts)?;
+        let (severity, what) = verdict(&tracking)?;
+        let Conntrack { count, max, time_wait_s, dropped: _ } = tracking.now;
+        let summary = format!(
+            "Connection tracking has {count} of {max} entries{what}. It keeps each closed \
+             connection, those that are forwarded too, for {time_wait_s} s in a TIME_WAIT of its \
+             own."
+        );
+        let rows = scene.in_namespace(netns).iter();
+        let own = rows.fold(0.0, |own, row| own + row.rates.entered);
+        let mut finding = Finding::new(severity, netns, summary)
+            .with("conntrack_entries", count, "entries", "nf_conntrack_count")
+            .with("conntrack_max", max, "entries", "nf_conntrack_max")
+            .with("conntrack_time_wait", time_wait_s, "s", "nf_conntrack_tcp_timeout_time_wait")
+            .with("growth", tracking.growth.map(super::rounded), "entries/s", "nf_conntrack_count")
+            .with("steady_state", tracking.most.round() as u64, "entries", super::COMPUTED)
+            .with("dropped", tracking.dropped, "packets", "net/stat/nf_conntrack, growth")
+            .with("closed_here", super::rounded(own), super::PER_S, super::COUNTED);
+        if let Some(seconds) = tracking.exhaustion.seconds() {
+            finding =
+                finding.with("seconds_to_full", super::rounded(seconds), "s", super::COMPUTED);
+        }
+        finding.consequence = "With the table full new connections of any kind are dropped \
+                               (\"nf_conntrack: table full, dropping packet\")."
+            .into();
+        let shorter = match tracking.growth {
+            Some(growth) if time_wait_s > OWN_TIME_WAIT_S && growth > 0.0 => format!(
+                "Lower nf_conntrack_tcp_timeout_time_wait to {OWN_TIME_WAIT_S}, the socket's own \
+                 time: {growth:.0} connections/s then keep {:.0} entries. Or raise",
+                growth * OWN_TIME_WAIT_S as f64
+            ),
+            _ => "Raise".into(),
+        };
+        finding.remedy = format!(
+            "{shorter} nf_conntrack_max (in the initial network namespace) to {:.0} or more, or \
+             exempt this traffic (NOTRACK).",
+            tracking.most * 1.1
+        );
+        finding.dont = "Do not count `conntrack -L` entries in TIME_WAIT as sockets: their timer \
+                        is another one, and no port of this host is held by them."
+            .into();
+        Some(finding)
+    };
+    scene.namespaces().filter_map(found).collect()
+}
+
+/// How bad it is, and what to say of the count; `None` while the table suffices.
+fn verdict(tracking: &Tracking) -> Option<(Severity, String)> {
+    if let Some(dropped) = tracking.dropped.filter(|dropped| *dropped > 0) {
+        return Some((
+            Severity::Critical,
+            format!(", and dropped {dropped} packets for want of one"),
+        ));
+    }
+    match tracking.exhaustion {
+        Exhaustion::Now => Some((Severity::Critical, ", and none is left".into())),
+        Exhaustion::In(seconds) => {
+            let sure = tracking.seconds >= LASTING_S && seconds <= SOON_S;
+            let severity = if sure { Severity::Critical } else { Severity::Warning };
+            let growth = tracking.growth.unwrap_or(0.0);
+            Some((severity, format!(", {growth:.1} more a second: full in {seconds:.0} s")))
+        }
+        Exhaustion::Never => {
+            let few = tracking.used_share() >= FULL;
+            few.then(|| (Severity::Warning, ", and does not grow so that it would be full".into()))
+        }
+    }
 }
 
 /// TW018: not all that happened was seen.
 pub fn lost(scene: &Scene<'_>) -> Vec<Finding> {
-    let loss = scene.case.loss;
-    let all = loss.events + loss.skipped + loss.unseen_ends + loss.unfollowed;
-    if all == 0 {
-        return Vec::new();
+    let trust = &scene.case.trust;
+    // One socket may be in several of them, so they are not added up.
+    let seen: Vec<_> = trust.lower_bounds().collect();
+    if seen.is_empty() {
+        return unaudited(trust.unaudited).into_iter().collect();
     }
+    let words: Vec<_> = seen.iter().map(|(n, doubt)| format!("{n} {}", doubt.words)).collect();
     let mut finding = Finding {
         severity: Severity::Warning,
         summary: format!(
-            "{all} events or sockets were not followed: the figures by peer are lower bounds, and \
-             predictions may be too late."
+            "Not all that happened was seen or followed ({}): the figures by peer are lower \
+             bounds, and predictions may be too late.",
+            words.join(", ")
         ),
         ..Finding::default()
+    };
+    for (count, doubt) in seen {
+        let source = match doubt.place {
+            Section::Audit => "the kernel's own counters",
+            Section::Trust | Section::Totals => super::COUNTED,
+        };
+        finding = finding.with(doubt.key, count, "", source);
     }
-    .with("events_lost", loss.events, "events", super::COUNTED)
-    .with("runs_skipped", loss.skipped, "runs", "the kernel's miss counters")
-    .with("ends_unseen", loss.unseen_ends, "sockets", super::COUNTED)
-    .with("unfollowed", loss.unfollowed, "sockets", super::COUNTED);
-    finding.consequence = "Totals stay exact; a finding may be missing, or come late.".into();
+    finding = finding.with("unaudited", trust.unaudited, "namespaces", super::COUNTED).with(
+        "skipped",
+        trust.skipped,
+        "runs",
+        "the kernel's miss counters",
+    );
+    finding.consequence = match trust.missing {
+        0 => {
+            "What was lost is in the totals and in no row; a finding may be missing, or come late."
+                .into()
+        }
+        missing => format!(
+            "{missing} sockets that the kernel counted are in no figure at all, not in the totals \
+             either; a finding may be missing, or come late."
+        ),
+    };
     finding.remedy = "Give a larger --buffer or --max-live, narrow with --netns, or let fewer \
                       programs trace the same functions; -v says more."
         .into();
     vec![finding]
 }
 
+/// What nobody can vouch for, though nothing is known to be missing.
+fn unaudited(namespaces: u64) -> Option<Finding> {
+    (namespaces > 0).then(|| {
+        let mut finding = Finding {
+            severity: Severity::Notice,
+            summary: format!(
+                "What was counted of {namespaces} network namespaces could not all be held against \
+                 the kernel's own counters."
+            ),
+            ..Finding::default()
+        }
+        .with("unaudited", namespaces, "namespaces", super::COUNTED);
+        finding.consequence =
+            "Their figures are most likely right, but nobody can vouch for them.".into();
+        finding.remedy = "Nothing, if containers come and go here: a namespace takes its counters \
+                          with it. For one that is kept by a descriptor alone, give it a name \
+                          (`ip netns attach`)."
+            .into();
+        finding
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use crate::{
         diagnose::{
-            Loss, RULES, Severity,
+            RULES, Severity,
             testing::{Client, case, facts, found, only},
         },
-        host::facts::Conntrack,
-        peer::{Peer, history::Entry},
+        host::facts::{Conntrack, Growth, HostFacts, Lately},
+        peer::{
+            Peer,
+            entry::{Entry, SpaceKey},
+        },
+        totals::Totals,
+        trust::Trust,
     };
+    use twtrace_common::Counter;
 
     fn over_loopback(rate: u64) -> Peer {
         let mut peer = Client::at("127.0.0.1", 6379).peer();
@@ -140,7 +225,8 @@ mod tests {
         let start = crate::diagnose::testing::NOW_NS - 9_000_000_000;
         for n in 0..rate * 9 {
             let mono_ns = start + n * 1_000_000_000 / rate;
-            let entry = Entry { mono_ns, with_timestamps: true, local, ..Entry::default() };
+            let space = SpaceKey { local, ..SpaceKey::default() };
+            let entry = Entry { mono_ns, with_timestamps: true, space, ..Entry::default() };
             peer.history.enter(&entry);
         }
         peer
@@ -156,33 +242,51 @@ mod tests {
         assert_eq!(findings(Client::at("10.2.0.2", 80).rate(500.0).peer()), 0, "another host");
     }
 
-    #[test]
-    fn conntrack_is_mentioned_when_its_table_fills() {
-        let mut facts = facts();
-        let peers = [Client::at("10.2.0.2", 80).rate(100.0).peer()];
-        let mut severity = |count, max| {
-            only(&mut facts).conntrack = Some(Conntrack { time_wait_s: 120, count, max });
-            found(RULES, "TW017", &case(&peers, &facts)).first().map(|finding| finding.severity)
-        };
-        assert_eq!(severity(10, 17_200), None, "12000 of 17200");
-        assert_eq!(severity(10, 17_100), Some(Severity::Warning));
-        assert_eq!(severity(10, 12_001), Some(Severity::Warning));
-        assert_eq!(severity(10, 12_000), Some(Severity::Critical));
-        assert_eq!(severity(0, 10), None, "it tracks nothing here");
-        assert_eq!(severity(70, 100), Some(Severity::Critical), "at this rate");
+    /// A table of so many entries that grows so fast, as it was over so many seconds.
+    fn tracking(facts: &mut HostFacts, (count, max): (u64, u64), growth: f64, seconds: f64) {
+        let conntrack = Conntrack { time_wait_s: 120, count, max, dropped: Some(0) };
+        let growth = Growth { rate: growth, lasting: growth, dropped: Some(0) };
+        let lately = Lately { seconds, overflow: 0, conntrack: Some(growth) };
+        only(facts).conntrack = Some(conntrack);
+        only(facts).lately = Some(lately);
     }
 
     #[test]
-    fn a_burst_does_not_fill_the_table() {
+    fn a_table_that_fills_is_told_when_whoever_fills_it() {
         let mut facts = facts();
-        only(&mut facts).conntrack = Some(Conntrack { time_wait_s: 120, count: 10, max: 1000 });
-        let severity = |seconds| {
-            let peers = [Client::at("10.2.0.2", 80).rate(100.0).over(seconds).peer()];
-            found(RULES, "TW017", &case(&peers, &facts)).first().map(|finding| finding.severity)
+        let mut severity = |count, max, growth, seconds| {
+            tracking(&mut facts, (count, max), growth, seconds);
+            found(RULES, "TW017", &case(&[], &facts)).first().map(|finding| finding.severity)
         };
-        assert_eq!(severity(3), None);
-        assert_eq!(severity(7), Some(Severity::Warning));
-        assert_eq!(severity(8), Some(Severity::Critical));
+        assert_eq!(severity(1000, 13_000, 100.0, 60.0), None, "12000 more fit");
+        assert_eq!(severity(1001, 13_000, 100.0, 60.0), Some(Severity::Critical), "in 2 min");
+        assert_eq!(severity(1001, 13_000, 100.0, 4.0), Some(Severity::Warning), "not yet sure");
+        assert_eq!(severity(100, 112_000, 1000.0, 60.0), Some(Severity::Critical), "in 112 s");
+        assert_eq!(severity(1000, 13_000, -100.0, 60.0), None, "it shrinks");
+        assert_eq!(severity(90, 100, 0.0, 60.0), Some(Severity::Warning), "no more come");
+        assert_eq!(severity(89, 100, 0.0, 60.0), None);
+        assert_eq!(severity(100, 100, 0.0, 60.0), Some(Severity::Critical));
+        assert_eq!(severity(0, 10, 0.0, 60.0), None, "it tracks nothing here");
+    }
+
+    #[test]
+    fn sockets_of_this_host_fill_no_table_that_does_not_grow() {
+        let mut facts = facts();
+        let peers = [Client::at("10.2.0.2", 80).rate(100.0).peer()];
+        tracking(&mut facts, (400, 1000), 0.0, 60.0);
+        assert_eq!(found(RULES, "TW017", &case(&peers, &facts)), [], "ports taken over");
+    }
+
+    #[test]
+    fn packets_dropped_for_want_of_an_entry_are_critical() {
+        let mut facts = facts();
+        tracking(&mut facts, (95, 100), 0.0, 60.0);
+        let growth = Growth { dropped: Some(7), ..Growth::default() };
+        let lately = Lately { conntrack: Some(growth), ..only(&mut facts).lately.unwrap() };
+        only(&mut facts).lately = Some(lately);
+        let findings = found(RULES, "TW017", &case(&[], &facts));
+        assert_eq!(findings[0].severity, Severity::Critical);
+        assert_eq!(findings[0].figure("dropped"), Some(&7.into()));
     }
 
     #[test]
@@ -191,11 +295,31 @@ mod tests {
         let peers = [];
         let mut case = case(&peers, &facts);
         assert_eq!(found(RULES, "TW018", &case), []);
-        case.loss = Loss { events: 1, ..Loss::default() };
-        assert_eq!(found(RULES, "TW018", &case).len(), 1);
-        case.loss = Loss { skipped: 1, ..Loss::default() };
-        assert_eq!(found(RULES, "TW018", &case).len(), 1);
-        case.loss = Loss { unfollowed: 1, ..Loss::default() };
-        assert_eq!(found(RULES, "TW018", &case).len(), 1);
+        case.trust = Trust { unaudited: 2, ..Trust::default() };
+        let severities: Vec<_> =
+            found(RULES, "TW018", &case).iter().map(|finding| finding.severity).collect();
+        assert_eq!(severities, [Severity::Notice], "nothing is known to be missing");
+        let kernel = Totals::default().with(Counter::LostEnded, 1);
+        for trust in [
+            Trust { kernel, ..Trust::default() },
+            Trust { missing: 1, ..Trust::default() },
+            Trust { unfollowed: 1, ..Trust::default() },
+        ] {
+            case.trust = trust;
+            assert_eq!(found(RULES, "TW018", &case).len(), 1, "{trust:?}");
+        }
+        case.trust = Trust { skipped: 9, ..Trust::default() };
+        assert_eq!(found(RULES, "TW018", &case), [], "that explains, and is no loss by itself");
+    }
+
+    #[test]
+    fn an_end_that_was_lost_and_found_missing_later_is_not_told_as_two() {
+        let facts = facts();
+        let mut case = case(&[], &facts);
+        let kernel = Totals::default().with(Counter::LostEnded, 1);
+        case.trust = Trust { kernel, healed: 1, ..Trust::default() };
+        let finding = found(RULES, "TW018", &case).remove(0);
+        assert!(finding.summary.contains("(1 events lost, 1 ends not seen)"), "{finding:?}");
+        assert!(!finding.summary.contains('2'), "{finding:?}");
     }
 }

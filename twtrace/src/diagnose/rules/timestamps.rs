@@ -1,6 +1,12 @@
 //! TW001, TW002: sockets without timestamps, which nothing can take over.
 
-use crate::diagnose::{Finding, Scene, Severity, Subject};
+use crate::{
+    diagnose::{
+        Finding, Scene, Severity, Subject,
+        pressure::{Holder, Pressure},
+    },
+    host::facts::NamespaceFacts,
+};
 
 /// Peers short of ports whose sockets come without timestamps, with how bad it is.
 fn short<'s, 'a>(
@@ -9,8 +15,10 @@ fn short<'s, 'a>(
 ) -> impl Iterator<Item = (&'s Subject<'a>, Severity)> {
     scene.clients().filter_map(move |client| {
         let offers = client.facts.timestamps != Some(0);
-        let severity = client.pressure.as_ref()?.severity()?;
-        (offers == offered && client.lacks_timestamps()).then_some((client, severity))
+        let pressure = client.pressure.as_ref()?;
+        let severity = pressure.severity()?;
+        let is_cause = pressure.holder() == Some(Holder::NoTimestamps);
+        (offers == offered && is_cause && client.lacks_timestamps()).then_some((client, severity))
     })
 }
 
@@ -53,36 +61,42 @@ pub fn none_from_peer(scene: &Scene<'_>) -> Vec<Finding> {
         finding.remedy = format!(
             "Find what erases the option between here and {}: a load balancer, NAT, proxy, SYN \
              proxy or firewall (compare the SYN and SYN-ACK on both sides), or \
-             net.ipv4.tcp_timestamps=0 on the peer. Let it pass them, and {:.0} connections/s fit \
-             instead of {:.1}.{} Until then keep connections open and reuse them, or let the peer \
-             close first; or make room: {}.",
-            pressure.peer,
-            pressure.what_if.takeover,
-            pressure.highest_rate(),
-            reuse_as_well(client),
-            pressure.room()
+             net.ipv4.tcp_timestamps=0 on the peer.",
+            pressure.peer
         );
+        if !pressure.is_told() {
+            finding.remedy.push_str(&format!(
+                " Let it pass them, and {:.0} connections/s fit instead of {:.1}.{} Until then \
+                 keep connections open and reuse them, or let the peer close first; or make room: \
+                 {}.",
+                pressure.what_if.takeover,
+                pressure.highest_rate(),
+                reuse_as_well(pressure, client.facts),
+                pressure.room()
+            ));
+        }
         finding.dont = "Do not expect tcp_tw_reuse to help while the timestamps are missing, nor \
                         tcp_fin_timeout, which is not the length of TIME_WAIT; do not lower \
                         tcp_max_tw_buckets."
             .into();
         Some(finding)
     };
-    short(scene, true).filter_map(finding).collect()
+    short(scene, true).filter_map(finding).chain(super::inherited::stamps(scene)).collect()
 }
 
 /// What else has to be set for timestamps to help, as a sentence; empty if nothing.
-fn reuse_as_well(client: &Subject<'_>) -> String {
-    match client.facts.tw_reuse {
-        Some(other) if other != 1 => format!(
-            " tcp_tw_reuse has to be 1 as well; it is {other}, and without timestamps it changes \
-             nothing."
+fn reuse_as_well(pressure: &Pressure, facts: &NamespaceFacts) -> String {
+    match facts.tw_reuse {
+        Some(other) if !pressure.may_take_over(facts) => format!(
+            " tcp_tw_reuse has to be {} as well; it is {other}, and without timestamps it changes \
+             nothing.",
+            pressure.reuse_wanted()
         ),
         _ => String::new(),
     }
 }
 
-/// TW002: the same, by this end's own setting.
+/// TW002: the same, by this end's own setting. While calls fail TW019 says it.
 pub fn off_here(scene: &Scene<'_>) -> Vec<Finding> {
     let finding = |(client, severity): (&Subject<'_>, Severity)| {
         let pressure = client.pressure.as_ref()?;
@@ -99,11 +113,15 @@ pub fn off_here(scene: &Scene<'_>) -> Vec<Finding> {
             .with("tcp_timestamps", client.facts.timestamps, "", "net.ipv4.tcp_timestamps")
             .with("tcp_tw_reuse", client.facts.tw_reuse, "", "net.ipv4.tcp_tw_reuse");
         finding.consequence = pressure.consequence();
+        let as_well = if pressure.may_take_over(client.facts) {
+            String::new()
+        } else {
+            format!(" and net.ipv4.tcp_tw_reuse={}", pressure.reuse_wanted())
+        };
         finding.remedy = format!(
             "Set net.ipv4.tcp_timestamps=1 (the default; its offset is random per connection, so \
-             it tells nobody the uptime){}, and {:.0} connections/s fit instead of {:.1}: new ones \
+             it tells nobody the uptime){as_well}, and {:.0} connections/s fit instead of {:.1}: new ones \
              profit, those in TIME_WAIT run out. Or make room: {}.",
-            if client.facts.tw_reuse == Some(1) { "" } else { " and net.ipv4.tcp_tw_reuse=1" },
             pressure.what_if.takeover,
             pressure.highest_rate(),
             pressure.room()
@@ -113,7 +131,8 @@ pub fn off_here(scene: &Scene<'_>) -> Vec<Finding> {
             .into();
         Some(finding)
     };
-    short(scene, false).filter_map(finding).collect()
+    let told = |client: &Subject<'_>| client.pressure.as_deref().is_some_and(Pressure::is_told);
+    short(scene, false).filter(|(client, _)| !told(client)).filter_map(finding).collect()
 }
 
 #[cfg(test)]
@@ -163,7 +182,7 @@ mod tests {
         only(&mut facts).port_range = Some(20_000..=20_999);
         let mut back = Client::at("10.2.0.2", 8080).allowed().rate(50.0).peer();
         back.history.without.last_ns = 1;
-        back.history.stuck = 800;
+        back.history.set_live(800, 800);
         assert_eq!(found(RULES, "TW001", &case(&[back], &facts)), []);
     }
 
@@ -187,5 +206,22 @@ mod tests {
         let quiet = [peer().rate(5.0).peer()];
         only(&mut facts).timestamps = Some(0);
         assert_eq!(found(RULES, "TW002", &case(&quiet, &facts)), [], "harmless");
+    }
+    #[test]
+    fn on_loopback_the_default_of_reuse_is_enough() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_999);
+        let mut remedy = |reuse, timestamps| {
+            only(&mut facts).tw_reuse = Some(reuse);
+            only(&mut facts).timestamps = Some(timestamps);
+            let id = if timestamps == 0 { "TW002" } else { "TW001" };
+            let local = std::net::Ipv4Addr::LOCALHOST;
+            let peers = [peer().from(local).rate(50.0).live(400).peer()];
+            found(RULES, id, &case(&peers, &facts)).remove(0).remedy
+        };
+        assert!(!remedy(2, 1).contains("tcp_tw_reuse"), "it is 2");
+        assert!(remedy(0, 1).contains("tcp_tw_reuse has to be 2 as well; it is 0"));
+        assert!(!remedy(2, 0).contains("tcp_tw_reuse"));
+        assert!(remedy(0, 0).contains(" and net.ipv4.tcp_tw_reuse=2, and"));
     }
 }

@@ -11,13 +11,16 @@ use std::time::SystemTime;
 pub use exposition::Dialect;
 pub use shown::{Line, Shown};
 
-use self::exposition::{Exposition, Kind, Labels};
+use self::exposition::{Exposition, FamilyKind, Labels};
 use crate::{
     agent::Agent,
-    kernel::Types,
+    attached::Types,
+    failures::Cause,
+    needs::Needs,
     path::{Block, Outcome},
     peer::Refused,
     summary::{LIFETIME_BOUNDS_MS, Summary},
+    trust::{DOUBTS, Metric},
 };
 
 /// Writes all metrics. `lines` are the peers shown, from [`Shown::take`].
@@ -34,11 +37,11 @@ pub fn text(summary: &Summary, lines: &[Line], agent: &Agent, dialect: Dialect) 
 }
 
 fn build(out: &mut Exposition, summary: &Summary) {
-    out.family(Kind::Info, "twtrace_build", "", "The program.").info(&[
+    out.family(FamilyKind::Info, "twtrace_build", "", "The program.").info(&[
         ("version", &env!("CARGO_PKG_VERSION")),
         ("bpf_toolchain", &env!("TWTRACE_BPF_TOOLCHAIN")),
     ]);
-    out.family(Kind::Info, "twtrace_backend", "", "How the kernel programs are attached.")
+    out.family(FamilyKind::Info, "twtrace_backend", "", "How the kernel programs are attached.")
         .info(&[("backend", &summary.backend)]);
 }
 
@@ -64,22 +67,23 @@ fn and<'a>(labels: Labels<'a>, more: Labels<'a>) -> Vec<(&'a str, &'a dyn std::f
 fn by_peer(out: &mut Exposition, lines: &[Line], types: Types) {
     let help = "Sockets that entered TIME_WAIT, or FIN_WAIT2 as a mini-socket. The peer other is \
                 all peers while they are not shown by themselves.";
-    let mut entered = out.family(Kind::Counter, "twtrace_entered", "", help);
+    let mut entered = out.family(FamilyKind::Counter, "twtrace_entered", "", help);
     each(lines, |line, labels| entered.counter(labels, line.counts.entered, line.created));
     let help = "Sockets that ended, by path (fast: before 2MSL; two_msl; other) and reason.";
-    let mut ended = out.family(Kind::Counter, "twtrace_ended", "", help);
+    let mut ended = out.family(FamilyKind::Counter, "twtrace_ended", "", help);
     each(lines, |line, labels| {
         for outcome in Outcome::ALL {
             let count = line.counts.outcome(outcome);
             // No kernel since 4.12 recycles.
             if outcome != Outcome::Recycled || count > 0 {
-                let more: Labels<'_> = &[("path", &path(outcome)), ("reason", &outcome.key())];
+                let more: Labels<'_> =
+                    &[("path", &outcome.class().key()), ("reason", &outcome.key())];
                 ended.counter(&and(labels, more), count, line.created);
             }
         }
     });
     let help = "Entries whose fast path was closed, by the first reason that holds.";
-    let mut blocked = out.family(Kind::Counter, "twtrace_blocked", "", help);
+    let mut blocked = out.family(FamilyKind::Counter, "twtrace_blocked", "", help);
     // Where it is not known, there is nothing to tell.
     let lines_known = if types.are_known() { lines } else { &[] };
     each(lines_known, |line, labels| {
@@ -88,18 +92,17 @@ fn by_peer(out: &mut Exposition, lines: &[Line], types: Types) {
             blocked.counter(&and(labels, more), line.counts.blocked(block), line.created);
         }
     });
+    let help = "connect() calls that found no port, or theirs busy, by reason.";
+    let mut failed = out.family(FamilyKind::Counter, "twtrace_failed", "", help);
+    each(lines, |line, labels| {
+        for cause in [Cause::NoPort, Cause::PortBusy] {
+            let more: Labels<'_> = &[("reason", &cause.key())];
+            failed.counter(&and(labels, more), line.counts.failed.of(cause), line.created);
+        }
+    });
     let help = "Sockets in TIME_WAIT now, or in FIN_WAIT2 as mini-sockets.";
-    let mut live = out.family(Kind::Gauge, "twtrace_live", "", help);
+    let mut live = out.family(FamilyKind::Gauge, "twtrace_live", "", help);
     each(lines, |line, labels| live.gauge(labels, line.live));
-}
-
-/// The path of an outcome.
-const fn path(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Recycled | Outcome::Reused | Outcome::Replaced => "fast",
-        Outcome::TwoMsl => "two_msl",
-        Outcome::Killed | Outcome::Purged | Outcome::FinWait2Timeout | Outcome::Unknown => "other",
-    }
 }
 
 /// What is told of all peers together.
@@ -107,34 +110,42 @@ fn whole(out: &mut Exposition, summary: &Summary, since: SystemTime) {
     let totals = &summary.totals;
     let bounds = LIFETIME_BOUNDS_MS.map(|millis| millis as f64 / 1000.0);
     let help = "How long ended sockets lived; each was put into its bucket to within 3.2 %.";
-    out.family(Kind::Histogram, "twtrace_lifetime_seconds", "seconds", help).histogram(
+    out.family(FamilyKind::Histogram, "twtrace_lifetime_seconds", "seconds", help).histogram(
         &bounds,
         &totals.lifetime_buckets,
         totals.lifetime_sum_ms as f64 / 1000.0,
         since,
     );
     let help = "Sockets that were in TIME_WAIT already when counting began.";
-    out.family(Kind::Gauge, "twtrace_present_at_start", "", help).gauge(&[], totals.counts.present);
+    out.family(FamilyKind::Gauge, "twtrace_present_at_start", "", help)
+        .gauge(&[], totals.counts.present);
     let help = "Peers told apart.";
-    out.family(Kind::Gauge, "twtrace_peers", "", help).gauge(&[], summary.peers);
+    out.family(FamilyKind::Gauge, "twtrace_peers", "", help).gauge(&[], summary.peers);
     let help = "Peers that gave their place away; what they counted is kept under other.";
-    out.family(Kind::Counter, "twtrace_peers_evicted", "", help).counter(
+    out.family(FamilyKind::Counter, "twtrace_peers_evicted", "", help).counter(
         &[],
         summary.peers_evicted,
         since,
     );
     // What the backend cannot see is left out: it is not 0.
-    if summary.sees_refusals() {
+    if summary.known().has(Needs::REFUSALS) {
         let help = "Takeovers by connect() that were refused, by reason.";
-        let mut refused = out.family(Kind::Counter, "twtrace_refused", "", help);
+        let mut refused = out.family(FamilyKind::Counter, "twtrace_refused", "", help);
         for (reason, count) in Refused::KEYS.iter().zip(totals.counts.refused.by_reason) {
             refused.counter(&[("reason", reason)], count, since);
         }
     }
-    if summary.sees_overflow() {
+    if let Some(failed) = summary.failed.as_ref().filter(|_| summary.known().has(Needs::BINDS)) {
+        let help = "bind() calls that were refused, the address being in use.";
+        let mut refused = out.family(FamilyKind::Counter, "twtrace_binds_refused", "", help);
+        for (netns, count) in &failed.refused {
+            refused.counter(&[("netns", netns)], *count, since);
+        }
+    }
+    if summary.known().has(Needs::OVERFLOW) {
         let help = "Connections that closed without a TIME_WAIT socket, tcp_max_tw_buckets being \
                     reached.";
-        out.family(Kind::Counter, "twtrace_overflow", "", help).counter(
+        out.family(FamilyKind::Counter, "twtrace_overflow", "", help).counter(
             &[],
             totals.counts.overflow,
             since,
@@ -152,7 +163,7 @@ fn namespaces(out: &mut Exposition, summary: &Summary) {
     let names: Vec<_> = names.collect();
     if !names.is_empty() {
         let help = "Name of a network namespace, by the number that other metrics have.";
-        let mut info = out.family(Kind::Info, "twtrace_netns", "", help);
+        let mut info = out.family(FamilyKind::Info, "twtrace_netns", "", help);
         names.iter().for_each(|(netns, name)| info.info(&[("netns", netns), ("name", name)]));
     }
     let ports: Vec<_> = all
@@ -160,19 +171,19 @@ fn namespaces(out: &mut Exposition, summary: &Summary) {
         .filter_map(|namespace| Some((namespace.netns, namespace.ports.as_ref()?)))
         .collect();
     if !ports.is_empty() {
-        let help = "Ports in TIME_WAIT that cannot be taken over, of the triple of each network \
-                    namespace that is shortest of them.";
-        let mut used = out.family(Kind::Gauge, "twtrace_ports_used", "", help);
+        let help = "Ports taken of the triple of each network namespace that is shortest of them: \
+                    in TIME_WAIT and not to be taken over, open, or listening.";
+        let mut used = out.family(FamilyKind::Gauge, "twtrace_ports_used", "", help);
         for (netns, ports) in &ports {
             let labels: Labels<'_> =
-                &[("source", &ports.source), ("peer", &ports.peer), ("netns", netns)];
+                &[("source", &ports.space.local), ("peer", &ports.peer), ("netns", netns)];
             used.gauge(labels, ports.used().round());
         }
         let help = "Ports that triple may use.";
-        let mut limit = out.family(Kind::Gauge, "twtrace_ports_limit", "", help);
+        let mut limit = out.family(FamilyKind::Gauge, "twtrace_ports_limit", "", help);
         for (netns, ports) in &ports {
             let labels: Labels<'_> =
-                &[("source", &ports.source), ("peer", &ports.peer), ("netns", netns)];
+                &[("source", &ports.space.local), ("peer", &ports.peer), ("netns", netns)];
             limit.gauge(labels, ports.usable);
         }
     }
@@ -180,10 +191,10 @@ fn namespaces(out: &mut Exposition, summary: &Summary) {
         all.iter().filter_map(|namespace| Some((namespace.netns, namespace.buckets?))).collect();
     if !buckets.is_empty() {
         let help = "TIME_WAIT sockets of a network namespace, by the kernel's own count.";
-        let mut used = out.family(Kind::Gauge, "twtrace_time_wait_buckets_used", "", help);
+        let mut used = out.family(FamilyKind::Gauge, "twtrace_time_wait_buckets_used", "", help);
         buckets.iter().for_each(|(netns, buckets)| used.gauge(&[("netns", netns)], buckets.live));
         let help = "The most there may be: tcp_max_tw_buckets.";
-        let mut limit = out.family(Kind::Gauge, "twtrace_time_wait_buckets_limit", "", help);
+        let mut limit = out.family(FamilyKind::Gauge, "twtrace_time_wait_buckets_limit", "", help);
         buckets.iter().for_each(|(netns, buckets)| limit.gauge(&[("netns", netns)], buckets.max));
     }
 }
@@ -199,7 +210,7 @@ fn findings(out: &mut Exposition, summary: &Summary) {
         return;
     }
     let help = "What is wrong now, by the finding's stable name.";
-    let mut family = out.family(Kind::Gauge, "twtrace_findings", "", help);
+    let mut family = out.family(FamilyKind::Gauge, "twtrace_findings", "", help);
     for ((id, severity), count) in &counts {
         family.gauge(&[("id", id), ("severity", &severity.as_str())], count);
     }
@@ -207,29 +218,22 @@ fn findings(out: &mut Exposition, summary: &Summary) {
 
 /// How far the counts can be trusted.
 fn trust(out: &mut Exposition, summary: &Summary, since: SystemTime) {
-    let trust = &summary.trust;
-    let counters = [
-        ("twtrace_events_lost", "Events that found no room in the buffer.", trust.lost),
-        ("twtrace_programs_skipped", "Program runs that the kernel skipped.", trust.skipped),
-        ("twtrace_healed", "Sockets whose end was not seen; they count as unknown.", trust.healed),
-        (
-            "twtrace_unseen_ends",
-            "Ends of sockets that were in namespaces nobody could read at the start.",
-            trust.unseen_ends,
-        ),
-        ("twtrace_read_failures", "Reads of kernel memory that failed.", trust.read_failures),
-        (
-            "twtrace_refusals_dropped",
-            "Refusals counted nowhere, the kernel side's map being full.",
-            trust.refusals_dropped,
-        ),
-        ("twtrace_undecodable", "Records that could not be decoded.", trust.undecodable),
-    ];
-    for (name, help, count) in counters {
-        out.family(Kind::Counter, name, "", help).counter(&[], count, since);
+    for doubt in DOUBTS {
+        let Some(count) = doubt.known(&summary.trust, summary.known()) else { continue };
+        match doubt.metric {
+            Some(Metric::Counter(name)) => {
+                out.family(FamilyKind::Counter, name, "", doubt.sentence).counter(
+                    &[],
+                    count,
+                    since,
+                );
+            }
+            Some(Metric::Gauge(name)) => {
+                out.family(FamilyKind::Gauge, name, "", doubt.sentence).gauge(&[], count);
+            }
+            None => {}
+        }
     }
-    let help = "Live sockets beyond max_live: counted, their lifetimes are not.";
-    out.family(Kind::Gauge, "twtrace_unfollowed", "", help).gauge(&[], trust.unfollowed);
 }
 
 /// What the agent costs, and who asks it.
@@ -240,18 +244,19 @@ fn cost(out: &mut Exposition, agent: &Agent) {
         status.programs.iter().filter_map(|program| Some((program.name, program.runs?))).collect();
     if !counted.is_empty() {
         let help = "Runs of a kernel program.";
-        let mut runs = out.family(Kind::Counter, "twtrace_bpf_runs", "", help);
+        let mut runs = out.family(FamilyKind::Counter, "twtrace_bpf_runs", "", help);
         counted.iter().for_each(|(name, (count, _))| {
             runs.counter(&[("program", name)], count, since);
         });
         let help = "Time spent in a kernel program.";
-        let mut time = out.family(Kind::Counter, "twtrace_bpf_run_seconds", "seconds", help);
+        let mut time = out.family(FamilyKind::Counter, "twtrace_bpf_run_seconds", "seconds", help);
         counted.iter().for_each(|(name, (_, nanoseconds))| {
             time.counter(&[("program", name)], *nanoseconds as f64 / 1e9, since);
         });
     }
     let help = "Connections to the API now.";
-    out.family(Kind::Gauge, "twtrace_api_connections", "", help).gauge(&[], clients.connected);
+    out.family(FamilyKind::Gauge, "twtrace_api_connections", "", help)
+        .gauge(&[], clients.connected);
     let counters = [
         ("twtrace_api_requests", "Requests to the API.", clients.requests),
         (
@@ -266,20 +271,21 @@ fn cost(out: &mut Exposition, agent: &Agent) {
         ),
     ];
     for (name, help, count) in counters {
-        out.family(Kind::Counter, name, "", help).counter(&[], count, since);
+        out.family(FamilyKind::Counter, name, "", help).counter(&[], count, since);
     }
     let help = "CPU time of the agent, in user and kernel mode.";
-    out.family(Kind::Counter, "process_cpu_seconds", "seconds", help).counter(
+    out.family(FamilyKind::Counter, "process_cpu_seconds", "seconds", help).counter(
         &[],
         process.cpu_seconds,
         since,
     );
     if let Some(bytes) = process.resident_bytes {
         let help = "Memory of the agent that is in RAM.";
-        out.family(Kind::Gauge, "process_resident_memory_bytes", "bytes", help).gauge(&[], bytes);
+        out.family(FamilyKind::Gauge, "process_resident_memory_bytes", "bytes", help)
+            .gauge(&[], bytes);
     }
     if let Some(open) = process.open_fds {
         let help = "Descriptors that are open.";
-        out.family(Kind::Gauge, "process_open_fds", "", help).gauge(&[], open);
+        out.family(FamilyKind::Gauge, "process_open_fds", "", help).gauge(&[], open);
     }
 }

@@ -11,12 +11,12 @@ use std::{collections::HashMap, time::SystemTime};
 use crate::{
     agent::Status,
     peer::{Counts, Group},
-    summary::Summary,
+    summary::{Row, Summary},
 };
 
 /// A peer's counters.
 #[derive(Clone, Copy, Debug)]
-struct Counter {
+struct PeerCounter {
     /// Counts before they began.
     before: Counts,
     /// Counts when they were last shown.
@@ -28,7 +28,7 @@ struct Counter {
 /// What is shown, from one look to the next.
 #[derive(Debug, Default)]
 pub struct Shown {
-    peers: HashMap<Group, Counter>,
+    peers: HashMap<Group, PeerCounter>,
     /// What was counted by counters that are shown no more.
     departed: Counts,
     other: Counts,
@@ -58,14 +58,16 @@ impl Shown {
         let mut peers = HashMap::with_capacity(summary.rows.len());
         let mut lines = Vec::with_capacity(summary.rows.len() + 1);
         let (mut counted, mut live) = (Counts::default(), 0);
-        for row in &summary.rows {
+        // A number names one namespace at a time.
+        let there = |row: &&Row| row.group.namespace().is_none_or(|netns| netns.gone == 0);
+        for row in summary.rows.iter().filter(there) {
             let counter = self.counter(&row.group, &row.counts, since, now);
             let counts = row.counts.since(&counter.before);
             counted += &counts;
-            live += row.counts.live();
-            peers.insert(row.group, Counter { last: row.counts, ..counter });
+            live += row.live;
+            peers.insert(row.group, PeerCounter { last: row.counts, ..counter });
             let created = status.clock.wall(counter.created);
-            lines.push(Line { group: Some(row.group), counts, live: row.counts.live(), created });
+            lines.push(Line { group: Some(row.group), counts, live: row.live, created });
         }
         for counter in std::mem::replace(&mut self.peers, peers).into_values() {
             self.departed += &counter.last.since(&counter.before);
@@ -75,14 +77,14 @@ impl Shown {
         self.other = self.other.max(&summary.totals.counts.since(&counted));
         self.some_hidden = summary.other.as_ref().is_some_and(|(hidden, _)| *hidden > 0);
         self.looked = Some(now);
-        let live = summary.live().saturating_sub(live);
+        let live = summary.totals.live.saturating_sub(live);
         lines.push(Line { group: None, counts: self.other, live, created: status.since() });
         lines
     }
 
     /// The counter of a peer, taken out of the old ones or begun.
-    fn counter(&mut self, group: &Group, counts: &Counts, since: u64, now: u64) -> Counter {
-        let begun = |before, created| Counter { before, last: Counts::default(), created };
+    fn counter(&mut self, group: &Group, counts: &Counts, since: u64, now: u64) -> PeerCounter {
+        let begun = |before, created| PeerCounter { before, last: Counts::default(), created };
         match (self.peers.remove(group), self.looked) {
             (Some(counter), _) if counts.max(&counter.last) == *counts => counter,
             // The row gave its place away since the last look, and is a new one.

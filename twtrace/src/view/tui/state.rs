@@ -61,7 +61,7 @@ pub enum Request {
 
 /// A moment to look at.
 #[derive(Clone, Debug)]
-pub struct Moment {
+pub struct Shot {
     /// What was known then.
     pub summary: Summary,
     /// When that was.
@@ -86,9 +86,9 @@ pub struct State {
     help: bool,
     asked_to_quit: bool,
     ended: bool,
-    latest: Option<Moment>,
+    latest: Option<Shot>,
     /// The moment that is held, with what led to it.
-    held: Option<(Moment, AllSeries)>,
+    held: Option<(Shot, AllSeries)>,
     events: VecDeque<Event>,
     series: AllSeries,
     before: Option<Before>,
@@ -160,7 +160,7 @@ impl State {
         if summary.group_by == self.by {
             self.series.push(&summary);
         }
-        self.latest = Some(Moment { summary, clock, events: self.events.clone() });
+        self.latest = Some(Shot { summary, clock, events: self.events.clone() });
     }
 
     /// Tells that nothing will come any more.
@@ -195,7 +195,7 @@ impl State {
     }
 
     /// What is looked at: the latest moment, or the one held.
-    pub fn moment(&self) -> Option<&Moment> {
+    pub fn moment(&self) -> Option<&Shot> {
         self.held.as_ref().map(|(moment, _)| moment).or(self.latest.as_ref())
     }
 

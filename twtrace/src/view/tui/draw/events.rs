@@ -14,13 +14,13 @@ use crate::{
     event::Event,
     filter::{Socket, Verdict},
     view::{
-        events::{endpoint, name},
-        tui::state::{Moment, State},
+        columns::{endpoint, name},
+        tui::state::{Shot, State},
     },
 };
 
 /// The events that the filter lets through, or may.
-pub fn shown<'a>(state: &'a State, moment: &'a Moment) -> impl Iterator<Item = &'a Event> {
+pub fn shown<'a>(state: &'a State, moment: &'a Shot) -> impl Iterator<Item = &'a Event> {
     moment.events.iter().filter(|event| {
         let filter = state.filter().expr();
         filter.is_any() || filter.matches(&Socket::from(*event)) != Verdict::No
@@ -28,7 +28,7 @@ pub fn shown<'a>(state: &'a State, moment: &'a Moment) -> impl Iterator<Item = &
 }
 
 /// As many as there is room for.
-pub fn lines(state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Line<'static>> {
+pub fn lines(state: &State, moment: &Shot, area: Rect, theme: Theme) -> Vec<Line<'static>> {
     let room = usize::from(area.height).saturating_sub(1);
     let events: Vec<&Event> = shown(state, moment).skip(state.scroll()).take(room).collect();
     let mut lines = list(state, moment, &events, theme);
@@ -39,7 +39,7 @@ pub fn lines(state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Li
 }
 
 /// A heading and the events, connections one below the other.
-pub fn list(state: &State, moment: &Moment, events: &[&Event], theme: Theme) -> Vec<Line<'static>> {
+pub fn list(state: &State, moment: &Shot, events: &[&Event], theme: Theme) -> Vec<Line<'static>> {
     let flows: Vec<String> = events.iter().map(|event| flow(event)).collect();
     let widest = flows.iter().map(|flow| flow.chars().count()).max().unwrap_or(0).max(14);
     let heading = format!("{:<12} {:<7} {:<widest$} WHAT", "TIME (UTC)", "EVENT", "LOCAL > REMOTE");
@@ -48,6 +48,7 @@ pub fn list(state: &State, moment: &Moment, events: &[&Event], theme: Theme) -> 
             Event::Entered(_) => theme.plain(),
             Event::Present(_) => theme.quiet(),
             Event::Ended(_) => theme.good(),
+            Event::Failed(_) => theme.alarm(),
         };
         let state_word = if event.header().state == TCP_FIN_WAIT2 { "FIN_WAIT2, " } else { "" };
         Line::from(vec![

@@ -6,11 +6,11 @@ use super::parts::Theme;
 use crate::view::{
     diagnosis,
     style::Palette,
-    tui::state::{Moment, State},
+    tui::state::{Shot, State},
 };
 
 /// The findings from where one has scrolled to.
-pub fn lines(state: &State, moment: &Moment, theme: Theme) -> Vec<Line<'static>> {
+pub fn lines(state: &State, moment: &Shot, theme: Theme) -> Vec<Line<'static>> {
     let text = text(moment);
     let lines = text.lines().skip(state.scroll()).map(|line| {
         let style = match line.split_whitespace().nth(1) {
@@ -26,7 +26,7 @@ pub fn lines(state: &State, moment: &Moment, theme: Theme) -> Vec<Line<'static>>
 }
 
 /// The findings as text.
-pub fn text(moment: &Moment) -> String {
+pub fn text(moment: &Shot) -> String {
     let Some(examined) = &moment.summary.examined else {
         return "Findings need rows by peer, and ends.".to_owned();
     };

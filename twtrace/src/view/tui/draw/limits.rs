@@ -8,16 +8,15 @@ use ratatui::{
 use super::parts::{Theme, count, gauge, rate};
 use crate::{
     diagnose::{
-        arithmetic::{self, Exhaustion},
-        margins::{Buckets, NamespaceMargins},
-        pressure::Pressure,
+        arithmetic::Exhaustion, buckets::Buckets, margins::NamespaceMargins, pressure::Pressure,
+        tracking::Tracking,
     },
     host::facts::Conntrack,
-    view::tui::state::{Moment, State},
+    view::tui::state::{Shot, State},
 };
 
 /// The margins of each namespace, and of the host.
-pub fn lines(_state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Line<'static>> {
+pub fn lines(_state: &State, moment: &Shot, area: Rect, theme: Theme) -> Vec<Line<'static>> {
     let Some(examined) = &moment.summary.examined else {
         return vec![Line::raw("Limits need rows by peer, and ends.")];
     };
@@ -53,10 +52,8 @@ fn of_namespace(namespace: &NamespaceMargins, width: usize, theme: Theme) -> Vec
     if let Some(buckets) = &namespace.buckets {
         lines.extend(of_buckets(buckets, width, theme));
     }
-    if let Some(Conntrack { count: used, max, .. }) = namespace.conntrack {
-        let share = arithmetic::share(used as f64, max as f64);
-        let words = format!("{} of {} connections tracked", count(used), count(max));
-        lines.push(bar("conntrack", share, &words, width, theme));
+    if let Some(tracking) = &namespace.conntrack {
+        lines.extend(of_tracking(tracking, width, theme));
     }
     lines
 }
@@ -87,6 +84,18 @@ fn of_buckets(buckets: &Buckets, width: usize, theme: Theme) -> [Line<'static>; 
     [
         bar("buckets", buckets.used_share(), &words, width, theme),
         Line::from(vec![Span::raw(detail), when(buckets.exhaustion, steady, theme)]),
+    ]
+}
+
+/// Two lines likewise.
+fn of_tracking(tracking: &Tracking, width: usize, theme: Theme) -> [Line<'static>; 2] {
+    let Conntrack { count: used, max, .. } = tracking.now;
+    let words = format!("{} of {} connections tracked", count(used), count(max));
+    let growth = tracking.growth.map_or_else(|| "(not known yet)".into(), rate);
+    let detail = format!("            {growth}/s more; ");
+    [
+        bar("conntrack", tracking.used_share(), &words, width, theme),
+        Line::from(vec![Span::raw(detail), when(tracking.exhaustion, tracking.share(), theme)]),
     ]
 }
 

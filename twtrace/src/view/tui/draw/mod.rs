@@ -8,6 +8,8 @@ mod parts;
 mod peer;
 mod peers;
 
+use std::borrow::Cow;
+
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
@@ -15,8 +17,8 @@ use ratatui::{
     widgets::{Clear, Paragraph},
 };
 
-use super::state::{Moment, State, View};
-use crate::{diagnose::Severity, summary::Summary};
+use super::state::{Shot, State, View};
+use crate::{diagnose::Severity, summary::Summary, text::visible};
 use parts::{Theme, count};
 
 /// Lines that are not the body's: three above and one below, and the body's own heading.
@@ -68,15 +70,25 @@ pub fn text_lines(state: &State) -> usize {
 }
 
 fn put(frame: &mut Frame<'_>, area: Rect, line: Line<'_>) {
-    frame.render_widget(line, area);
+    frame.render_widget(seen(line), area);
 }
 
 fn put_lines(frame: &mut Frame<'_>, area: Rect, lines: Vec<Line<'_>>) {
-    frame.render_widget(Paragraph::new(lines), area);
+    frame.render_widget(Paragraph::new(lines.into_iter().map(seen).collect::<Vec<_>>()), area);
+}
+
+/// A line with what of it would not be seen made visible, whoever wrote it.
+fn seen(mut line: Line<'_>) -> Line<'_> {
+    for span in &mut line.spans {
+        if let Cow::Owned(text) = visible(&span.content) {
+            span.content = text.into();
+        }
+    }
+    line
 }
 
 /// What runs, what was counted, and what was lost.
-fn head_line(state: &State, moment: &Moment, theme: Theme) -> Line<'static> {
+fn head_line(state: &State, moment: &Shot, theme: Theme) -> Line<'static> {
     let summary = &moment.summary;
     let totals = state.totals();
     let mut spans = vec![
@@ -99,14 +111,21 @@ fn head_line(state: &State, moment: &Moment, theme: Theme) -> Line<'static> {
         )),
     ];
     if summary.follow_ends {
-        spans.push(Span::raw(format!("  {} live", count(summary.live()))));
+        spans.push(Span::raw(format!("  {} live", count(summary.totals.live))));
     }
     let trust = &summary.trust;
-    let lost = trust.lost + trust.skipped + trust.undecodable + trust.read_failures;
-    spans.push(match lost {
-        0 => Span::raw("  0 lost"),
-        lost => Span::styled(format!("  {} LOST", count(lost)), theme.alarm()),
-    });
+    if trust.missing > 0 {
+        spans.push(Span::styled(format!("  {} MISSING", count(trust.missing)), theme.alarm()));
+    }
+    let mut alarms: Vec<_> = trust
+        .alarms()
+        .map(|(n, doubt)| format!("  {} {}", count(n), doubt.words.to_uppercase()))
+        .map(|text| Span::styled(text, theme.alarm()))
+        .collect();
+    if trust.lost() == 0 {
+        alarms.insert(0, Span::raw("  0 lost"));
+    }
+    spans.extend(alarms);
     Line::from(spans)
 }
 

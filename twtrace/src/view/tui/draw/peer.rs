@@ -10,13 +10,14 @@ use super::{
     parts::{Theme, count, gauge, rate, spark},
 };
 use crate::{
+    needs::Needs,
     summary::{LIFETIME_BOUNDS_MS, Row},
     view::{
-        peer::{ended, refused, why_blocked},
+        peer::{ended, failed, refused, why_blocked},
         table::{self, millis},
         tui::{
             series::SAMPLES,
-            state::{Moment, State},
+            state::{Shot, State},
         },
     },
 };
@@ -25,13 +26,13 @@ use crate::{
 const RECENT: usize = 4;
 
 /// Rates, counts, reasons, lifetimes; and the latest sockets in the room that is left.
-pub fn lines(state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Line<'static>> {
+pub fn lines(state: &State, moment: &Shot, area: Rect, theme: Theme) -> Vec<Line<'static>> {
     let rows = state.rows();
     let Some((_, row)) = state.selected(&rows) else {
         return vec![Line::raw("this row is no longer among those shown (Esc goes back)")];
     };
     let summary = &moment.summary;
-    let name = table::Names::of(summary).name(row);
+    let name = table::RowNames::of(summary).name(row);
     let netns = row.group.netns().map(|netns| summary.namespace(netns));
     let netns = netns.map_or_else(String::new, |netns| format!("  netns {netns}"));
     let mut lines = vec![Line::from(vec![
@@ -67,7 +68,7 @@ fn rates(state: &State, row: &Row, area: Rect, theme: Theme) -> Line<'static> {
     ])
 }
 
-fn figures(state: &State, moment: &Moment, row: &Row) -> Vec<Line<'static>> {
+fn figures(state: &State, moment: &Shot, row: &Row) -> Vec<Line<'static>> {
     let counts = state.counts(row);
     let mut entered = format!(
         "entered {} ({} as FIN_WAIT2), with timestamps {}, without {}",
@@ -77,7 +78,7 @@ fn figures(state: &State, moment: &Moment, row: &Row) -> Vec<Line<'static>> {
         count(counts.without_timestamps)
     );
     if moment.summary.follow_ends {
-        entered.push_str(&format!(", live {}", count(row.counts.live())));
+        entered.push_str(&format!(", live {}", count(row.live)));
     }
     let mut timers = Vec::new();
     if row.scheduled_ms != 0 {
@@ -94,13 +95,16 @@ fn figures(state: &State, moment: &Moment, row: &Row) -> Vec<Line<'static>> {
 }
 
 /// How sockets ended, what closes the fast path, what was refused.
-fn reasons(state: &State, moment: &Moment, row: &Row, theme: Theme) -> Vec<Line<'static>> {
+fn reasons(state: &State, moment: &Shot, row: &Row, theme: Theme) -> Vec<Line<'static>> {
     let counts = state.counts(row);
     let mut lists = vec![("WHY NOT FAST", why_blocked(&counts))];
+    if moment.summary.known().has(Needs::FAILURES) {
+        lists.insert(0, ("CALLS THAT FAILED", failed(&counts)));
+    }
     if moment.summary.follow_ends {
         lists.push(("ENDS", ended(&counts)));
     }
-    if moment.summary.sees_refusals() {
+    if moment.summary.known().has(Needs::REFUSALS) {
         lists.push(("TAKEOVERS REFUSED", refused(&counts)));
     }
     lists.retain(|(_, list)| !list.is_empty());
@@ -123,7 +127,7 @@ fn lifetimes(row: &Row, theme: Theme) -> Vec<Line<'static>> {
     else {
         return Vec::new();
     };
-    let mut lines = vec![Line::styled("LIFETIMES SINCE THE START", theme.heading())];
+    let mut lines = vec![Line::styled("LIFETIMES OF WHAT CAME AND WENT", theme.heading())];
     for (index, number) in buckets.iter().enumerate().take(last + 1).skip(first) {
         let label = match LIFETIME_BOUNDS_MS.get(index) {
             Some(bound) => format!("up to {}", millis(*bound)),

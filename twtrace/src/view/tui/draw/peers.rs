@@ -7,12 +7,12 @@ use ratatui::{
 
 use super::parts::{Theme, count, fitted, parts, rate, spark};
 use crate::{
-    path::{Block, Outcome},
+    path::{Block, Class},
     peer::Counts,
     summary::{Row, SortKey},
     view::{
         table,
-        tui::state::{Moment, State},
+        tui::state::{Shot, State},
     },
 };
 
@@ -42,9 +42,9 @@ impl Columns {
 }
 
 /// The heading and as many rows as there is room for, on the page where the selected one is.
-pub fn lines(state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Line<'static>> {
+pub fn lines(state: &State, moment: &Shot, area: Rect, theme: Theme) -> Vec<Line<'static>> {
     let rows = state.rows();
-    let names = table::Names::of(&moment.summary);
+    let names = table::RowNames::of(&moment.summary);
     let names: Vec<String> = rows.iter().map(|row| names.name(row)).collect();
     let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
     let columns = Columns::of(usize::from(area.width), longest);
@@ -79,7 +79,7 @@ pub fn lines(state: &State, moment: &Moment, area: Rect, theme: Theme) -> Vec<Li
 }
 
 /// Which of the rows these are.
-fn footing(moment: &Moment, rows: usize, first: usize, page: usize) -> String {
+fn footing(moment: &Shot, rows: usize, first: usize, page: usize) -> String {
     let summary = &moment.summary;
     let mut words = format!("{}-{} of {rows} rows", first + 1, rows.min(first + page));
     let hidden = summary.rows.len() - rows;
@@ -92,7 +92,7 @@ fn footing(moment: &Moment, rows: usize, first: usize, page: usize) -> String {
     format!("{words}   {} fast  {} 2MSL  {} other", GLYPHS[0], GLYPHS[1], GLYPHS[2])
 }
 
-fn heading(state: &State, moment: &Moment, columns: &Columns, theme: Theme) -> Line<'static> {
+fn heading(state: &State, moment: &Shot, columns: &Columns, theme: Theme) -> Line<'static> {
     let (sort, reversed) = state.order();
     let mark = |key: SortKey, name: &str| match (sort == key, reversed) {
         (false, _) => name.to_owned(),
@@ -134,7 +134,7 @@ fn heading(state: &State, moment: &Moment, columns: &Columns, theme: Theme) -> L
 
 fn line(
     state: &State,
-    moment: &Moment,
+    moment: &Shot,
     row: &Row,
     name: &str,
     columns: &Columns,
@@ -145,7 +145,7 @@ fn line(
     let series = state.series(row);
     let rates = series.into_iter().flat_map(|series| series.rates().collect::<Vec<_>>());
     let spark = spark(rates.collect::<Vec<_>>().into_iter(), columns.spark);
-    let [fast, two_msl, other] = split(&counts);
+    let [fast, two_msl, other] = Class::ALL.map(|class| counts.class(class));
     let styles = [theme.good(), theme.warning(), theme.quiet()];
     let widths = parts([fast, two_msl, other], columns.bar);
     let bar = GLYPHS.iter().zip(widths).zip(styles);
@@ -166,7 +166,7 @@ fn line(
         fitted(name, columns.name),
         rate(series.map_or(0.0, super::super::series::Series::last)),
         count(counts.entered),
-        ends(count(row.counts.live())),
+        ends(count(row.live)),
     );
     let why = Span::styled(fitted(&why, columns.why).trim_end().to_owned(), theme.warning());
     let mut spans = vec![Span::raw(left)];
@@ -176,14 +176,11 @@ fn line(
     Line::from(spans)
 }
 
-/// Ends on the fast path, after 2MSL, and all others.
-fn split(counts: &Counts) -> [u64; 3] {
-    let (fast, two_msl) = (counts.fast(), counts.outcome(Outcome::TwoMsl));
-    [fast, two_msl, counts.ended_total() - fast - two_msl]
-}
-
 /// The most frequent reason in few characters, and its share of the entries.
 fn short_reason(counts: &Counts) -> String {
+    if counts.failed.connects() > 0 {
+        return format!("{} FAILED", counts.failed.connects());
+    }
     let worst = Block::ALL.iter().map(|block| (counts.blocked(*block), *block));
     let Some((blocked, block)) = worst.max_by_key(|(count, _)| *count).filter(|(n, _)| *n > 0)
     else {

@@ -1,0 +1,476 @@
+//! TW019: the failure itself, who is hit, why, and what helps.
+
+pub(super) mod cause;
+mod group;
+mod named;
+
+use cause::Explained;
+use group::Group;
+use named::Port;
+use twtrace_common::PortChoice;
+
+use crate::{
+    diagnose::{
+        Finding, Scene, Severity,
+        arithmetic::Exhaustion,
+        finding::rounded,
+        pressure::{PortSpace, Pressure},
+    },
+    failures::{Cause, Place},
+    host::facts::NamespaceFacts,
+};
+
+/// Most findings of the kind.
+const MOST: usize = 16;
+/// Seconds after which it is told when the last call failed.
+const AGO_S: f64 = 5.0;
+/// Nanoseconds for which it is told that calls failed, and when the last of them did.
+const REMEMBERED_NS: u64 = 24 * 3600 * 1_000_000_000;
+
+/// TW019: a `connect()` found no port, or a `bind()` was refused, within the last minute; or it was
+/// before, and has ended.
+pub fn calls(scene: &Scene<'_>) -> Vec<Finding> {
+    let groups = group::groups(scene);
+    let mut findings: Vec<Finding> =
+        groups.iter().filter_map(|group| of_group(scene, group)).take(MOST).collect();
+    // What could not be seen to fail is concluded from the ports.
+    if !scene.case.sees_binds {
+        let bound = scene.bound().filter(|ports| {
+            ports.exhaustion == Exhaustion::Now && !(ports.is_of_nobody() && is_told(scene, ports))
+        });
+        findings.extend(bound.filter_map(|ports| concluded(scene, ports)).take(MOST));
+        findings.extend(scene.ports().iter().filter_map(|ports| named_alone(scene, ports)));
+        for (netns, facts) in scene.namespaces() {
+            let deserted = named::deserted(&scene.case, netns, facts);
+            findings.extend(deserted.into_iter().map(|(address, port, held)| {
+                no_restart(netns, std::net::SocketAddr::new(address, port), &held)
+            }));
+        }
+    }
+    findings
+}
+
+/// Whether it is told of calls that failed for ports of the same address.
+fn is_told(scene: &Scene<'_>, ports: &Pressure) -> bool {
+    let here = (ports.space.netns, ports.space.local);
+    scene
+        .ports()
+        .iter()
+        .any(|other| other.is_told() && (other.space.netns, other.space.local) == here)
+}
+
+/// What is said of one group of calls, if there is anything to say.
+fn of_group(scene: &Scene<'_>, group: &Group<'_>) -> Option<Finding> {
+    let (case, place) = (&scene.case, group.first());
+    let facts = case.facts.namespaces.get(&place.netns).filter(|_| !place.gone);
+    let call = if group.is_bind() { "bind()" } else { "connect()" };
+    let (first_ns, last_ns) = group.times();
+    let to = match group.peers() {
+        Some(peers) => format!("to {peers}"),
+        None if place.local.port() == 0 => format!("of a port of {}", place.local.ip()),
+        None => format!("to {}", place.local),
+    };
+    let whose = format!("{call} calls of {} {to}", group.programs());
+    let lately = group.lately(case.now_ns);
+    if !group.is_failing(case.failures, case.now_ns) {
+        // A program that looks for a free port by bind(), and finds one, is well.
+        let healthy = group.found_another(case.failures, case.now_ns);
+        let old = case.now_ns.saturating_sub(last_ns) > REMEMBERED_NS;
+        return (!healthy && !old && lately == 0).then(|| ended(scene, group, &whose));
+    }
+    let named = group.is_bind() && place.local.port() != 0;
+    let port = named.then(|| Port::of(case, place.netns, place.local.ip(), place.local.port()));
+    let explained = match (&port, group.ports.zip(facts)) {
+        (Some(port), _) => port.explain(place.local.port()),
+        (None, Some((ports, facts))) => {
+            cause::of_space(ports, facts).unwrap_or_else(|| cause::of_place(place))
+        }
+        (None, None) if facts.is_none() => cause::of_the_past(place),
+        (None, None) => cause::of_place(place),
+    };
+    // Of a port that was named another listener is the rightful owner.
+    let rightful = port.is_some_and(|port| port.listener == Some(true));
+    let severity = if rightful { Severity::Notice } else { Severity::Critical };
+    let tried = group.tried(case.failures);
+    let of = tried.map_or_else(String::new, |tried| format!(" of {tried}"));
+    let since = case.now_ns.saturating_sub(first_ns) as f64 / 1e9;
+    let ago = case.now_ns.saturating_sub(last_ns) as f64 / 1e9;
+    let ago = if ago < AGO_S { String::new() } else { format!(", the last {ago:.0} s ago") };
+    let summary = format!(
+        "{}{of} {whose} failed in the last {since:.0} s{ago}: {}.",
+        group.count(),
+        explained.why
+    );
+    let mut finding = Finding::new(severity, place.netns, summary);
+    finding.peer = place.remote.map(|peer| peer.to_string());
+    finding = finding
+        .with("failed", group.count(), "calls", super::COUNTED)
+        .with("failed_last_minute", lately, "calls", super::COUNTED)
+        .with("tried", tried, "calls", super::COUNTED)
+        .with("failing_since", case.time_of_day(first_ns), "", super::COUNTED);
+    finding = who(finding, group);
+    finding = match (group.ports, port) {
+        (Some(ports), _) => figures(finding, ports),
+        (None, Some(port)) => port_figures(finding, &port),
+        (None, None) => finding,
+    };
+    finding.consequence = consequence(place);
+    Some(advise(finding, explained))
+}
+
+/// Who failed.
+fn who(finding: Finding, group: &Group<'_>) -> Finding {
+    let place = group.first();
+    let finding = finding
+        .with("process", place.program.pid, "", super::COUNTED)
+        .with("uid", place.program.uid, "", super::COUNTED)
+        .with("local", place.local.to_string(), "", super::COUNTED);
+    match group.places.len() {
+        1 => finding,
+        many => finding.with("places", many, "", super::COUNTED),
+    }
+}
+
+/// The figures of the ports.
+fn figures(finding: Finding, ports: &Pressure) -> Finding {
+    let finding =
+        ports.hold(finding).with("rate", rounded(ports.rate), super::PER_S, super::COUNTED);
+    match ports.free_in {
+        Some((next, last)) => finding
+            .with("next_port_free", rounded(next), "s", super::COMPUTED)
+            .with("last_port_free", rounded(last), "s", super::COMPUTED),
+        None => finding,
+    }
+}
+
+fn port_figures(finding: Finding, port: &Port) -> Finding {
+    let in_time_wait = port.with_reuseaddr + port.without_reuseaddr;
+    let finding = finding
+        .with("listener", port.listener, "", crate::diagnose::finding::source::TCP)
+        .with("in_time_wait", in_time_wait, "sockets", super::COUNTED)
+        .with("without_reuseaddr", port.without_reuseaddr, "sockets", super::COUNTED);
+    if port.without_reuseaddr == 0 {
+        return finding;
+    }
+    finding.with("free_in", rounded(port.free_in), "s", super::COMPUTED)
+}
+
+/// Adds what helps.
+fn advise(finding: Finding, explained: Explained) -> Finding {
+    Finding { remedy: explained.remedy, dont: explained.dont.to_owned(), ..finding }
+}
+
+/// What the program was answered.
+fn consequence(place: &Place) -> String {
+    match place.cause {
+        Cause::AddressInUse => "The program is answered EADDRINUSE (\"Address already in use\").",
+        _ => "The program is answered EADDRNOTAVAIL (\"Cannot assign requested address\").",
+    }
+    .to_owned()
+}
+
+/// What is said once calls fail no more.
+fn ended(scene: &Scene<'_>, group: &Group<'_>, whose: &str) -> Finding {
+    let case = &scene.case;
+    let (first_ns, last_ns) = group.times();
+    let (first, last) = (case.time_of_day(first_ns), case.time_of_day(last_ns));
+    let summary = format!("{} {whose} failed, none since {last}.", group.count());
+    let mut finding = Finding::new(Severity::Notice, group.first().netns, summary)
+        .with("failed", group.count(), "calls", super::COUNTED)
+        .with("failed_last_minute", 0, "calls", super::COUNTED)
+        .with("failing_since", first, "", super::COUNTED)
+        .with("last_failure", last, "", super::COUNTED);
+    finding.peer = group.first().remote.map(|peer| peer.to_string());
+    finding = who(finding, group);
+    finding.consequence = "It is over, or the program has stopped trying.".to_owned();
+    finding.remedy = "If it stopped trying, start it again; if it was not meant to end, see the \
+                      other findings and the margins for how many connections fit."
+        .to_owned();
+    finding
+}
+
+/// What is concluded from a space of `bind()` whose ports are all held, where refusals are not seen.
+fn concluded(scene: &Scene<'_>, ports: &Pressure) -> Option<Finding> {
+    let netns = ports.space.netns;
+    let facts: &NamespaceFacts = scene.case.facts.namespaces.get(&netns)?;
+    debug_assert_eq!(ports.space.chosen, PortChoice::Bind);
+    let explained = cause::of_space(ports, facts)?;
+    // Whoever binds there fails; whether anybody does is not known where nobody was seen to.
+    let severity = if ports.is_of_nobody() { Severity::Warning } else { Severity::Critical };
+    let summary = format!(
+        "bind() of {} with port 0 is refused, as far as can be concluded from the ports: {}.",
+        ports.space.local, explained.why
+    );
+    let mut finding =
+        Finding::new(severity, netns, summary).with("inferred", true, "", super::COMPUTED);
+    finding = figures(finding, ports);
+    finding.consequence = "The next bind() is answered EADDRINUSE (\"Address already in use\"); \
+                           refused bind() calls are not seen through tracepoints."
+        .to_owned();
+    Some(advise(finding, explained))
+}
+
+/// What is concluded from the one port that a program names, held by a connection it closed without
+/// `SO_REUSEADDR`: no `bind()` passes that.
+fn named_alone(scene: &Scene<'_>, ports: &Pressure) -> Option<Finding> {
+    let PortSpace { netns, local, range: (named, _), .. } = ports.space;
+    // Who keeps away from others' ports below 1024 may take another one next time (NFS does).
+    let always = ports.ever > 1 || named >= 1024;
+    if !ports.is_fixed() || ports.is_told() || !always {
+        return None;
+    }
+    let port = Port::of(&scene.case, netns, local, named);
+    if port.without_reuseaddr == 0 || port.listener == Some(true) {
+        return None;
+    }
+    let summary = format!(
+        "The program that connects to {} names its port, {named}, and no bind() of it succeeds for \
+         {:.0} s: its last connection, closed without SO_REUSEADDR, is in TIME_WAIT.",
+        ports.peer, port.free_in
+    );
+    let finding = Finding::new(Severity::Warning, netns, summary)
+        .with("inferred", true, "", super::COMPUTED)
+        .with("local", std::net::SocketAddr::new(local, named).to_string(), "", super::COUNTED);
+    let mut finding = port_figures(finding, &port);
+    finding.peer = Some(ports.peer.clone());
+    finding.consequence = "If it connects again before, it is answered EADDRINUSE (\"Address \
+                           already in use\"); refused bind() calls are not seen through \
+                           tracepoints."
+        .to_owned();
+    finding.remedy = "Set SO_REUSEADDR on the socket before bind(): with timestamps it takes its \
+                      own TIME_WAIT over at once then (both need it, the connection that waits and \
+                      the next). Or let connect() choose the port (bind none, or port 0 with \
+                      IP_BIND_ADDRESS_NO_PORT)."
+        .to_owned();
+    finding.dont = "Do not count on tcp_tw_reuse or a wider ip_local_port_range: neither concerns \
+                    ports that a program names."
+        .to_owned();
+    Some(finding)
+}
+
+/// What is concluded from the TIME_WAIT sockets of a port that nobody listens on any more.
+fn no_restart(netns: u32, address: std::net::SocketAddr, port: &Port) -> Finding {
+    let summary = format!(
+        "Nobody listens on {address} any more, and no bind() of it succeeds for {:.0} s: {} \
+         connections that it accepted without SO_REUSEADDR are in TIME_WAIT.",
+        port.free_in, port.without_reuseaddr
+    );
+    let finding = Finding::new(Severity::Warning, netns, summary)
+        .with("inferred", true, "", super::COMPUTED)
+        .with("local", address.to_string(), "", super::COUNTED);
+    let mut finding = port_figures(finding, port);
+    finding.consequence = "A server that is started there now is answered EADDRINUSE (\"Address \
+                           already in use\"); refused bind() calls are not seen through \
+                           tracepoints."
+        .to_owned();
+    advise(finding, port.explain(address.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        diagnose::{
+            Case, RULES, diagnose,
+            testing::{Client, NETNS, NOW_NS, case, facts, found, only},
+        },
+        failures::Failures,
+        host::{facts::HostFacts, open::OpenPorts},
+        peer::spaces::Hold,
+    };
+    use twtrace_common::{CallResult, Failure, FailureKey};
+
+    fn key(result: CallResult, pid: u32, local_port: u16) -> FailureKey {
+        let v4 = |last| std::net::Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets();
+        let connects = matches!(result, CallResult::NoPort | CallResult::Tried);
+        let local = std::net::Ipv4Addr::new(10, 1, 0, 1).to_ipv6_mapped().octets();
+        let local = if result == CallResult::Tried { [0; 16] } else { local };
+        FailureKey {
+            local,
+            remote: if connects { v4(2) } else { [0; 16] },
+            netns: NETNS,
+            pid,
+            local_port,
+            remote_port: if connects { 443 } else { 0 },
+            result: result as u8,
+            ..FailureKey::default()
+        }
+    }
+
+    /// So many calls within the last seconds.
+    fn calls(count: u64) -> Failure {
+        let (first_ns, last_ns) = (NOW_NS - 5_000_000_000, NOW_NS - 2_000_000_000);
+        let comm = *b"client\0\0\0\0\0\0\0\0\0\0";
+        Failure { count, first_ns, last_ns, comm, ..Failure::default() }
+    }
+
+    fn failed(result: CallResult, seconds_ago: u64) -> Failures {
+        let last_ns = NOW_NS - seconds_ago * 1_000_000_000;
+        let first_ns = last_ns - 2_000_000_000;
+        let mut failures = Failures::default();
+        let failure = Failure { count: 7, first_ns, last_ns, ..Failure::default() };
+        failures.take(&key(result, 42, 0), &failure);
+        failures
+    }
+
+    #[test]
+    fn a_failing_connect_is_critical_and_comes_first() {
+        let (facts, failures) = (facts(), failed(CallResult::NoPort, 1));
+        let case = Case { failures: &failures, ..case(&[], &facts) };
+        let finding = &diagnose(&case).findings[0];
+        assert_eq!((finding.id, finding.severity), ("TW019", Severity::Critical));
+        assert_eq!(finding.figure("failed"), Some(&7.into()));
+        assert_eq!(finding.peer.as_deref(), Some("10.0.0.2:443"));
+    }
+
+    #[test]
+    fn what_failed_before_ends_visibly_and_is_forgotten_after_a_day() {
+        let facts = facts();
+        let findings = |seconds_ago| {
+            let failures = failed(CallResult::NoPort, seconds_ago);
+            found(RULES, "TW019", &Case { failures: &failures, ..case(&[], &facts) })
+        };
+        let [ended] = &findings(90)[..] else { panic!("one finding") };
+        assert_eq!(ended.severity, Severity::Notice);
+        assert!(ended.summary.ends_with("failed, none since 23:58:30 UTC."), "{}", ended.summary);
+        assert_eq!(findings(50)[0].severity, Severity::Critical);
+        let mut failures = Failures::default();
+        failures.take(&key(CallResult::NoPort, 42, 0), &Failure { count: 1, ..Failure::default() });
+        let now_ns = 25 * 3600 * 1_000_000_000;
+        let case = Case { failures: &failures, now_ns, ..case(&[], &facts) };
+        assert_eq!(found(RULES, "TW019", &case), []);
+    }
+
+    #[test]
+    fn the_processes_that_want_the_ports_of_one_space_are_one_finding() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_099);
+        let mut failures = Failures::default();
+        for pid in 40..50 {
+            failures.take(&key(CallResult::NoPort, pid, 0), &calls(pid.into()));
+            failures.take(&key(CallResult::Tried, pid, 0), &calls(50));
+        }
+        let peer = Client::at("10.0.0.2", 443).without_timestamps().rate(11.0).live(100).peer();
+        let peers = [peer];
+        let case = Case { failures: &failures, ..case(&peers, &facts) };
+        let findings = found(RULES, "TW019", &case);
+        let [finding] = findings.as_slice() else { panic!("{findings:#?}") };
+        assert_eq!(finding.figure("failed"), Some(&445.into()));
+        assert_eq!(finding.figure("tried"), Some(&500.into()));
+        let says = "445 of 500 connect() calls of client (pid 49) and 9 other processes to \
+                    10.0.0.2:443 failed in the last 5 s: 100 of its 100 ports are in TIME_WAIT";
+        assert!(finding.summary.starts_with(says), "{}", finding.summary);
+    }
+
+    #[test]
+    fn a_bind_that_was_in_vain_is_critical_and_one_that_found_another_port_is_nothing() {
+        let facts = facts();
+        let findings = |after: CallResult| {
+            let mut failures = Failures::default();
+            failures.take(&key(CallResult::AddressInUse, 42, 5000), &calls(3));
+            failures.take(&key(after, 42, 0), &calls(3));
+            let case = Case { failures: &failures, sees_binds: true, ..case(&[], &facts) };
+            found(RULES, "TW019", &case)
+        };
+        assert_eq!(findings(CallResult::Unanswered)[0].severity, Severity::Critical);
+        assert_eq!(findings(CallResult::Answered), []);
+    }
+
+    #[test]
+    fn a_port_of_a_live_listener_is_a_notice() {
+        let mut facts = facts();
+        let listeners = [5000].into();
+        only(&mut facts).open = Some(OpenPorts { listeners, ..OpenPorts::default() });
+        let mut failures = Failures::default();
+        failures.take(&key(CallResult::AddressInUse, 42, 5000), &calls(3));
+        failures.take(&key(CallResult::Unanswered, 42, 0), &calls(3));
+        let case = Case { failures: &failures, sees_binds: true, ..case(&[], &facts) };
+        let [finding] = &found(RULES, "TW019", &case)[..] else { panic!("one finding") };
+        assert_eq!(finding.severity, Severity::Notice);
+        assert!(finding.summary.contains("another socket listens on port 5000"));
+    }
+    /// What is said of a peer of 400 ports whose `connect()` calls fail, the last so long ago.
+    fn failing(facts: &HostFacts, peer: Client, seconds_ago: u64) -> Vec<Finding> {
+        let failures = failed(CallResult::NoPort, seconds_ago);
+        let peers = [peer.peer()];
+        diagnose(&Case { failures: &failures, ..case(&peers, facts) }).findings
+    }
+
+    #[test]
+    fn ports_that_were_too_young_are_the_cause_when_all_of_them_are_older() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_399);
+        only(&mut facts).tw_reuse = Some(1);
+        let mut peer = Client::at("10.0.0.2", 443).allowed().rate(390.0).peer();
+        for n in 0..3000 {
+            peer.history.end(0, Hold::default(), Some((NOW_NS - 2_000_000 * n, true)));
+        }
+        let (peers, failures) = ([peer], failed(CallResult::NoPort, 3));
+        let findings = diagnose(&Case { failures: &failures, ..case(&peers, &facts) }).findings;
+        let wanted = "ports are taken over, but only 1.0 s after they were closed: with its 400 \
+                      ports no more than 400 connections/s fit.";
+        assert!(findings[0].summary.ends_with(wanted), "{}", findings[0].summary);
+    }
+
+    #[test]
+    fn what_has_come_back_since_is_not_said_to_be_held_by_something_unseen() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_399);
+        let short = || Client::at("10.0.0.2", 443).live(100);
+        let later = failing(&facts, short(), 5);
+        let says = "its 400 ports (100 of them by now) are in TIME_WAIT for 60 s";
+        assert!(later[0].summary.contains(says), "{}", later[0].summary);
+        assert!(!later[0].summary.contains("is not seen"), "{}", later[0].summary);
+        let now = failing(&facts, short(), 1);
+        let says = "100 of its 400 ports are in TIME_WAIT";
+        assert!(now[0].summary.contains(says), "{}", now[0].summary);
+        assert!(now[0].summary.contains("what holds the other 300 is not seen"));
+    }
+
+    #[test]
+    fn while_calls_fail_nothing_else_repeats_the_remedy() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_099);
+        let ids = |findings: Vec<Finding>| findings.iter().map(|one| one.id).collect::<Vec<_>>();
+        let short = || Client::at("10.0.0.2", 443).rate(11.0).live(100);
+        assert_eq!(ids(failing(&facts, short(), 1)), ["TW019", "TW007"]);
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_read_is_not_called_off() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_099);
+        only(&mut facts).tw_reuse = None;
+        let short = Client::at("10.0.0.2", 443).rate(11.0).live(100);
+        let summary = failing(&facts, short, 1).remove(0).summary;
+        assert!(summary.contains("tcp_tw_reuse, which cannot be read here, did not"), "{summary}");
+    }
+    #[test]
+    fn connections_that_were_open_when_calls_failed_are_the_cause_though_they_closed_since() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_399);
+        let by_source = [("10.1.0.1".parse().unwrap(), 400)].into();
+        let peers = [("10.0.0.2:443".parse().unwrap(), by_source)].into();
+        let read_ns = NOW_NS - 4_000_000_000;
+        only(&mut facts).open = Some(OpenPorts { read_ns, peers, ..OpenPorts::default() });
+        let closed = Client::at("10.0.0.2", 443).allowed().rate(200.0).over(2);
+        let findings = failing(&facts, closed, 1);
+        let says = "400 of its 400 ports are held by connections that are open";
+        assert!(findings[0].summary.contains(says), "{}", findings[0].summary);
+    }
+
+    #[test]
+    fn of_a_namespace_that_is_gone_it_is_not_said_that_its_ports_are_not_seen() {
+        let summary = |facts: &HostFacts, failures: &Failures| {
+            let case = Case { failures, ..case(&[], facts) };
+            found(RULES, "TW019", &case).remove(0).summary
+        };
+        let mut failures = failed(CallResult::NoPort, 8);
+        let gone = summary(&HostFacts::default(), &failures);
+        failures.retire(NETNS);
+        assert_eq!(summary(&facts(), &failures), gone, "another one has its number");
+        let says = "failed in the last 10 s, the last 8 s ago: no port was free for it; its network \
+                    namespace is gone, or cannot be read.";
+        assert!(gone.ends_with(says), "{gone}");
+    }
+}

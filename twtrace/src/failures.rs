@@ -1,0 +1,567 @@
+//! What failed: `connect()` calls that got no port and `bind()` calls that were refused, by place,
+//! cause and program.
+//!
+//! The kernel programs count them ([`Input::Failures`](crate::origin::Input::Failures) has what came
+//! since the last look), so that a retry loop costs no event each.
+
+use std::{
+    borrow::Cow,
+    cmp::Reverse,
+    collections::{BTreeMap, HashSet, hash_map::Entry},
+    fmt,
+    net::SocketAddr,
+};
+
+use rustc_hash::{FxBuildHasher, FxHashMap};
+use twtrace_common::{CallResult, Failed, Failure, FailureKey, failed_flags};
+
+use crate::event::ip;
+
+/// Why a call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// A `connect()` had to choose a port and found none (`EADDRNOTAVAIL`).
+    NoPort,
+    /// The port that a `connect()` came with is held by another connection to the same peer
+    /// (`EADDRNOTAVAIL`).
+    PortBusy,
+    /// A `bind()` was refused (`EADDRINUSE`).
+    AddressInUse,
+}
+
+impl Cause {
+    /// All of them, in the order of [`FailedCalls`].
+    pub const ALL: [Self; 3] = [Self::NoPort, Self::PortBusy, Self::AddressInUse];
+
+    /// Name in machine output.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::NoPort => "no_port",
+            Self::PortBusy => "port_busy",
+            Self::AddressInUse => "address_in_use",
+        }
+    }
+
+    /// What happened, for people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::NoPort => "connect() found no port",
+            Self::PortBusy => "the port of connect() was busy",
+            Self::AddressInUse => "bind() was refused",
+        }
+    }
+
+    /// What the kernel counted it as, if that is a failure.
+    pub const fn of(result: u8) -> Option<Self> {
+        match CallResult::from_u8(result) {
+            Some(CallResult::NoPort) => Some(Self::NoPort),
+            Some(CallResult::PortBusy) => Some(Self::PortBusy),
+            Some(CallResult::AddressInUse) => Some(Self::AddressInUse),
+            _ => None,
+        }
+    }
+}
+
+/// Failed calls, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailedCalls<N = u64> {
+    /// In the order of [`Cause::ALL`].
+    pub by_cause: [N; 3],
+}
+
+impl FailedCalls {
+    /// The count of one cause.
+    pub const fn of(&self, cause: Cause) -> u64 {
+        self.by_cause[cause as usize]
+    }
+
+    /// `connect()` calls.
+    pub const fn connects(&self) -> u64 {
+        self.of(Cause::NoPort) + self.of(Cause::PortBusy)
+    }
+
+    /// All of them.
+    pub const fn total(&self) -> u64 {
+        self.connects() + self.of(Cause::AddressInUse)
+    }
+}
+
+/// Who called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Process, as the initial PID namespace numbers it.
+    pub pid: u32,
+    /// Name of the thread, padded with zeroes.
+    pub comm: [u8; 16],
+    /// Owner of the socket.
+    pub uid: Option<u32>,
+    /// Inode number of the control group that owns the socket.
+    pub cgroup: Option<u64>,
+    /// Whether it is a thread of the kernel, and the owner of the socket somebody else.
+    pub kernel_thread: Option<bool>,
+}
+
+impl Program {
+    /// Of what the kernel programs noted.
+    pub const fn of(pid: u32, comm: [u8; 16], uid: u32, cgroup: u64, flags: u16) -> Self {
+        Self {
+            pid,
+            comm,
+            uid: if flags & failed_flags::OWNER_UNKNOWN == 0 { Some(uid) } else { None },
+            cgroup: if cgroup == 0 { None } else { Some(cgroup) },
+            kernel_thread: if flags & failed_flags::THREAD_UNKNOWN == 0 {
+                Some(flags & failed_flags::KERNEL_THREAD != 0)
+            } else {
+                None
+            },
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> Cow<'_, str> {
+        comm_text(&self.comm)
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.kernel_thread == Some(true) { "kernel thread " } else { "" };
+        write!(f, "{kind}{} (pid {})", self.name(), self.pid)
+    }
+}
+
+/// A name without the zeroes behind it. Anybody may call himself what he likes.
+pub fn comm_text(comm: &[u8; 16]) -> Cow<'_, str> {
+    let length = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..length])
+}
+
+impl From<&Failed> for Program {
+    fn from(failed: &Failed) -> Self {
+        Self::of(failed.pid, failed.comm, failed.uid, failed.cgroup, failed.header.flags)
+    }
+}
+
+/// Nanoseconds within which a failure is one of now.
+const MINUTE_NS: u64 = 60_000_000_000;
+
+/// Seconds that a slot of [`Place::last_minute`] holds.
+const SLOT_S: u64 = 5;
+/// Slots of a minute.
+const SLOTS: u64 = 60 / SLOT_S;
+
+/// What failed at one place, for one cause, in one program.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Why.
+    pub cause: Cause,
+    /// This end; the port is the one asked for, 0 where the kernel had to choose.
+    pub local: SocketAddr,
+    /// The other end of a `connect()`.
+    pub remote: Option<SocketAddr>,
+    /// Who called.
+    pub program: Program,
+    /// Calls that failed.
+    pub count: u64,
+    /// `CLOCK_MONOTONIC` of the first, nanoseconds.
+    pub first_ns: u64,
+    /// `CLOCK_MONOTONIC` of the last, nanoseconds.
+    pub last_ns: u64,
+    /// Ports that the kernel could choose from when it failed first, if known.
+    pub ports: Option<(u16, u16)>,
+    /// Whether that range is the socket's own (`IP_LOCAL_PORT_RANGE`).
+    pub own_range: bool,
+    /// Whether the namespace is gone, and its number another one's.
+    pub gone: bool,
+    /// Failures of the last minute, by the time of the last one in each look.
+    slots: [u32; SLOTS as usize],
+}
+
+impl Place {
+    fn of(key: &FailureKey, cause: Cause, failure: &Failure) -> Self {
+        let Failure { comm, uid, cgroup, flags, port_low, port_high, .. } = *failure;
+        let remote = SocketAddr::new(ip(key.remote), key.remote_port);
+        Self {
+            netns: key.netns,
+            cause,
+            local: SocketAddr::new(ip(key.local), key.local_port),
+            remote: (cause != Cause::AddressInUse).then_some(remote),
+            program: Program::of(key.pid, comm, uid, cgroup, flags),
+            count: 0,
+            first_ns: failure.first_ns,
+            last_ns: 0,
+            ports: (port_high != 0).then_some((port_low, port_high)),
+            own_range: flags & failed_flags::OWN_RANGE != 0,
+            gone: false,
+            slots: [0; SLOTS as usize],
+        }
+    }
+
+    fn add(&mut self, failure: &Failure) {
+        let (before, now) = (slot(self.last_ns), slot(failure.last_ns));
+        for passed in (before + 1..=now).rev().take(SLOTS as usize) {
+            self.slots[(passed % SLOTS) as usize] = 0;
+        }
+        self.gone = false;
+        self.count += failure.count;
+        self.last_ns = self.last_ns.max(failure.last_ns);
+        let slot = &mut self.slots[(now % SLOTS) as usize];
+        *slot = slot.saturating_add(u32::try_from(failure.count).unwrap_or(u32::MAX));
+    }
+
+    /// Calls that failed in the last minute, to within five seconds.
+    pub fn last_minute(&self, now_ns: u64) -> u64 {
+        let newest = slot(self.last_ns);
+        let oldest = (slot(now_ns) + 1).saturating_sub(SLOTS);
+        let kept = (newest + 1).saturating_sub(SLOTS).max(oldest)..=newest;
+        kept.map(|slot| u64::from(self.slots[(slot % SLOTS) as usize])).sum()
+    }
+}
+
+/// Number of the slot that a time lies in.
+const fn slot(mono_ns: u64) -> u64 {
+    mono_ns / (SLOT_S * 1_000_000_000)
+}
+
+/// What became of the `bind()` calls of one program since its first that was refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Binds {
+    /// Refused.
+    pub refused: u64,
+    /// Of them, followed by a successful one within a second: the program looks for a free port.
+    pub answered: u64,
+    /// Of them, not followed by one so soon. The others are too young to tell.
+    pub unanswered: u64,
+    /// Successful.
+    pub bound: u64,
+    /// `CLOCK_MONOTONIC` of the last refusal, nanoseconds.
+    pub refused_ns: u64,
+    /// `CLOCK_MONOTONIC` of the last success, nanoseconds; 0 for none.
+    pub bound_ns: u64,
+    /// When it was last told that no success had come soon, `CLOCK_MONOTONIC` nanoseconds.
+    pub unanswered_ns: u64,
+}
+
+impl Binds {
+    /// A program that gets a port within this time was merely looking for one, nanoseconds.
+    pub const PATIENCE_NS: u64 = 1_000_000_000;
+
+    /// Refused calls that no success followed within a second, as of `now_ns`.
+    pub const fn unanswered_at(&self, now_ns: u64) -> u64 {
+        if now_ns.saturating_sub(self.refused_ns) > Self::PATIENCE_NS {
+            self.refused.saturating_sub(self.answered)
+        } else {
+            self.unanswered
+        }
+    }
+
+    /// Whether one of the refusals of the last minute was followed by no success within a second, as of
+    /// `now_ns`.
+    pub const fn in_vain(&self, now_ns: u64) -> bool {
+        let waits = self.refused > self.answered + self.unanswered;
+        let told = now_ns.saturating_sub(self.unanswered_ns) < MINUTE_NS && self.unanswered > 0;
+        let since = now_ns.saturating_sub(self.refused_ns);
+        told || (waits && since > Self::PATIENCE_NS && since < MINUTE_NS)
+    }
+}
+
+/// What a view shows of all that failed.
+#[derive(Clone, Debug, Default)]
+pub struct FailedPlaces {
+    /// `connect()` calls, those that failed last first, and how many of them there were in all.
+    pub connects: Vec<(Place, Option<u64>)>,
+    /// `bind()` calls, likewise, and how their programs fared.
+    pub binds: Vec<(Place, Binds)>,
+    /// Refused `bind()` calls by network namespace.
+    pub refused: BTreeMap<u32, u64>,
+    /// The moment, `CLOCK_MONOTONIC` nanoseconds.
+    pub now_ns: u64,
+}
+
+impl FailedPlaces {
+    /// Most places of either kind that are shown one by one.
+    pub const MOST: usize = 64;
+
+    /// What is there to show at a moment.
+    pub fn at(failures: &Failures, now_ns: u64) -> Self {
+        let connects = failures.newest(|place| place.remote.is_some());
+        let binds = failures.newest(|place| place.remote.is_none());
+        let tried = |place: &Place| (place.clone(), failures.tried(place));
+        let fared = |place: &Place| (place.clone(), failures.binds(place));
+        Self {
+            connects: connects.into_iter().take(Self::MOST).map(tried).collect(),
+            binds: binds.into_iter().take(Self::MOST).map(fared).collect(),
+            refused: failures.refused.clone(),
+            now_ns,
+        }
+    }
+}
+
+/// Everything that failed.
+#[derive(Debug, Default)]
+pub struct Failures {
+    places: FxHashMap<FailureKey, Place>,
+    /// `connect()` calls of programs that failed to connect, by key of [`CallResult::Tried`].
+    tried: FxHashMap<FailureKey, u64>,
+    /// By namespace and process.
+    binds: FxHashMap<(u32, u32), Binds>,
+    /// What failed at places no longer told apart.
+    other: FailedCalls,
+    /// Refused `bind()` calls by network namespace, at places told apart or not.
+    refused: BTreeMap<u32, u64>,
+    last_ns: u64,
+}
+
+/// Nothing failed.
+pub static NONE: Failures = Failures {
+    places: FxHashMap::with_hasher(FxBuildHasher),
+    tried: FxHashMap::with_hasher(FxBuildHasher),
+    binds: FxHashMap::with_hasher(FxBuildHasher),
+    other: FailedCalls { by_cause: [0; 3] },
+    refused: BTreeMap::new(),
+    last_ns: 0,
+};
+
+impl Failures {
+    /// Most places told apart; those quiet for longest are the first to be counted as other.
+    pub const CAPACITY: usize = 4096;
+
+    /// A namespace is gone, and another one has its number.
+    pub fn retire(&mut self, inum: u32) {
+        self.places
+            .values_mut()
+            .filter(|place| place.netns == inum)
+            .for_each(|place| place.gone = true);
+    }
+
+    /// Takes in what was counted for a key since the last time; first and last time are of all.
+    pub fn take(&mut self, key: &FailureKey, failure: &Failure) {
+        let program = (key.netns, key.pid);
+        let Some(result) = CallResult::from_u8(key.result) else { return };
+        let cause = match result {
+            CallResult::Tried => {
+                *self.tried.entry(*key).or_default() += failure.count;
+                return;
+            }
+            CallResult::Bound => {
+                let binds = self.binds.entry(program).or_default();
+                binds.bound += failure.count;
+                binds.bound_ns = binds.bound_ns.max(failure.last_ns);
+                return;
+            }
+            CallResult::Answered => {
+                self.binds.entry(program).or_default().answered += failure.count;
+                return;
+            }
+            CallResult::Unanswered => {
+                let binds = self.binds.entry(program).or_default();
+                binds.unanswered += failure.count;
+                binds.unanswered_ns = binds.unanswered_ns.max(failure.last_ns);
+                return;
+            }
+            CallResult::NoPort => Cause::NoPort,
+            CallResult::PortBusy => Cause::PortBusy,
+            CallResult::AddressInUse => {
+                let binds = self.binds.entry(program).or_default();
+                binds.refused += failure.count;
+                binds.refused_ns = binds.refused_ns.max(failure.last_ns);
+                *self.refused.entry(key.netns).or_default() += failure.count;
+                Cause::AddressInUse
+            }
+        };
+        self.last_ns = self.last_ns.max(failure.last_ns);
+        if self.places.len() >= Self::CAPACITY && !self.places.contains_key(key) {
+            self.make_room();
+        }
+        let place = match self.places.entry(*key) {
+            Entry::Occupied(place) => place.into_mut(),
+            Entry::Vacant(free) => free.insert(Place::of(key, cause, failure)),
+        };
+        place.add(failure);
+    }
+
+    /// Lets go of the quarter of the places that was quiet for longest.
+    fn make_room(&mut self) {
+        let mut times: Vec<u64> = self.places.values().map(|place| place.last_ns).collect();
+        let (_, limit, _) = times.select_nth_unstable(Self::CAPACITY / 4);
+        let limit = *limit;
+        let other = &mut self.other;
+        self.places.retain(|_, place| {
+            let stays = place.last_ns > limit;
+            if !stays {
+                other.by_cause[place.cause as usize] += place.count;
+            }
+            stays
+        });
+        let programs: HashSet<(u32, u32)> =
+            self.places.keys().map(|key| (key.netns, key.pid)).collect();
+        self.tried.retain(|key, _| programs.contains(&(key.netns, key.pid)));
+        self.binds.retain(|program, _| programs.contains(program));
+    }
+
+    /// The places, in no order.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.places.values()
+    }
+
+    /// The places of `bind()` calls, those that failed last first.
+    pub fn refused_binds(&self) -> Vec<&Place> {
+        self.newest(|place| place.cause == Cause::AddressInUse)
+    }
+
+    /// Places of a kind, those that failed last first.
+    fn newest(&self, kind: impl Fn(&Place) -> bool) -> Vec<&Place> {
+        let mut places: Vec<_> = self.places().filter(|place| kind(place)).collect();
+        places.sort_by_key(|place| {
+            (Reverse(place.last_ns), place.netns, place.remote, place.local, place.program.pid)
+        });
+        places
+    }
+
+    /// `connect()` calls of a place's program to its peer, failed or not, since the first failure
+    /// there; `None` of a `bind()`.
+    pub fn tried(&self, place: &Place) -> Option<u64> {
+        let remote = place.remote?;
+        let octets = match remote.ip() {
+            std::net::IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+            std::net::IpAddr::V6(address) => address.octets(),
+        };
+        let key = FailureKey {
+            remote: octets,
+            netns: place.netns,
+            pid: place.program.pid,
+            remote_port: remote.port(),
+            result: CallResult::Tried as u8,
+            ..FailureKey::default()
+        };
+        self.tried.get(&key).copied()
+    }
+
+    /// What became of the `bind()` calls of a place's program.
+    pub fn binds(&self, place: &Place) -> Binds {
+        self.binds.get(&(place.netns, place.program.pid)).copied().unwrap_or_default()
+    }
+
+    /// What failed at places that are not told apart.
+    pub const fn other(&self) -> FailedCalls {
+        self.other
+    }
+
+    /// All that failed.
+    pub fn counts(&self) -> FailedCalls {
+        let mut counts = self.other;
+        for place in self.places() {
+            counts.by_cause[place.cause as usize] += place.count;
+        }
+        counts
+    }
+
+    /// `CLOCK_MONOTONIC` of the last failure, nanoseconds; 0 if nothing failed.
+    pub const fn last_ns(&self) -> u64 {
+        self.last_ns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn key(result: CallResult, pid: u32, port: u16) -> FailureKey {
+        let connect = !matches!(
+            result,
+            CallResult::AddressInUse
+                | CallResult::Bound
+                | CallResult::Answered
+                | CallResult::Unanswered
+        );
+        let v4 = |last| std::net::Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets();
+        FailureKey {
+            local: if matches!(result, CallResult::Tried) { [0; 16] } else { v4(1) },
+            remote: if connect { v4(2) } else { [0; 16] },
+            netns: 7,
+            pid,
+            local_port: if connect { 0 } else { port },
+            remote_port: if connect { port } else { 0 },
+            result: result as u8,
+            reserved: [0; 3],
+        }
+    }
+
+    fn calls(count: u64, first_s: u64, last_s: u64) -> Failure {
+        let (first_ns, last_ns) = (first_s * SECOND, last_s * SECOND);
+        let comm = *b"client\0\0\0\0\0\0\0\0\0\0";
+        Failure { count, first_ns, last_ns, comm, uid: 1000, ..Failure::default() }
+    }
+
+    #[test]
+    fn a_place_says_how_many_of_how_many_and_since_when() {
+        let mut failures = Failures::default();
+        failures.take(&key(CallResult::NoPort, 42, 443), &calls(3, 100, 101));
+        failures.take(&key(CallResult::Tried, 42, 443), &calls(10, 100, 101));
+        failures.take(&key(CallResult::NoPort, 42, 443), &calls(2, 100, 130));
+        failures.take(&key(CallResult::Tried, 42, 443), &calls(7, 100, 130));
+        let [place] = failures.places().collect::<Vec<_>>()[..] else { panic!("one place") };
+        assert_eq!((place.count, place.first_ns, place.last_ns), (5, 100 * SECOND, 130 * SECOND));
+        assert_eq!(place.remote.unwrap().to_string(), "10.0.0.2:443");
+        assert_eq!(place.local.to_string(), "10.0.0.1:0");
+        assert_eq!((&*place.program.name(), place.program.uid), ("client", Some(1000)));
+        assert_eq!(failures.tried(place), Some(17));
+        assert_eq!(failures.counts().of(Cause::NoPort), 5);
+        assert_eq!(failures.last_ns(), 130 * SECOND);
+    }
+
+    #[test]
+    fn what_failed_leaves_the_last_minute() {
+        let mut failures = Failures::default();
+        let at = |failures: &Failures, now_s: u64| {
+            failures.places().next().unwrap().last_minute(now_s * SECOND)
+        };
+        failures.take(&key(CallResult::NoPort, 42, 443), &calls(3, 100, 100));
+        failures.take(&key(CallResult::NoPort, 42, 443), &calls(5, 100, 130));
+        assert_eq!((at(&failures, 130), at(&failures, 154)), (8, 8));
+        assert_eq!((at(&failures, 160), at(&failures, 184), at(&failures, 190)), (5, 5, 0));
+        failures.take(&key(CallResult::NoPort, 42, 443), &calls(1, 100, 300));
+        assert_eq!((at(&failures, 300), at(&failures, 1000)), (1, 0));
+    }
+
+    #[test]
+    fn a_program_that_finds_a_port_within_a_second_was_looking_for_one() {
+        let mut failures = Failures::default();
+        failures.take(&key(CallResult::AddressInUse, 42, 5000), &calls(1, 100, 100));
+        failures.take(&key(CallResult::AddressInUse, 42, 5001), &calls(1, 100, 100));
+        let binds = |failures: &Failures| failures.binds(failures.refused_binds()[0]);
+        let open = binds(&failures);
+        assert_eq!((open.unanswered_at(100 * SECOND), open.unanswered_at(102 * SECOND)), (0, 2));
+        failures.take(&key(CallResult::Answered, 42, 0), &calls(2, 100, 100));
+        failures.take(&key(CallResult::Bound, 42, 0), &calls(1, 100, 100));
+        let healthy = binds(&failures);
+        assert_eq!((healthy.bound, healthy.unanswered_at(200 * SECOND)), (1, 0));
+        failures.take(&key(CallResult::AddressInUse, 42, 5000), &calls(3, 100, 300));
+        failures.take(&key(CallResult::Unanswered, 42, 0), &calls(2, 300, 300));
+        assert_eq!(binds(&failures).unanswered_at(300 * SECOND), 2, "of one it is not known yet");
+        assert_eq!(binds(&failures).unanswered_at(302 * SECOND), 3);
+        let places: Vec<_> =
+            failures.refused_binds().iter().map(|place| place.local.port()).collect();
+        assert_eq!(places, [5000, 5001]);
+    }
+
+    #[test]
+    fn too_many_places_become_other_and_no_failure_is_lost() {
+        let mut failures = Failures::default();
+        let places = u32::try_from(Failures::CAPACITY).unwrap() + 10;
+        for pid in 0..places {
+            failures.take(&key(CallResult::NoPort, pid, 443), &calls(2, 1, 1 + u64::from(pid)));
+            failures.take(&key(CallResult::Tried, pid, 443), &calls(2, 1, 1 + u64::from(pid)));
+        }
+        assert!(failures.places().count() <= Failures::CAPACITY);
+        assert!(failures.tried.len() <= Failures::CAPACITY, "they go with their places");
+        assert!(failures.other().total() > 0);
+        assert_eq!(failures.counts().total(), 2 * u64::from(places));
+        let newest = failures.places().map(|place| place.last_ns).max();
+        assert_eq!(newest, Some(u64::from(places) * SECOND));
+    }
+}

@@ -1,0 +1,125 @@
+//! What somebody who begins to listen in the middle has to take in first.
+//!
+//! It is as large as everything that is known. The thread that counts only takes it apart
+//! ([`Opening`]); whoever wants it puts it together, input by input, on a thread of its own.
+
+use twtrace_common::{Counter, Decode, Entered, Kind, entered_flags};
+
+use crate::origin::{Input, Moment, Origin};
+use crate::{
+    event::BatchBuilder,
+    peer::{Past, Pasts},
+    totals::Totals,
+    track::Tracked,
+    units::Clock,
+};
+
+/// Sockets that go into one input.
+const SOCKETS_AT_ONCE: usize = 4096;
+
+/// All that is known at one moment.
+#[derive(Debug)]
+pub struct Opening {
+    /// Where it all comes from.
+    pub origin: Origin,
+    /// The moment.
+    pub clock: Clock,
+    /// The kernel side's totals; everything that they count was taken in.
+    pub totals: Totals,
+    /// What is known of peers.
+    pub pasts: Pasts,
+    /// The sockets followed.
+    pub followed: Vec<(u64, Tracked)>,
+    /// Records of sockets in TIME_WAIT, in the order they became known.
+    pub sockets: Vec<Entered>,
+    /// The moment's facts.
+    pub moment: Moment,
+}
+
+impl Opening {
+    /// Where the inputs come from, and the inputs.
+    pub fn into_inputs(self) -> (Origin, impl Iterator<Item = Input>) {
+        let Self { origin, clock, totals, pasts, followed, mut sockets, moment } = self;
+        // Of two records with one address the later one is meant: the sort keeps their order.
+        sockets.sort_by_key(|socket| socket.tw);
+        let record = |tw: u64| {
+            let behind = sockets.partition_point(|socket| socket.tw <= tw);
+            behind.checked_sub(1).filter(|at| sockets[*at].tw == tw)
+        };
+        // One that no record is known of ended while they were sought; its end is on its way.
+        let present: Vec<(usize, u64)> = followed
+            .iter()
+            .filter_map(|(tw, tracked)| Some((record(*tw)?, tracked.entered_ns)))
+            .collect();
+        drop(followed);
+        let before = totals.of(Counter::Present).wrapping_sub(present.len() as u64);
+        let origin = origin.begun_again(clock, totals.with(Counter::Present, before), &moment);
+        let mut present = present.into_iter();
+        let batches = std::iter::from_fn(move || {
+            let mut builder = BatchBuilder::default();
+            for (at, entered_ns) in present.by_ref().take(SOCKETS_AT_ONCE) {
+                builder.push(as_present(sockets[at], entered_ns).as_bytes());
+            }
+            (!builder.is_empty()).then(|| Input::Records(builder.take()))
+        });
+        let last = [Input::Ready(clock.mono_ns), Input::Moment(Box::new(moment))];
+        (origin, Past::parts(pasts.into_iter()).map(Input::Past).chain(batches).chain(last))
+    }
+}
+
+/// The record of a socket that is there already.
+fn as_present(mut socket: Entered, entered_ns: u64) -> Entered {
+    socket.header.kind = Kind::Present as u8;
+    socket.header.flags |= entered_flags::FOLLOWED;
+    if entered_ns != 0 {
+        socket.header.flags |= entered_flags::ENTRY_KNOWN;
+        socket.mono_ns = entered_ns;
+    }
+    socket
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{attached::Backend, event::Event, units::Hz};
+
+    #[test]
+    fn those_followed_are_present_with_their_own_entry_and_no_one_else_is() {
+        let clock = Clock { mono_ns: 900, wall: std::time::SystemTime::UNIX_EPOCH };
+        let record = |tw, mono_ns| Entered { tw, mono_ns, ..Entered::default() };
+        let tracked = |entered_ns| Tracked {
+            entered_ns,
+            row: 1,
+            netns: 1,
+            holding: crate::track::Holding::default(),
+        };
+        let opening = Opening {
+            origin: Origin::bare(Backend::Fentry, clock, Hz::new(250)),
+            clock,
+            totals: Totals::default().with(Counter::Present, 7),
+            pasts: Pasts::new(Vec::new(), Vec::new()),
+            // The last one ended while they were sought.
+            followed: vec![(0xc0, tracked(0)), (0xa0, tracked(50)), (0xd0, tracked(60))],
+            // What entered meanwhile comes after what the walk found.
+            sockets: vec![record(0xc0, 500), record(0xa0, 500), record(0xb0, 1), record(0xa0, 50)],
+            moment: Moment::bare(clock),
+        };
+        let (origin, inputs) = opening.into_inputs();
+        assert_eq!(origin.totals_before.of(Counter::Present), 5, "two are told of now");
+        let inputs: Vec<_> = inputs.collect();
+        let [Input::Records(batch), Input::Ready(900), Input::Moment(_)] = inputs.as_slice() else {
+            panic!("{inputs:?}");
+        };
+        let sockets: Vec<_> = batch
+            .events()
+            .map(|event| match event.unwrap() {
+                Event::Present(socket) => {
+                    let known = socket.header.flags & entered_flags::ENTRY_KNOWN != 0;
+                    (socket.tw, socket.mono_ns, known)
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(sockets, [(0xc0, 500, false), (0xa0, 50, true)]);
+    }
+}
