@@ -16,6 +16,8 @@ fn name() -> impl Strategy<Value = Name> {
     prop_oneof![
         any::<u64>().prop_map(Name::Number),
         "[ -!#-~é]*[a-z/][ -!#-~é]*".prop_map(Name::Text),
+        prop::sample::select(vec!["eq", "neq", "and", "not"])
+            .prop_map(|word| Name::Text(word.to_owned())),
     ]
 }
 

@@ -238,19 +238,24 @@ fn comparison(input: &mut Input<'_>) -> ModalResult<Option<Op>> {
         return Ok(Some(op));
     }
     let start = input.checkpoint();
-    let op = match opt(bare).parse_next(input)? {
-        Some("eq") => Some(Op::Eq),
-        Some("ne" | "neq") => Some(Op::Ne),
-        Some("ge" | "geq") => Some(Op::Ge),
-        Some("le" | "leq") => Some(Op::Le),
-        Some("gt") => Some(Op::Gt),
-        Some("lt") => Some(Op::Lt),
-        _ => None,
-    };
+    let op = opt(bare).parse_next(input)?.and_then(op_of_word);
     if op.is_none() {
         input.reset(&start);
     }
     Ok(op)
+}
+
+/// The comparison that a word stands for, as in `ss`.
+pub(super) fn op_of_word(word: &str) -> Option<Op> {
+    Some(match word {
+        "eq" => Op::Eq,
+        "ne" | "neq" => Op::Ne,
+        "ge" | "geq" => Op::Ge,
+        "le" | "leq" => Op::Le,
+        "gt" => Op::Gt,
+        "lt" => Op::Lt,
+        _ => return None,
+    })
 }
 
 /// A word that has to make sense.

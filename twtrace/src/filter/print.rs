@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::parse::op_of_word;
 use super::{EntryState, Expr, Name, Op, Side, Term};
 
 impl fmt::Display for Op {
@@ -21,7 +22,8 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => write!(f, "{number}"),
-            Self::Text(text) if text.contains(|char: char| !is_plain(char)) => {
+            // A bare `eq` would be read as a comparison whose name is missing.
+            Self::Text(text) if !text.chars().all(is_plain) || op_of_word(text).is_some() => {
                 write!(f, "\"{text}\"")
             }
             Self::Text(text) => f.write_str(text),
