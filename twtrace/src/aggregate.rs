@@ -473,6 +473,13 @@ impl Aggregate {
         self.offer(row);
     }
 
+    /// Remembers failed calls of before this session: they are in no row.
+    pub fn recall_failure(&mut self, counted: &(FailureKey, Failure)) {
+        if self.selects(counted) {
+            self.failures.recall(&counted.0, &counted.1);
+        }
+    }
+
     /// The calls that failed.
     pub const fn failures(&self) -> &Failures {
         &self.failures

@@ -117,6 +117,16 @@ impl Program {
         }
     }
 
+    /// What was noted of it beside names and numbers.
+    const fn flags(&self) -> u16 {
+        let thread = match self.kernel_thread {
+            Some(true) => failed_flags::KERNEL_THREAD,
+            Some(false) => 0,
+            None => failed_flags::THREAD_UNKNOWN,
+        };
+        thread | if self.uid.is_none() { failed_flags::OWNER_UNKNOWN } else { 0 }
+    }
+
     /// Its name.
     pub fn name(&self) -> Cow<'_, str> {
         comm_text(&self.comm)
@@ -144,6 +154,9 @@ impl From<&Failed> for Program {
 
 /// Nanoseconds within which a failure is one of now.
 const MINUTE_NS: u64 = 60_000_000_000;
+
+/// Nanoseconds of a second.
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// Seconds that a slot of [`Place::last_minute`] holds.
 const SLOT_S: u64 = 5;
@@ -211,6 +224,34 @@ impl Place {
         *slot = slot.saturating_add(u32::try_from(failure.count).unwrap_or(u32::MAX));
     }
 
+    /// Counts that leave the same behind when they are [added](Self::add) in this order: what
+    /// failed more than a minute before the last one, and each slot.
+    fn retold(&self) -> impl Iterator<Item = Failure> {
+        let newest = slot(self.last_ns);
+        let oldest = (newest + 1).saturating_sub(SLOTS);
+        let of = |slot: u64| u64::from(self.slots[(slot % SLOTS) as usize]);
+        let lately: u64 = (oldest..=newest).map(of).sum();
+        let before = (oldest * SLOT_S * SECOND_NS).saturating_sub(1);
+        let older = (self.count.saturating_sub(lately), self.first_ns.min(before));
+        let slots = (oldest..newest).map(move |slot| (of(slot), slot * SLOT_S * SECOND_NS));
+        let (port_low, port_high) = self.ports.unwrap_or_default();
+        let failure = Failure {
+            first_ns: self.first_ns,
+            comm: self.program.comm,
+            uid: self.program.uid.unwrap_or_default(),
+            cgroup: self.program.cgroup.unwrap_or_default(),
+            flags: self.program.flags() | if self.own_range { failed_flags::OWN_RANGE } else { 0 },
+            port_low,
+            port_high,
+            ..Failure::default()
+        };
+        std::iter::once(older)
+            .chain(slots)
+            .filter(|(count, _)| *count > 0)
+            .chain([(of(newest), self.last_ns)])
+            .map(move |(count, last_ns)| Failure { count, last_ns, ..failure })
+    }
+
     /// Calls that failed in the last minute, to within five seconds.
     pub fn last_minute(&self, now_ns: u64) -> u64 {
         let newest = slot(self.last_ns);
@@ -222,7 +263,7 @@ impl Place {
 
 /// Number of the slot that a time lies in.
 const fn slot(mono_ns: u64) -> u64 {
-    mono_ns / (SLOT_S * 1_000_000_000)
+    mono_ns / (SLOT_S * SECOND_NS)
 }
 
 /// What became of the `bind()` calls of one program since its first that was refused.
@@ -247,6 +288,23 @@ pub struct Binds {
 impl Binds {
     /// A program that gets a port within this time was merely looking for one, nanoseconds.
     pub const PATIENCE_NS: u64 = 1_000_000_000;
+
+    const fn add(&mut self, result: CallResult, failure: &Failure) {
+        let Failure { count, last_ns, .. } = *failure;
+        let (sum, latest) = match result {
+            CallResult::AddressInUse => (&mut self.refused, Some(&mut self.refused_ns)),
+            CallResult::Bound => (&mut self.bound, Some(&mut self.bound_ns)),
+            CallResult::Answered => (&mut self.answered, None),
+            CallResult::Unanswered => (&mut self.unanswered, Some(&mut self.unanswered_ns)),
+            CallResult::Tried | CallResult::NoPort | CallResult::PortBusy => return,
+        };
+        *sum += count;
+        if let Some(latest) = latest
+            && *latest < last_ns
+        {
+            *latest = last_ns;
+        }
+    }
 
     /// Refused calls that no success followed within a second, as of `now_ns`.
     pub const fn unanswered_at(&self, now_ns: u64) -> u64 {
@@ -311,6 +369,8 @@ pub struct Failures {
     other: FailedCalls,
     /// Refused `bind()` calls by network namespace, at places told apart or not.
     refused: BTreeMap<u32, u64>,
+    /// What of all that failed before this session.
+    before: FailedCalls,
     last_ns: u64,
 }
 
@@ -321,6 +381,7 @@ pub static NONE: Failures = Failures {
     binds: FxHashMap::with_hasher(FxBuildHasher),
     other: FailedCalls { by_cause: [0; 3] },
     refused: BTreeMap::new(),
+    before: FailedCalls { by_cause: [0; 3] },
     last_ns: 0,
 };
 
@@ -338,39 +399,57 @@ impl Failures {
 
     /// Takes in what was counted for a key since the last time; first and last time are of all.
     pub fn take(&mut self, key: &FailureKey, failure: &Failure) {
-        let program = (key.netns, key.pid);
-        let Some(result) = CallResult::from_u8(key.result) else { return };
-        let cause = match result {
-            CallResult::Tried => {
-                *self.tried.entry(*key).or_default() += failure.count;
-                return;
+        if self.add(key, failure) == Some(Cause::AddressInUse) {
+            *self.refused.entry(key.netns).or_default() += failure.count;
+        }
+    }
+
+    /// Takes in what another session [told](Self::retold) of the time before this one.
+    pub fn recall(&mut self, key: &FailureKey, failure: &Failure) {
+        if let Some(cause) = self.add(key, failure) {
+            self.before.by_cause[cause as usize] += failure.count;
+        }
+    }
+
+    /// All of it as counts to [recall](Self::recall), in this order; but what is of a namespace that is
+    /// gone, or at places no longer told apart.
+    pub fn retold(&self) -> Vec<(FailureKey, Failure)> {
+        let here = self.places.iter().filter(|(_, place)| !place.gone);
+        let places =
+            here.flat_map(|(key, place)| place.retold().map(move |failure| (*key, failure)));
+        let tried = self
+            .tried
+            .iter()
+            .map(|(key, count)| (*key, Failure { count: *count, ..Failure::default() }));
+        let binds = self.binds.iter().flat_map(|(&(netns, pid), binds)| {
+            [
+                (CallResult::Bound, binds.bound, binds.bound_ns),
+                (CallResult::Answered, binds.answered, 0),
+                (CallResult::Unanswered, binds.unanswered, binds.unanswered_ns),
+            ]
+            .map(|(result, count, last_ns)| {
+                let result = result as u8;
+                let key = FailureKey { netns, pid, result, ..FailureKey::default() };
+                (key, Failure { count, last_ns, ..Failure::default() })
+            })
+        });
+        places.chain(tried).chain(binds.filter(|(_, failure)| failure.count > 0)).collect()
+    }
+
+    /// Adds to the count of a key, and says why the calls failed if they did.
+    fn add(&mut self, key: &FailureKey, failure: &Failure) -> Option<Cause> {
+        let result = CallResult::from_u8(key.result)?;
+        match result {
+            CallResult::Tried => *self.tried.entry(*key).or_default() += failure.count,
+            CallResult::NoPort | CallResult::PortBusy => {}
+            CallResult::AddressInUse
+            | CallResult::Bound
+            | CallResult::Answered
+            | CallResult::Unanswered => {
+                self.binds.entry((key.netns, key.pid)).or_default().add(result, failure);
             }
-            CallResult::Bound => {
-                let binds = self.binds.entry(program).or_default();
-                binds.bound += failure.count;
-                binds.bound_ns = binds.bound_ns.max(failure.last_ns);
-                return;
-            }
-            CallResult::Answered => {
-                self.binds.entry(program).or_default().answered += failure.count;
-                return;
-            }
-            CallResult::Unanswered => {
-                let binds = self.binds.entry(program).or_default();
-                binds.unanswered += failure.count;
-                binds.unanswered_ns = binds.unanswered_ns.max(failure.last_ns);
-                return;
-            }
-            CallResult::NoPort => Cause::NoPort,
-            CallResult::PortBusy => Cause::PortBusy,
-            CallResult::AddressInUse => {
-                let binds = self.binds.entry(program).or_default();
-                binds.refused += failure.count;
-                binds.refused_ns = binds.refused_ns.max(failure.last_ns);
-                *self.refused.entry(key.netns).or_default() += failure.count;
-                Cause::AddressInUse
-            }
-        };
+        }
+        let cause = Cause::of(key.result)?;
         self.last_ns = self.last_ns.max(failure.last_ns);
         if self.places.len() >= Self::CAPACITY && !self.places.contains_key(key) {
             self.make_room();
@@ -380,6 +459,7 @@ impl Failures {
             Entry::Vacant(free) => free.insert(Place::of(key, cause, failure)),
         };
         place.add(failure);
+        Some(cause)
     }
 
     /// Lets go of the quarter of the places that was quiet for longest.
@@ -449,11 +529,14 @@ impl Failures {
         self.other
     }
 
-    /// All that failed.
+    /// All that failed in this session.
     pub fn counts(&self) -> FailedCalls {
         let mut counts = self.other;
         for place in self.places() {
             counts.by_cause[place.cause as usize] += place.count;
+        }
+        for (count, before) in counts.by_cause.iter_mut().zip(self.before.by_cause) {
+            *count = count.saturating_sub(before);
         }
         counts
     }
@@ -547,6 +630,39 @@ mod tests {
         let places: Vec<_> =
             failures.refused_binds().iter().map(|place| place.local.port()).collect();
         assert_eq!(places, [5000, 5001]);
+    }
+
+    #[test]
+    fn what_is_retold_leaves_the_same_picture_and_no_counts() {
+        let mut failures = Failures::default();
+        for (count, last_s) in [(3, 100), (4, 130), (5, 170), (6, 172), (1, 191)] {
+            failures.take(&key(CallResult::NoPort, 42, 443), &calls(count, 100, last_s));
+            failures.take(&key(CallResult::Tried, 42, 443), &calls(50, 100, last_s));
+        }
+        failures.take(&key(CallResult::AddressInUse, 43, 5000), &calls(7, 150, 190));
+        failures.take(&key(CallResult::Answered, 43, 0), &calls(4, 150, 190));
+        failures.take(&key(CallResult::Unanswered, 43, 0), &calls(2, 150, 190));
+        failures.take(&key(CallResult::Bound, 43, 0), &calls(1, 150, 189));
+        failures.take(&key(CallResult::NoPort, 44, 443), &calls(9, 3, 3));
+
+        let mut told = Failures::default();
+        failures.retold().iter().for_each(|(key, failure)| told.recall(key, failure));
+        assert_eq!((told.counts().total(), failures.counts().total()), (0, 35));
+        for now_s in 191..260 {
+            let picture = |of: &Failures| {
+                let FailedPlaces { connects, binds, .. } = FailedPlaces::at(of, now_s * SECOND);
+                format!("{connects:?} {binds:?}")
+            };
+            assert_eq!(picture(&told), picture(&failures), "{now_s}");
+        }
+        told.take(&key(CallResult::NoPort, 42, 443), &calls(2, 100, 200));
+        assert_eq!(told.counts().of(Cause::NoPort), 2, "what failed since is counted");
+        assert_eq!(
+            told.places().map(|place| place.count).max(),
+            Some(21),
+            "and told with the rest"
+        );
+        assert!(told.refused.is_empty());
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub enum Input {
     Refusals(Vec<(RefusalKey, Refused)>),
     /// Calls that failed since the last of these, by place, cause and program.
     Failures(Vec<(FailureKey, Failure)>),
+    /// Calls that failed before this session: they are told of, and not among its counts.
+    FailuresBefore(Vec<(FailureKey, Failure)>),
     /// Sockets that are gone without having been seen to end, by address and time of entry.
     Vanished(Vec<(u64, u64)>),
     /// Of namespaces, by inode number, how many sockets live at most that are not followed.

@@ -478,6 +478,7 @@ impl Pipeline {
             clock,
             totals,
             pasts: aggregate.table().pasts(),
+            failures: aggregate.failures().retold(),
             followed: aggregate.live().collect(),
             sockets,
             moment,

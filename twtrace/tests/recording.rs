@@ -183,6 +183,7 @@ fn inputs(last: u64) -> Vec<Input> {
         records(0..50),
         Input::Refusals(vec![(key, Refused { by_reason: [1, 2, 3, 4, 5] })]),
         Input::Failures(vec![failed()]),
+        Input::FailuresBefore(vec![failed()]),
         Input::Vanished(vec![(1, 2), (3, 4)]),
         Input::Unfollowed(vec![(5, 6)]),
         moment(101, 50),
@@ -295,8 +296,8 @@ fn a_recording_cut_anywhere_is_read_up_to_the_cut_and_says_so() {
             Some(ReadError::Cut { offset }) => assert_eq!(offset, whole, "cut at {cut}"),
             other => panic!("cut at {cut}: {other:?}"),
         }
-        // Blocks end with moments: 3, 6 and 2 inputs.
-        let count = [0, 3, 9, 11][ends.iter().filter(|end| **end <= cut).count() - 1];
+        // Blocks end with moments: 3, 7 and 2 inputs.
+        let count = [0, 3, 10, 12][ends.iter().filter(|end| **end <= cut).count() - 1];
         assert_eq!(shown(&outcome.inputs), shown(&wanted[..count]), "cut at {cut}");
     }
 }

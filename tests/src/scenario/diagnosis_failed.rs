@@ -12,6 +12,7 @@ use rustix::net::{bind, connect, listen, sockopt};
 use serde_json::Value;
 
 use super::diagnosis::{diagnose, figure, finding, ids};
+use crate::daemon::Daemon;
 use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::sockopt::{set_bind_address_no_port, set_local_port_range};
@@ -378,4 +379,25 @@ pub fn check_leads_with_the_failure(lab: &Lab) -> Result<()> {
     let leads =
         text.starts_with("TWTRACE CRITICAL - TW019: ") && text.contains(" are open; 100% of");
     expect::that(leads, || text)
+}
+
+/// Whoever asks a daemon hears of what failed before, and counts only what fails from then on.
+pub fn before_a_daemon_was_asked(lab: &Lab) -> Result<()> {
+    let (net, server) = few_ports(Behaviour::AnswersEof)?;
+    net.client.set("ipv4/tcp_tw_reuse", "0")?;
+    let name = net.client.name();
+    let daemon = Daemon::start(lab, &["--netns", name])?;
+    let truth = calls(&net.client, server.addr(), PORTS + MORE, plain, closes_first)?.failed;
+    expect::equal("what the calls said", &(MORE as u64), &truth)?;
+    wait::until("the daemon to have counted them", wait::SOON, || {
+        let failed = daemon.ask("/v1/summary")?["totals"]["failed"]["no_port"].as_u64();
+        Ok((failed == Some(truth)).then_some(()))
+    })?;
+    let ask = |verb| Running::asking(lab, &daemon, verb, &["--netns", name])?.stop();
+    let (report, _) = ask("diagnose")?;
+    fails(&serde_json::from_str(&report)?, truth, "tcp_tw_reuse=0", "net.ipv4.tcp_tw_reuse=1")?;
+    let (watched, _) = ask("watch")?;
+    let watched: Value = serde_json::from_str(&watched)?;
+    let counted = &watched["totals"]["failed"]["no_port"];
+    expect::equal("counted by a session that saw none", &Some(0), &counted.as_u64())
 }

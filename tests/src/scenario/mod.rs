@@ -267,6 +267,7 @@ pub const ALL: &[Scenario] = &[
     kernel("diagnosis_tw019_restart_of_a_server", diagnosis_failed::restart_of_a_server),
     kernel("diagnosis_of_healthy_neighbours", diagnosis_failed::of_healthy_neighbours),
     agent("check_leads_with_the_failure", diagnosis_failed::check_leads_with_the_failure),
+    agent("diagnosis_tw019_before_a_daemon_was_asked", diagnosis_failed::before_a_daemon_was_asked),
     agent("diagnosis_tw007_tw008_full_buckets", diagnosis_catalogue::full_buckets),
     agent("diagnosis_tw008_filling_buckets", diagnosis::of_filling_buckets),
     kernel("diagnosis_tw008_overflow", diagnosis_catalogue::overflow),

@@ -125,6 +125,11 @@ impl Core {
                     self.aggregate.fail(failure);
                 }
             }
+            Input::FailuresBefore(failures) => {
+                for failure in &failures {
+                    self.aggregate.recall_failure(failure);
+                }
+            }
             Input::Vanished(sockets) => {
                 let healed = self.aggregate.heal_vanished(&sockets);
                 tracing::debug!(healed, "ends that were not seen are counted as unknown");

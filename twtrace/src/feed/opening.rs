@@ -3,7 +3,7 @@
 //! It is as large as everything that is known. The thread that counts only takes it apart
 //! ([`Opening`]); whoever wants it puts it together, input by input, on a thread of its own.
 
-use twtrace_common::{Counter, Decode, Entered, Kind, entered_flags};
+use twtrace_common::{Counter, Decode, Entered, Failure, FailureKey, Kind, entered_flags};
 
 use crate::origin::{Input, Moment, Origin};
 use crate::{
@@ -28,6 +28,8 @@ pub struct Opening {
     pub totals: Totals,
     /// What is known of peers.
     pub pasts: Pasts,
+    /// What failed, as counts to recall.
+    pub failures: Vec<(FailureKey, Failure)>,
     /// The sockets followed.
     pub followed: Vec<(u64, Tracked)>,
     /// Records of sockets in TIME_WAIT, in the order they became known.
@@ -39,7 +41,7 @@ pub struct Opening {
 impl Opening {
     /// Where the inputs come from, and the inputs.
     pub fn into_inputs(self) -> (Origin, impl Iterator<Item = Input>) {
-        let Self { origin, clock, totals, pasts, followed, mut sockets, moment } = self;
+        let Self { origin, clock, totals, pasts, failures, followed, mut sockets, moment } = self;
         // Of two records with one address the later one is meant: the sort keeps their order.
         sockets.sort_by_key(|socket| socket.tw);
         let record = |tw: u64| {
@@ -63,7 +65,9 @@ impl Opening {
             (!builder.is_empty()).then(|| Input::Records(builder.take()))
         });
         let last = [Input::Ready(clock.mono_ns), Input::Moment(Box::new(moment))];
-        (origin, Past::parts(pasts.into_iter()).map(Input::Past).chain(batches).chain(last))
+        let failures = (!failures.is_empty()).then_some(Input::FailuresBefore(failures));
+        let pasts = Past::parts(pasts.into_iter()).map(Input::Past);
+        (origin, pasts.chain(failures).chain(batches).chain(last))
     }
 }
 
@@ -98,6 +102,7 @@ mod tests {
             clock,
             totals: Totals::default().with(Counter::Present, 7),
             pasts: Pasts::new(Vec::new(), Vec::new()),
+            failures: Vec::new(),
             // The last one ended while they were sought.
             followed: vec![(0xc0, tracked(0)), (0xa0, tracked(50)), (0xd0, tracked(60))],
             // What entered meanwhile comes after what the walk found.

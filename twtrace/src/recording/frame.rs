@@ -39,6 +39,8 @@ pub enum FrameKind {
     Refusals = 9,
     /// Keys and counts of failed calls: [`lists`].
     Failures = 10,
+    /// Keys and counts of calls that failed before: [`lists`].
+    FailuresBefore = 11,
     /// Nothing; the last frame.
     End = 255,
 }
@@ -61,7 +63,8 @@ type Put<'a> = Box<dyn FnOnce(&mut Vec<u8>) + 'a>;
 pub fn pieces(input: &Input) -> Vec<Put<'_>> {
     match input {
         Input::Refusals(refusals) => refusals.chunks(PAIRS_AT_ONCE).map(put_refusals).collect(),
-        Input::Failures(failures) => failures.chunks(PAIRS_AT_ONCE).map(put_failures).collect(),
+        Input::Failures(failures) => put_failures(FrameKind::Failures, failures),
+        Input::FailuresBefore(failures) => put_failures(FrameKind::FailuresBefore, failures),
         Input::Vanished(sockets) => sockets.chunks(PAIRS_AT_ONCE).map(put_vanished).collect(),
         Input::Unfollowed(counts) => counts.chunks(PAIRS_AT_ONCE).map(put_unfollowed).collect(),
         Input::Past(peers) => {
@@ -91,10 +94,13 @@ fn put_refusals(refusals: &[(RefusalKey, Refused)]) -> Put<'_> {
     })
 }
 
-fn put_failures(failures: &[(FailureKey, Failure)]) -> Put<'_> {
-    Box::new(move |out| {
-        put_bytes(out, FrameKind::Failures, |out| lists::put(out, failures.iter().copied()));
-    })
+fn put_failures(kind: FrameKind, failures: &[(FailureKey, Failure)]) -> Vec<Put<'_>> {
+    let lists = failures.chunks(PAIRS_AT_ONCE).map(|some| some.iter().copied());
+    lists
+        .map(|list| -> Put<'_> {
+            Box::new(move |out| put_bytes(out, kind, |out| lists::put(out, list)))
+        })
+        .collect()
 }
 
 fn put_vanished(sockets: &[(u64, u64)]) -> Put<'_> {
@@ -221,6 +227,9 @@ fn frame(kind: u8, payload: Bytes) -> Result<Frame, String> {
         }
         _ if kind == FrameKind::Refusals as u8 => Input::Refusals(refusals(lists::take(&payload)?)),
         _ if kind == FrameKind::Failures as u8 => Input::Failures(lists::take(&payload)?),
+        _ if kind == FrameKind::FailuresBefore as u8 => {
+            Input::FailuresBefore(lists::take(&payload)?)
+        }
         _ if kind == FrameKind::Vanished as u8 => Input::Vanished(pairs(&payload)?),
         _ if kind == FrameKind::Unfollowed as u8 => Input::Unfollowed(unfollowed(&payload)?),
         _ if kind == FrameKind::Past as u8 => Input::Past(pasts(&payload)?),
