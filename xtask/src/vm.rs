@@ -160,7 +160,7 @@ fn run(args: &Args, extent: Extent, programs: &Programs) -> Result<Tally> {
         Extent::All => Vec::new(),
     };
     let started = Instant::now();
-    let queue = Mutex::new(kernels.into_iter().collect::<VecDeque<_>>());
+    let queue = Mutex::new(longest_first(kernels));
     let total = Mutex::new(Tally::default());
     let trouble = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -187,6 +187,16 @@ fn run(args: &Args, extent: Extent, programs: &Programs) -> Result<Tally> {
     }
     print(&total.closing(started.elapsed()));
     Ok(total)
+}
+
+/// The newest and the oldest have the most to run: begun first, all end at about the same time.
+fn longest_first<T>(oldest_first: Vec<T>) -> VecDeque<T> {
+    let mut queue = oldest_first;
+    queue.reverse();
+    if let Some(oldest) = queue.pop() {
+        queue.insert(queue.len().min(1), oldest);
+    }
+    queue.into()
 }
 
 fn next(queue: &Mutex<VecDeque<Kernel>>) -> Option<Kernel> {
@@ -319,6 +329,13 @@ mod tests {
         assert_eq!(args.kernel.0, kernel::ALL);
         assert!(args.keep_going);
         assert_eq!(args.filter.as_deref(), Some("entry"));
+    }
+
+    #[test]
+    fn the_newest_and_the_oldest_kernel_are_begun_first() {
+        assert_eq!(longest_first(vec![5, 6, 7, 8]), [8, 5, 7, 6]);
+        assert_eq!(longest_first(vec![5, 6]), [6, 5]);
+        assert_eq!(longest_first(vec![5]), [5]);
     }
 
     #[test]

@@ -16,19 +16,33 @@ use crate::traffic::{Behaviour, Client, Server};
 use crate::twtrace::{self, Running, Tracer};
 use crate::wait;
 
-/// One mixture of traffic under many filters at once; the numbers of connections are such that
-/// each sum tells which ones were in it.
+/// Arguments that filter, and how many of the mixture are let through.
+type Case<'a> = (&'a [&'a str], u64);
+
+/// Each thing that the kernel programs compare.
 pub fn filters(lab: &Lab) -> Result<()> {
-    let net = topology::pair()?;
-    address(&net.server, "eth0", "10.1.9.2/24")?;
-    net.client.ip("route add 10.1.9.0/24 dev eth0")?;
+    let net = several_subnets()?;
     let inum = net.client.inum().to_string();
     let path = net.client.path().display().to_string();
     let name = net.client.name();
+    let cases: [Case<'_>; 8] = [
+        (&["--netns", name], 63),
+        (&["--netns", &inum, "--port", "8080"], 1 + 4 + 16),
+        (&["--netns", &path, "--local-port", "8090"], 32),
+        (&["--netns", name, "--peer", "10.1.0.0/24"], 1 + 2 + 8 + 32),
+        (&["--netns", name, "--peer", "fd01::2", "-6"], 4),
+        (&["--netns", name, "-4"], 63 - 4),
+        (&["--netns", name, "--peer", "10.1.0.2", "--port", "8080", "-4"], 1),
+        (&["--netns", net.server.name()], 0),
+    ];
+    let_through(lab, &net, &cases)
+}
 
-    // 1 IPv4, 2 on another port, 4 IPv6, 8 v4-mapped, 16 to another subnet, 32 as a server.
-    let cases: [(&[&str], u64); 16] = [
-        // What the kernel programs cannot compare is decided in userspace, as exactly.
+/// What the kernel programs cannot compare is decided in userspace, as exactly.
+pub fn by_expression(lab: &Lab) -> Result<()> {
+    let net = several_subnets()?;
+    let name = net.client.name();
+    let cases: [Case<'_>; 7] = [
         (&["--netns", name, "not dst 10.1.0.0/16"], 4),
         (&["--netns", name, "dport = :8080 or dst fd01::/16 or role server"], 1 + 4 + 16 + 32),
         (&["--netns", name, "dport > :8080 and role client"], 2 + 8),
@@ -36,16 +50,22 @@ pub fn filters(lab: &Lab) -> Result<()> {
         (&["dport", "=", ":8080", "netns", name, "!", "dst", "::/0"], 1 + 16),
         (&["--netns", name, "--peer", "10.1.9.0/24", "uid 0 and not uid 1"], 16),
         (&["--netns", name, "--port", "8080", "timestamps dport = :8081"], 0),
-        (&["--netns", name], 63),
-        (&["--netns", &inum, "--port", "8080"], 1 + 4 + 16),
-        (&["--netns", &path, "--local-port", "8090"], 32),
-        (&["--netns", name, "--peer", "10.1.0.0/24"], 1 + 2 + 8 + 32),
-        (&["--netns", name, "--peer", "fd01::2"], 4),
-        (&["--netns", name, "-4"], 63 - 4),
-        (&["--netns", name, "-6"], 4),
-        (&["--netns", name, "--peer", "10.1.0.2", "--port", "8080", "-4"], 1),
-        (&["--netns", net.server.name()], 0),
     ];
+    let_through(lab, &net, &cases)
+}
+
+/// A client and a server, which is in a second subnet as well.
+fn several_subnets() -> Result<topology::Pair> {
+    let net = topology::pair()?;
+    address(&net.server, "eth0", "10.1.9.2/24")?;
+    net.client.ip("route add 10.1.9.0/24 dev eth0")?;
+    Ok(net)
+}
+
+/// One mixture of traffic under many filters at once; the numbers of connections are such that
+/// each sum tells which ones were in it: 1 IPv4, 2 on another port, 4 IPv6, 8 v4-mapped, 16 to
+/// another subnet, 32 as a server.
+fn let_through(lab: &Lab, net: &topology::Pair, cases: &[Case<'_>]) -> Result<()> {
     let tracers =
         cases.iter().map(|(args, _)| Tracer::watch(lab, args)).collect::<Result<Vec<_>>>()?;
     let serve = |addr| Server::start(&net.server, addr, Behaviour::AnswersEof);
@@ -68,7 +88,7 @@ pub fn filters(lab: &Lab) -> Result<()> {
 
     let mut want = Vec::new();
     let mut got = Vec::new();
-    for (tracer, (args, entered)) in tracers.into_iter().zip(&cases) {
+    for (tracer, (args, entered)) in tracers.into_iter().zip(cases) {
         want.push((args.join(" "), *entered));
         got.push((args.join(" "), tracer.finish()?.totals()?.entered));
     }

@@ -181,6 +181,7 @@ pub const ALL: &[Scenario] = &[
     kernel("reset_is_not_an_entry", reset::reset_is_not_an_entry),
     kernel("reset_while_closing_is_not_an_entry", reset::reset_while_closing_is_not_an_entry),
     kernel("filters", filters::filters),
+    agent("filters_by_expression", filters::by_expression),
     agent("filters_by_names_of_the_time", filters::by_names_of_the_time),
     kernel("filters_in_userspace_against_the_kernel", filters::in_userspace),
     kernel("why_a_socket_is_blocked", entry::why_a_socket_is_blocked),
