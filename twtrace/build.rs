@@ -38,6 +38,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // aya-build prints all that the inner cargo says as warnings; leave what is one.
     // SAFETY: this process has no other thread yet.
     unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
+    // Compiled in parts, as who builds incrementally has it, the programs need more stack than there is.
+    // SAFETY: this process has no other thread yet.
+    unsafe { env::set_var("CARGO_INCREMENTAL", "0") };
     if choice.route == Route::Debian {
         // A crate's name, not 1: aya-ebpf may use its one unstable feature, and aya-build
         // does not ask for -Z build-std, which needs the source of `core`.
