@@ -1,13 +1,14 @@
 //! How short the ports are: of one peer for `connect()`, of one address for `bind(address, 0)`, of a
 //! program that names its own.
 //!
-//! [`spaces`] has which port spaces there are, [`stock`] what the sockets followed hold of them, and
-//! [`weigh`] does the sums; here is the verdict.
+//! [`spaces`] has which port spaces there are, [`taking`] has what the sockets followed hold of them,
+//! and [`weigh`] does the sums; here is the verdict.
 
 mod holders;
 mod ports;
 mod spaces;
 mod stock;
+mod taking;
 #[cfg(test)]
 mod tests;
 mod weigh;
@@ -131,7 +132,7 @@ pub struct WhatIf {
 pub fn of_all(case: &Case<'_>) -> Vec<Pressure> {
     let mut drafts = spaces::drafts(case);
     let bound = match case.sockets {
-        Some(sockets) => stock::take(case, &mut drafts, sockets),
+        Some(sockets) => taking::take_stock(case, &mut drafts, sockets),
         None => FxHashMap::default(),
     };
     let none = ports::Ports::default();

@@ -11,12 +11,15 @@ use super::{
 };
 use crate::{
     event::Event,
+    filter::{Socket, Verdict},
     peer::{Counts, Group, GroupBy},
     summary::{Row, RowChoice, SortKey, Summary},
     units::{Clock, Hz},
-    view::events::EventWriter,
+    view::{diagnosis, events::EventWriter, style::Palette},
 };
 
+/// Lines of the screen that are not the body's: three above and one below, and the body's own heading.
+const LINES_AROUND: usize = 5;
 /// Events kept to look back on.
 const EVENTS: usize = 1000;
 /// Most rows that can be asked for, and how many are at first.
@@ -68,6 +71,20 @@ pub struct Shot {
     pub clock: Clock,
     /// The latest events, newest first.
     pub events: VecDeque<Event>,
+}
+
+impl Shot {
+    /// The findings as text.
+    pub fn findings(&self) -> String {
+        let Some(examined) = &self.summary.examined else {
+            return "Findings need rows by peer, and ends.".to_owned();
+        };
+        let mut text = Vec::new();
+        match diagnosis::write_findings(&mut text, &self.summary, examined, Palette::PLAIN) {
+            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
 }
 
 /// Everything the screen is drawn from.
@@ -268,6 +285,24 @@ impl State {
         rows
     }
 
+    /// The events of a moment that the filter lets through, or may.
+    pub fn events<'a>(&'a self, moment: &'a Shot) -> impl Iterator<Item = &'a Event> {
+        moment.events.iter().filter(|event| {
+            let filter = self.filter.expr();
+            filter.is_any() || filter.matches(&Socket::from(*event)) != Verdict::No
+        })
+    }
+
+    /// Lines of what the view scrolls through.
+    fn lines(&self) -> usize {
+        let Some(moment) = self.moment() else { return 0 };
+        match self.view {
+            View::Findings => moment.findings().lines().count(),
+            View::Events => self.events(moment).count(),
+            View::Peers | View::Peer | View::Limits => 0,
+        }
+    }
+
     /// A row's counts since counting began. What lives now is in the row itself.
     pub fn counts(&self, row: &Row) -> Counts {
         let before = self.before.as_ref().and_then(|before| before.rows.get(&row.group));
@@ -295,7 +330,7 @@ impl State {
 
     /// Lines of the body, where lists and texts are.
     pub fn page(&self) -> usize {
-        usize::from(self.size.1).saturating_sub(super::draw::LINES_AROUND).max(1)
+        usize::from(self.size.1).saturating_sub(LINES_AROUND).max(1)
     }
 
     /// Does what a key wants.
@@ -396,7 +431,7 @@ impl State {
             self.selected = rows.get(to).map(|row| row.group);
             return;
         }
-        let last = super::draw::text_lines(self).saturating_sub(self.page());
+        let last = self.lines().saturating_sub(self.page());
         self.scroll = self.scroll.saturating_add_signed(lines).min(last);
     }
 }

@@ -12,25 +12,16 @@ use twtrace_common::TCP_FIN_WAIT2;
 use super::parts::Theme;
 use crate::{
     event::Event,
-    filter::{Socket, Verdict},
     view::{
         columns::{endpoint, name},
         tui::state::{Shot, State},
     },
 };
 
-/// The events that the filter lets through, or may.
-pub fn shown<'a>(state: &'a State, moment: &'a Shot) -> impl Iterator<Item = &'a Event> {
-    moment.events.iter().filter(|event| {
-        let filter = state.filter().expr();
-        filter.is_any() || filter.matches(&Socket::from(*event)) != Verdict::No
-    })
-}
-
 /// As many as there is room for.
 pub fn lines(state: &State, moment: &Shot, area: Rect, theme: Theme) -> Vec<Line<'static>> {
     let room = usize::from(area.height).saturating_sub(1);
-    let events: Vec<&Event> = shown(state, moment).skip(state.scroll()).take(room).collect();
+    let events: Vec<&Event> = state.events(moment).skip(state.scroll()).take(room).collect();
     let mut lines = list(state, moment, &events, theme);
     if events.is_empty() {
         lines.push(Line::raw("no event yet"));

@@ -3,15 +3,11 @@
 use ratatui::text::Line;
 
 use super::parts::Theme;
-use crate::view::{
-    diagnosis,
-    style::Palette,
-    tui::state::{Shot, State},
-};
+use crate::view::tui::state::{Shot, State};
 
 /// The findings from where one has scrolled to.
 pub fn lines(state: &State, moment: &Shot, theme: Theme) -> Vec<Line<'static>> {
-    let text = text(moment);
+    let text = moment.findings();
     let lines = text.lines().skip(state.scroll()).map(|line| {
         let style = match line.split_whitespace().nth(1) {
             Some("CRITICAL") => theme.alarm(),
@@ -23,16 +19,4 @@ pub fn lines(state: &State, moment: &Shot, theme: Theme) -> Vec<Line<'static>> {
         Line::styled(line.to_owned(), if line.starts_with(' ') { theme.plain() } else { style })
     });
     lines.collect()
-}
-
-/// The findings as text.
-pub fn text(moment: &Shot) -> String {
-    let Some(examined) = &moment.summary.examined else {
-        return "Findings need rows by peer, and ends.".to_owned();
-    };
-    let mut text = Vec::new();
-    match diagnosis::write_findings(&mut text, &moment.summary, examined, Palette::PLAIN) {
-        Ok(()) => String::from_utf8_lossy(&text).into_owned(),
-        Err(error) => error.to_string(),
-    }
 }

@@ -21,9 +21,6 @@ use super::state::{Shot, State, View};
 use crate::{diagnose::Severity, summary::Summary, text::visible};
 use parts::{Theme, count};
 
-/// Lines that are not the body's: three above and one below, and the body's own heading.
-pub const LINES_AROUND: usize = 5;
-
 /// Draws the whole screen.
 pub fn draw(frame: &mut Frame<'_>, state: &State) {
     let theme = Theme { coloured: state.coloured };
@@ -57,16 +54,6 @@ pub fn draw(frame: &mut Frame<'_>, state: &State) {
         View::Limits => limits::lines(state, moment, body, theme),
     };
     put_lines(frame, body, lines);
-}
-
-/// Lines of the text that the view scrolls through.
-pub fn text_lines(state: &State) -> usize {
-    let Some(moment) = state.moment() else { return 0 };
-    match state.view() {
-        View::Findings => findings::text(moment).lines().count(),
-        View::Events => events::shown(state, moment).count(),
-        View::Peers | View::Peer | View::Limits => 0,
-    }
 }
 
 fn put(frame: &mut Frame<'_>, area: Rect, line: Line<'_>) {

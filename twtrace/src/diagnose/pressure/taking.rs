@@ -1,0 +1,103 @@
+//! Takes stock: which port spaces each socket followed counts in.
+
+use std::net::IpAddr;
+
+use rustc_hash::FxHashMap;
+use twtrace_common::PortChoice;
+
+use super::{
+    ports::Ports,
+    spaces::{Draft, chosen},
+};
+use crate::{
+    diagnose::Case,
+    event::{Role, ip},
+    peer::{Group, spaces::NO_SPACE},
+    track::LiveSockets,
+};
+
+/// Looks at every socket followed. Answers the ports of each namespace whose bucket `bind()` made.
+pub fn take_stock(
+    case: &Case<'_>,
+    drafts: &mut [Draft<'_>],
+    sockets: &LiveSockets,
+) -> FxHashMap<u32, Ports> {
+    let places = places(case, drafts);
+    let mut bound: FxHashMap<u32, Ports> = FxHashMap::default();
+    for (_, socket) in sockets.iter() {
+        let Some(place) = places.get(&(socket.row, socket.holding.space)) else { continue };
+        if place.chosen != PortChoice::Connect {
+            bound.entry(socket.netns).or_default().add(socket.holding.port);
+        }
+        for at in &place.drafts {
+            let draft = &mut drafts[*at];
+            if draft.space.has(socket.holding.port) {
+                draft.stock.add(draft.space.chosen, draft.facts, &socket, case.now_ns);
+            }
+        }
+    }
+    bound
+}
+
+/// Where the sockets of one space of one row count.
+struct Place {
+    chosen: PortChoice,
+    /// The spaces whose ports they hold, as indices of drafts.
+    drafts: Vec<usize>,
+}
+
+/// By row, counted from 1, and number of its space.
+fn places(case: &Case<'_>, drafts: &[Draft<'_>]) -> FxHashMap<(u32, u8), Place> {
+    let mut binds: FxHashMap<(u32, IpAddr), usize> = FxHashMap::default();
+    let mut own: FxHashMap<(usize, IpAddr, PortChoice), Vec<usize>> = FxHashMap::default();
+    for (at, draft) in drafts.iter().enumerate() {
+        let space = &draft.space;
+        if space.chosen == PortChoice::Bind {
+            binds.insert((space.netns, space.local), at);
+        } else {
+            let Some(row) = draft.row else { continue };
+            own.entry((row, space.local, space.chosen)).or_default().push(at);
+        }
+    }
+    let mut places = FxHashMap::default();
+    for (row, peer) in case.peers.iter().enumerate() {
+        let Group::Peer { netns, role, address, .. } = peer.group else { continue };
+        let Some(netns) = netns.current() else { continue };
+        let row_number = row as u32 + 1;
+        if role == Role::Server {
+            // Of what was there at the start it is not known that a client named its port: to whoever
+            // names it now, and finds it busy, it is held all the same.
+            let named = drafts.iter().enumerate().filter(|(_, draft)| {
+                let space = &draft.space;
+                space.netns == netns
+                    && space.chosen == PortChoice::Program
+                    && space.remote.ip() == ip(address)
+            });
+            let drafts: Vec<usize> = named.map(|(at, _)| at).collect();
+            if !drafts.is_empty() {
+                let numbers = (0..peer.history.spaces().iter().count() as u8).chain([NO_SPACE]);
+                places.extend(numbers.map(|number| {
+                    let drafts = drafts.clone();
+                    ((row_number, number), Place { chosen: PortChoice::Connect, drafts })
+                }));
+            }
+            continue;
+        }
+        for (number, space) in peer.history.spaces().iter().enumerate() {
+            // What was accepted holds its listener's port, and that is counted where it listens.
+            if space.live == 0 || space.key.chosen == PortChoice::Accepted {
+                continue;
+            }
+            let (local, chosen) = (ip(space.key.local), chosen(space.key.chosen));
+            let of = |chosen| own.get(&(row, local, chosen)).into_iter().flatten().copied();
+            let mut drafts: Vec<usize> = of(chosen).collect();
+            if chosen != PortChoice::Program {
+                // Who names a port finds it held whoever chose it before.
+                drafts.extend(of(PortChoice::Program));
+            }
+            drafts.extend(binds.get(&(netns, local)));
+            places.insert((row_number, number as u8), Place { chosen, drafts });
+        }
+    }
+    places
+}
