@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::{Terminal, backend::TestBackend};
 use serde_json::Value;
 use twtrace::{
     agent::{Agent, Clients, Status},
@@ -19,6 +21,7 @@ use twtrace::{
         figures::{Figure, ROW, RowKey, Unit},
         metrics::{Dialect, Shown},
         style::Palette,
+        tui::{self, State},
     },
 };
 use twtrace_common::{Entered, Flow, Header, Kind, PortChoice, TCP_TIME_WAIT, entered_flags};
@@ -27,6 +30,10 @@ use twtrace_common::{Entered, Flow, Header, Kind, PortChoice, TCP_TIME_WAIT, ent
 const NOT_IN_TABLE: [&str; 4] =
     // All but the last are in the page of one peer.
     ["eligible", "allowed", "rearmed", "promoted"];
+/// What the full screen leaves out.
+const NOT_ON_SCREEN: [&str; 3] =
+    // The reasons tell what is not allowed; a mini-socket's promotion is in its re-armings.
+    ["eligible", "allowed", "promoted"];
 /// What the page of one peer leaves out.
 const NOT_IN_PEER: [&str; 2] =
     // The classes are those of the list of ends; a mini-socket's promotion is in its re-armings.
@@ -47,9 +54,10 @@ const NOT_IN_METRICS: [&str; 9] = [
 
 /// A count of each kind, no two alike.
 fn counts() -> Counts {
-    let mut next = 7_000_000_u64;
+    // The full screen rounds what has more than eight digits.
+    let mut next = 70_000_u64;
     let mut one = || {
-        next += 10_007;
+        next += 1_007;
         next
     };
     Counts {
@@ -163,6 +171,22 @@ fn the_table_has_every_figure_but_few() {
 fn the_page_of_a_peer_has_every_figure_but_few() {
     let page = text(|out| view::peer::write(out, &summary(), Palette::PLAIN).expect("memory"));
     assert_told("the page of a peer", &page, &NOT_IN_PEER);
+}
+
+#[test]
+fn the_full_screen_has_every_figure_but_few() {
+    let mut state = State::default();
+    state.update(summary(), Clock { mono_ns: 0, wall: SystemTime::UNIX_EPOCH });
+    let mut terminal = Terminal::new(TestBackend::new(200, 80)).expect("memory");
+    let screen = |key| {
+        let effect = tui::effect(&state, KeyEvent::new(key, KeyModifiers::NONE));
+        state.apply(effect.expect("a key that does something"));
+        terminal.draw(|frame| tui::draw(frame, &state)).expect("memory");
+        terminal.backend().to_string()
+    };
+    // All peers, and all about one.
+    let screens = [KeyCode::Char('1'), KeyCode::Enter].map(screen).concat();
+    assert_told("the full screen", &screens, &NOT_ON_SCREEN);
 }
 
 #[test]

@@ -48,11 +48,11 @@ fn write_row(
     let title = format!("{} (we are the {role}; network namespace {namespace})", row.group);
     writeln!(out, "{}", palette.heading(title))?;
     writeln!(out, "  seen through {} for {:.1} s", summary.backend, summary.elapsed.as_secs_f64())?;
-    writeln!(
-        out,
-        "  entered {} ({} as FIN_WAIT2), present at start {}, live now {}",
-        counts.entered, counts.fin_wait2, counts.present, row.live
-    )?;
+    write!(out, "  entered {} ({} as FIN_WAIT2)", counts.entered, counts.fin_wait2)?;
+    if summary.follow_ends {
+        write!(out, ", present at start {}, live now {}", counts.present, row.live)?;
+    }
+    writeln!(out)?;
     if summary.types.are_known() {
         writeln!(
             out,

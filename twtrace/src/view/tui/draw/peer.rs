@@ -70,16 +70,24 @@ fn rates(state: &State, row: &Row, area: Rect, theme: Theme) -> Line<'static> {
 
 fn figures(state: &State, moment: &Shot, row: &Row) -> Vec<Line<'static>> {
     let counts = state.counts(row);
-    let mut entered = format!(
-        "entered {} ({} as FIN_WAIT2), with timestamps {}, without {}",
-        count(counts.entered),
-        count(counts.fin_wait2),
-        count(counts.with_timestamps),
-        count(counts.without_timestamps)
-    );
+    let mut entered =
+        format!("entered {} ({} as FIN_WAIT2), ", count(counts.entered), count(counts.fin_wait2));
+    if moment.summary.types.are_known() {
+        let (with, without) = (count(counts.with_timestamps), count(counts.without_timestamps));
+        entered.push_str(&format!("with timestamps {with}, without {without}"));
+    } else {
+        entered.push_str("timestamps unknown");
+    }
+    if counts.present > 0 {
+        entered.push_str(&format!(", present at start {}", count(counts.present)));
+    }
     if moment.summary.follow_ends {
         entered.push_str(&format!(", live {}", count(row.live)));
     }
+    let overflow = match counts.overflow {
+        0 => String::new(),
+        many => format!("closed without a TIME_WAIT socket (overflow) {}", count(many)),
+    };
     let mut timers = Vec::new();
     if row.scheduled_ms != 0 {
         timers.push(format!("timer armed with {}", millis(row.scheduled_ms)));
@@ -90,7 +98,7 @@ fn figures(state: &State, moment: &Shot, row: &Row) -> Vec<Line<'static>> {
     if row.rto_ms != 0 {
         timers.push(format!("RTO {} (longest {})", millis(row.rto_ms), millis(row.rto_max_ms)));
     }
-    let lines = [entered, timers.join(", ")].into_iter().filter(|line| !line.is_empty());
+    let lines = [entered, overflow, timers.join(", ")].into_iter().filter(|line| !line.is_empty());
     lines.map(Line::raw).collect()
 }
 
