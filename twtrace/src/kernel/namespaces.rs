@@ -165,18 +165,29 @@ fn inum_of_link(path: &Path) -> Option<u32> {
 
 /// Inode number of a network namespace's file; those of namespaces fit 32 bits. No other file has one.
 fn inum_of(path: &Path) -> Option<u32> {
+    // Opening another file could wait, or do something.
     if !is_of_namespaces(path) {
         return None;
     }
-    fs::metadata(path).ok().and_then(|file| u32::try_from(file.ino()).ok())
+    let file = File::open(path).ok().filter(is_of_network)?;
+    file.metadata().ok().and_then(|file| u32::try_from(file.ino()).ok())
 }
 
 /// `NSFS_MAGIC`, include/uapi/linux/magic.h.
 const NSFS_MAGIC: u64 = 0x6e73_6673;
 
-/// Whether a file is a namespace's, found out without opening it.
+/// Whether a file is a namespace's of whichever kind, found out without opening it.
 fn is_of_namespaces(path: &Path) -> bool {
     statfs(path).is_ok_and(|system| u64::try_from(system.f_type) == Ok(NSFS_MAGIC))
+}
+
+/// Whether a namespace's file is one of a network namespace. Kernels before 4.11 do not tell: there
+/// every namespace's is taken for one.
+fn is_of_network(file: &File) -> bool {
+    // SAFETY: the descriptor is open, and this request takes no argument.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) };
+    kind == libc::CLONE_NEWNET
+        || kind < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOTTY)
 }
 
 /// Finds the namespace a user means: a name of `ip netns`, an inode number, or a path.
@@ -225,6 +236,8 @@ mod tests {
         let path = file.path().to_str().unwrap();
         let told = |path: &str| find(path).unwrap_err().to_string().replace(path, "");
         assert_eq!(told(path), told("/no/such/file"), "whether there is one is not told");
+        let uts = "/proc/self/ns/uts";
+        assert_eq!(told(uts), told("/no/such/file"), "a namespace, and not of the network");
         for wanted in [".", "..", "", "../netns"] {
             assert!(find(wanted).is_err() && find_known(wanted).is_err(), "{wanted:?}");
         }
