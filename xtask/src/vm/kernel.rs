@@ -9,11 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{
-    apt::Apt,
-    cache::Cache,
-    sources::{self, Archive},
-};
+use super::{apt::Apt, cache::Cache, sources};
 use crate::process::{self, say};
 
 /// How long a fetched kernel is taken as the newest without asking.
@@ -74,7 +70,11 @@ pub fn fetch(series: Series, cache: &Cache) -> Result<Kernel> {
 
 /// Looks the newest package up and unpacks it, unless it is what the cache holds.
 fn update(series: Series, cache: &Cache, dir: &Path) -> Result<()> {
-    let apt = Apt::open(cache.dir().join("apt").join(series.suite), &archive()?, series.suite)?;
+    let archive = sources::debian_archive()?.context(
+        "this machine's apt has no Debian archive to fetch kernels from; \
+         name a kernel with --image and its modules with --modules",
+    )?;
+    let apt = Apt::open(cache.dir().join("apt").join(series.suite), &archive, series.suite)?;
     apt.update()?;
     let names = apt.names("linux-image-")?;
     let name = newest(&names, series).with_context(|| {
@@ -107,15 +107,6 @@ fn update(series: Series, cache: &Cache, dir: &Path) -> Result<()> {
         fs::remove_dir_all(dir)?;
     }
     fs::rename(&fresh, dir).with_context(|| format!("cannot move {} into place", dir.display()))
-}
-
-/// This machine's Debian archive.
-fn archive() -> Result<Archive> {
-    let sources = sources::read(Path::new("/etc/apt"))?;
-    sources::debian_archive(&sources).context(
-        "this machine's apt has no Debian archive to fetch kernels from; \
-         name a kernel with --image and its modules with --modules",
-    )
 }
 
 /// Newer kernels are split; these are the parts that hold files.
