@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::netstat::TcpExt;
+use crate::{host::netstat::TcpExt, text::counted};
 
 /// What the kernel counts in `TW` and `TWKilled`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,11 +176,8 @@ impl Audit {
         let missing = (missing > 0).then(|| {
             format!("{missing} of the {kernel} {what} that the kernel counted are MISSING")
         });
-        let unaudited = match self.unaudited {
-            0 => None,
-            1 => Some("1 namespace went UNAUDITED".to_owned()),
-            more => Some(format!("{more} namespaces went UNAUDITED")),
-        };
+        let unaudited = (self.unaudited > 0)
+            .then(|| format!("{} went UNAUDITED", counted(self.unaudited, "namespaces")));
         let parts: Vec<String> = missing.into_iter().chain(unaudited).collect();
         (!parts.is_empty()).then(|| format!("{}: figures are lower bounds", parts.join(", ")))
     }

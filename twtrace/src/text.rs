@@ -13,6 +13,30 @@ use std::{
 /// Columns of the narrowest terminal in use.
 pub const COLUMNS: usize = 80;
 
+/// Shortest unit that is a word: `s` and `ms` have no singular.
+const WORD: usize = 3;
+
+/// So many of what is counted: `2 sockets`, `1 socket`.
+pub fn counted(count: u64, many: &str) -> String {
+    if count == 1 { format!("1 {}", one(many)) } else { format!("{count} {many}") }
+}
+
+/// The singular of what is counted, with `/s` behind it or without.
+pub fn one(many: &str) -> Cow<'_, str> {
+    let (noun, per) = many.split_at(many.find('/').unwrap_or(many.len()));
+    match (noun.strip_suffix("ies"), noun.strip_suffix('s')) {
+        _ if noun.len() < WORD => many.into(),
+        (Some(stem), _) => format!("{stem}y{per}").into(),
+        (None, Some(stem)) => format!("{stem}{per}").into(),
+        (None, None) => many.into(),
+    }
+}
+
+/// The verb for so many.
+pub const fn are(count: u64) -> &'static str {
+    if count == 1 { "is" } else { "are" }
+}
+
 /// A text with what would not be seen made visible: control characters (C0 and C1, line ends among
 /// them), those that turn the reading direction, and those of no width.
 pub fn visible(text: &str) -> Cow<'_, str> {
@@ -75,6 +99,14 @@ pub fn wrapped(out: &mut impl Write, first: &str, text: &str) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_of_them_is_in_the_singular() {
+        assert_eq!([counted(1, "sockets"), counted(0, "sockets")], ["1 socket", "0 sockets"]);
+        assert_eq!([counted(1, "entries"), counted(2, "entries")], ["1 entry", "2 entries"]);
+        let units = ["connections/s", "ms", "s", "", "calls"].map(one);
+        assert_eq!(units, ["connection/s", "ms", "s", "", "call"]);
+    }
 
     #[test]
     fn lines_break_between_words_and_hang_below_the_first() {

@@ -18,6 +18,7 @@ use crate::{
     event::Event,
     origin::Origin,
     pipeline::{Drained, Pipeline},
+    text::counted,
     view::{
         ExportFormat, Format, columns::Provenance, events::EventWriter, parquet::ParquetWriter,
     },
@@ -50,7 +51,7 @@ pub async fn export(args: &ExportArgs) -> Result<ExitCode, SessionError> {
     drop(progress);
     let count = rows.finish()?;
     let interrupted = if whole { "" } else { ", interrupted" };
-    say(&format!("{count} events exported{interrupted}"));
+    say(&format!("{} exported{interrupted}", counted(count, "events")));
     observe::ended_well(&pipeline, &observe)?;
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

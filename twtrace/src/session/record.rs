@@ -16,6 +16,7 @@ use crate::{
     cli::RecordArgs,
     pipeline::{DRAIN_INTERVAL, Pipeline, PipelineError},
     recording::Rotation,
+    text::counted,
 };
 
 /// Keeps all that happens in a file, until something ends it.
@@ -63,8 +64,8 @@ async fn keep(
 fn so_far(pipeline: &Pipeline) -> String {
     let counts = pipeline.core().aggregate().table().sum().counts();
     format!(
-        "{} sockets entered and {} ended in {:.1} s, {}",
-        counts.entered,
+        "{} entered and {} ended in {:.1} s, {}",
+        counted(counts.entered, "sockets"),
         counts.ended_total(),
         pipeline.core().elapsed().as_secs_f64(),
         ByteSize::b(pipeline.recorded()).display().iec()

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::style::Palette;
-use crate::text::{COLUMNS, visible, wrapped};
+use crate::text::{COLUMNS, are, counted, one, visible, wrapped};
 use crate::{
     diagnose::{
         Evidence, Finding, Severity,
@@ -210,19 +210,19 @@ pub fn write_findings(
 
 /// What is said where there is no finding.
 fn no_finding(margins: &Margins) -> String {
-    let sockets = margins.sockets;
+    let (sockets, are) = (counted(margins.sockets, "sockets"), are(margins.sockets));
     match margins.worst() {
         _ if margins.namespaces.is_empty() => {
             "No finding, but no network namespace could be read: nothing is known of its limits."
                 .to_owned()
         }
         Some(limit) if limit.share >= WORTH_A_LOOK => format!(
-            "No finding: {sockets} sockets are in TIME_WAIT now, and nothing will fail at this \
+            "No finding: {sockets} {are} in TIME_WAIT now, and nothing will fail at this \
              rate. The nearest limit: {}; what takes it stands below.",
             limit.sentence()
         ),
         _ => format!(
-            "No finding: {sockets} sockets are in TIME_WAIT now, and no limit is near. TIME_WAIT \
+            "No finding: {sockets} {are} in TIME_WAIT now, and no limit is near. TIME_WAIT \
              is how TCP ends; by itself it is harmless."
         ),
     }
@@ -287,7 +287,12 @@ fn write_figure(out: &mut impl Write, figure: &Evidence) -> io::Result<()> {
         },
     };
     let value = visible(&value);
-    let unit = if figure.unit.is_empty() { String::new() } else { format!(" {}", figure.unit) };
+    let unit = match &figure.value {
+        _ if figure.unit.is_empty() => String::new(),
+        Value::Null => String::new(),
+        value if value.as_f64() == Some(1.0) => format!(" {}", one(figure.unit)),
+        _ => format!(" {}", figure.unit),
+    };
     // Sysctls keep their spelling: one wants to search for it.
     let is_sysctl = figure.source.ends_with(figure.key);
     let name = if is_sysctl { figure.key.to_owned() } else { figure.key.replace('_', " ") };
@@ -320,11 +325,7 @@ fn write_margins(
         }
         wrapped(out, "    rules        ", namespace.rules.sentence())?;
     }
-    let memory = format!(
-        "{} TIME_WAIT sockets take {} KiB at most; memory is no reason to avoid them",
-        margins.sockets,
-        margins.bytes.div_ceil(1024)
-    );
+    let memory = format!("{}; memory is no reason to avoid them", memory(margins));
     wrapped(out, "  memory         ", &memory)?;
     if let Some((open, max)) = margins.files {
         let files = format!("{open} of {max} files are open; TIME_WAIT sockets hold none");
@@ -374,6 +375,12 @@ fn named_margin(ports: &Pressure) -> String {
         ports.blocked_rate,
         ports.steady()
     )
+}
+
+/// What the sockets take.
+pub fn memory(margins: &Margins) -> String {
+    let sockets = counted(margins.sockets, "sockets");
+    format!("{sockets} in TIME_WAIT: {} KiB at most", margins.bytes.div_ceil(1024))
 }
 
 /// How far the ports suffice.
@@ -467,7 +474,9 @@ fn conntrack_margin(tracking: &Tracking) -> String {
     }
     match tracking.dropped {
         Some(0) | None => {}
-        Some(dropped) => text.push_str(&format!("; {dropped} packets dropped of late")),
+        Some(dropped) => {
+            text.push_str(&format!("; {} dropped of late", counted(dropped, "packets")))
+        }
     }
     text.push_str(&format!("; its own TIME_WAIT lasts {time_wait_s} s and is not the sockets'"));
     text

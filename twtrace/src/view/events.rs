@@ -10,7 +10,7 @@ use super::{
     csv::quoted,
     field::Field,
 };
-use crate::text::visible;
+use crate::text::{counted, visible};
 use crate::{
     event::Event,
     failures::{Cause, Program, comm_text},
@@ -169,7 +169,7 @@ impl EventWriter {
                 let after = lifetime_ms(ended).map(|millis| format!(" after {millis} ms"));
                 words.push(format!("{}{}", outcome.key(), after.unwrap_or_default()));
                 if ended.rearms > 0 {
-                    words.push(format!("armed again {} times", ended.rearms));
+                    words.push(format!("armed again {}", counted(ended.rearms.into(), "times")));
                 }
             }
             Event::Failed(failed) => {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::{style::Palette, table::millis};
-use crate::text::visible;
+use crate::text::{counted, visible};
 use crate::{
     failures::Cause,
     needs::Needs,
@@ -78,10 +78,10 @@ fn write_row(
     if row.scheduled_ms != 0 {
         writeln!(
             out,
-            "  timer armed with {} (longest {}), armed again {} times",
+            "  timer armed with {} (longest {}), armed again {}",
             millis(row.scheduled_ms),
             millis(row.scheduled_max_ms),
-            counts.rearms
+            counted(counts.rearms, "times")
         )?;
     }
     if summary.known().has(Needs::FAILURES) {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::style::Palette;
-use crate::text::{visible, wrapped};
+use crate::text::{counted, visible, wrapped};
 use crate::{
     attached::ObjectKind,
     audit::Audit,
@@ -276,8 +276,9 @@ fn write_trust(out: &mut impl Write, summary: &Summary, palette: Palette) -> io:
     let (evicted, folded) = (summary.peers_evicted, summary.peers_folded);
     if evicted + folded > 0 {
         let line = format!(
-            "--max-peers is reached: {evicted} idle peers and {folded} events of new ones are in \
-             the row of others"
+            "--max-peers is reached: {} and {} of new ones are in the row of others",
+            counted(evicted, "idle peers"),
+            counted(folded, "events")
         );
         writeln!(out, "{}", palette.warning(line))?;
     }

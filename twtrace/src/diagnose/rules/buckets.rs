@@ -3,6 +3,7 @@
 use crate::diagnose::{
     Finding, Scene, Severity, Subject, arithmetic::Exhaustion, buckets::Buckets,
 };
+use crate::text::counted;
 
 /// Share of the buckets from which on few are left.
 pub const FULL: f64 = 0.9;
@@ -47,8 +48,9 @@ fn verdict(buckets: &Buckets) -> Option<(Severity, String)> {
     let Buckets { live, max, overflow, overflow_lately, lately, steady, .. } = *buckets;
     if overflow_lately > 0 {
         let summary = format!(
-            "{overflow_lately} connections closed without TIME_WAIT in the last {lately:.0} s: \
-             tcp_max_tw_buckets={max} is reached."
+            "{} closed without TIME_WAIT in the last {lately:.0} s: tcp_max_tw_buckets={max} is \
+             reached.",
+            counted(overflow_lately, "connections")
         );
         return Some((Severity::Critical, summary));
     }
@@ -65,8 +67,9 @@ fn verdict(buckets: &Buckets) -> Option<(Severity, String)> {
     }
     (overflow > 0).then(|| {
         let summary = format!(
-            "{overflow} connections closed without TIME_WAIT since this was watched, as \
-             tcp_max_tw_buckets={max} was reached; none in the last {lately:.0} s."
+            "{} closed without TIME_WAIT since this was watched, as tcp_max_tw_buckets={max} was \
+             reached; none in the last {lately:.0} s.",
+            counted(overflow, "connections")
         );
         (Severity::Notice, summary)
     })

@@ -8,6 +8,7 @@ use crate::{
         tracking::Tracking,
     },
     host::facts::{Conntrack, NamespaceFacts},
+    text::{are, counted},
     trust::Section,
 };
 
@@ -114,7 +115,7 @@ fn verdict(tracking: &Tracking) -> Option<(Severity, String)> {
     if let Some(dropped) = tracking.dropped.filter(|dropped| *dropped > 0) {
         return Some((
             Severity::Critical,
-            format!(", and dropped {dropped} packets for want of one"),
+            format!(", and dropped {} for want of one", counted(dropped, "packets")),
         ));
     }
     match tracking.exhaustion {
@@ -169,8 +170,10 @@ pub fn lost(scene: &Scene<'_>) -> Vec<Finding> {
                 .into()
         }
         missing => format!(
-            "{missing} sockets that the kernel counted are in no figure at all, not in the totals \
-             either; a finding may be missing, or come late."
+            "{} that the kernel counted {} in no figure at all, not in the totals either; a finding \
+             may be missing, or come late.",
+            counted(missing, "sockets"),
+            are(missing)
         ),
     };
     finding.remedy = "Give a larger --buffer or --max-live, narrow with --netns, or let fewer \

@@ -6,6 +6,7 @@ use crate::{
     diagnose::pressure::{Holder, Pressure},
     failures::{Cause, Place},
     host::facts::NamespaceFacts,
+    text::counted,
 };
 
 /// What there is to say of a failure: why, and what to do.
@@ -104,9 +105,9 @@ pub fn of_place(place: &Place) -> Explained {
 fn choice(ports: &Pressure) -> String {
     if ports.space.own_range {
         let (low, high) = ports.space.range;
-        format!("{} ports of the socket's own range {low}-{high}", ports.usable)
+        format!("{} of the socket's own range {low}-{high}", counted(ports.usable, "ports"))
     } else {
-        format!("{} ports", ports.usable)
+        counted(ports.usable, "ports")
     }
 }
 

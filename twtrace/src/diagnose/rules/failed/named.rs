@@ -10,6 +10,7 @@ use crate::{
     event::ip,
     host::facts::NamespaceFacts,
     peer::{Group, spaces::Hold},
+    text::{are, counted},
 };
 
 /// What holds one port of a namespace.
@@ -90,7 +91,9 @@ impl Port {
         };
         Explained {
             why: format!(
-                "{in_time_wait} connections of port {port} are still in TIME_WAIT; it is {free}"
+                "{} of port {port} {} still in TIME_WAIT; it is {free}",
+                counted(in_time_wait, "connections"),
+                are(in_time_wait)
             ),
             remedy: "Set SO_REUSEADDR on the listening socket before bind(): from its next start \
                      on it need not wait for its own TIME_WAIT. (It has to be set in both: on the \

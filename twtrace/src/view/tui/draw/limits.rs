@@ -12,7 +12,10 @@ use crate::{
         tracking::Tracking,
     },
     host::facts::Conntrack,
-    view::tui::state::{Shot, State},
+    view::{
+        diagnosis,
+        tui::state::{Shot, State},
+    },
 };
 
 /// The margins of each namespace, and of the host.
@@ -31,11 +34,7 @@ pub fn lines(_state: &State, moment: &Shot, area: Rect, theme: Theme) -> Vec<Lin
     if margins.namespaces.is_empty() {
         lines.push(Line::styled("no network namespace could be read", theme.warning()));
     }
-    lines.push(Line::raw(format!(
-        "{} TIME_WAIT sockets take {} KiB at most",
-        margins.sockets,
-        margins.bytes.div_ceil(1024)
-    )));
+    lines.push(Line::raw(diagnosis::memory(margins)));
     if let Some((open, max)) = margins.files {
         lines.push(Line::raw(format!(
             "{open} of {max} files are open; TIME_WAIT sockets hold none"

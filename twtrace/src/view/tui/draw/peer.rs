@@ -12,6 +12,7 @@ use super::{
 use crate::{
     needs::Needs,
     summary::{LIFETIME_BOUNDS_MS, Row},
+    text::counted,
     view::{
         peer::{ended, failed, refused, why_blocked},
         table::{self, millis},
@@ -93,7 +94,7 @@ fn figures(state: &State, moment: &Shot, row: &Row) -> Vec<Line<'static>> {
         timers.push(format!("timer armed with {}", millis(row.scheduled_ms)));
     }
     if counts.rearms != 0 {
-        timers.push(format!("armed again {} times", counts.rearms));
+        timers.push(format!("armed again {}", counted(counts.rearms, "times")));
     }
     if row.rto_ms != 0 {
         timers.push(format!("RTO {} (longest {})", millis(row.rto_ms), millis(row.rto_max_ms)));
