@@ -40,6 +40,9 @@ impl std::str::FromStr for Severity {
 pub mod source {
     /// Counted by the kernel programs in this session.
     pub const COUNTED: &str = "counted in this session";
+    /// What the kernel programs saw of the calls that failed; before this session too, where a daemon
+    /// tells of it.
+    pub const CALLS: &str = "seen at the calls";
     /// Computed from the figures beside it.
     pub const COMPUTED: &str = "computed";
     /// The kernel's own counters, their growth in this session.

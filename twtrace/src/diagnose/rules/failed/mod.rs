@@ -13,7 +13,10 @@ use crate::{
     diagnose::{
         Finding, Scene, Severity,
         arithmetic::Exhaustion,
-        finding::rounded,
+        finding::{
+            rounded,
+            source::{CALLS, TCP},
+        },
         pressure::{PortSpace, Pressure},
     },
     failures::{Cause, Place},
@@ -104,10 +107,10 @@ fn of_group(scene: &Scene<'_>, group: &Group<'_>) -> Option<Finding> {
     let mut finding = Finding::new(severity, place.netns, summary);
     finding.peer = place.remote.map(|peer| peer.to_string());
     finding = finding
-        .with("failed", group.count(), "calls", super::COUNTED)
-        .with("failed_last_minute", lately, "calls", super::COUNTED)
-        .with("tried", tried, "calls", super::COUNTED)
-        .with("failing_since", case.time_of_day(first_ns), "", super::COUNTED);
+        .with("failed", group.count(), "calls", CALLS)
+        .with("failed_last_minute", lately, "calls", CALLS)
+        .with("tried", tried, "calls", CALLS)
+        .with("failing_since", case.time_of_day(first_ns), "", CALLS);
     finding = who(finding, group);
     finding = match (group.ports, port) {
         (Some(ports), _) => figures(finding, ports),
@@ -122,12 +125,12 @@ fn of_group(scene: &Scene<'_>, group: &Group<'_>) -> Option<Finding> {
 fn who(finding: Finding, group: &Group<'_>) -> Finding {
     let place = group.first();
     let finding = finding
-        .with("process", place.program.pid, "", super::COUNTED)
-        .with("uid", place.program.uid, "", super::COUNTED)
-        .with("local", place.local.to_string(), "", super::COUNTED);
+        .with("process", place.program.pid, "", CALLS)
+        .with("uid", place.program.uid, "", CALLS)
+        .with("local", place.local.to_string(), "", CALLS);
     match group.places.len() {
         1 => finding,
-        many => finding.with("places", many, "", super::COUNTED),
+        many => finding.with("places", many, "", CALLS),
     }
 }
 
@@ -146,7 +149,7 @@ fn figures(finding: Finding, ports: &Pressure) -> Finding {
 fn port_figures(finding: Finding, port: &Port) -> Finding {
     let in_time_wait = port.with_reuseaddr + port.without_reuseaddr;
     let finding = finding
-        .with("listener", port.listener, "", crate::diagnose::finding::source::TCP)
+        .with("listener", port.listener, "", TCP)
         .with("in_time_wait", in_time_wait, "sockets", super::COUNTED)
         .with("without_reuseaddr", port.without_reuseaddr, "sockets", super::COUNTED);
     if port.without_reuseaddr == 0 {
@@ -176,10 +179,10 @@ fn ended(scene: &Scene<'_>, group: &Group<'_>, whose: &str) -> Finding {
     let (first, last) = (case.time_of_day(first_ns), case.time_of_day(last_ns));
     let summary = format!("{} {whose} failed, none since {last}.", group.count());
     let mut finding = Finding::new(Severity::Notice, group.first().netns, summary)
-        .with("failed", group.count(), "calls", super::COUNTED)
-        .with("failed_last_minute", 0, "calls", super::COUNTED)
-        .with("failing_since", first, "", super::COUNTED)
-        .with("last_failure", last, "", super::COUNTED);
+        .with("failed", group.count(), "calls", CALLS)
+        .with("failed_last_minute", 0, "calls", CALLS)
+        .with("failing_since", first, "", CALLS)
+        .with("last_failure", last, "", CALLS);
     finding.peer = group.first().remote.map(|peer| peer.to_string());
     finding = who(finding, group);
     finding.consequence = "It is over, or the program has stopped trying.".to_owned();
