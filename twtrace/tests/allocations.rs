@@ -1,4 +1,5 @@
-//! The event path allocates nothing once rows, sockets and histograms are there.
+//! The event path allocates nothing once rows, sockets and histograms are there; a row that is written
+//! next to nothing.
 
 use allocation_counter::measure;
 use twtrace::{
@@ -7,8 +8,9 @@ use twtrace::{
     feed::Core,
     host::facts::{HostFacts, NamespaceFacts},
     origin::{Input, Moment, Origin},
-    summary::RowChoice,
+    summary::{Context, RowChoice, Summary},
     units::{Clock, Hz},
+    view,
 };
 
 #[path = "../benches/workload.rs"]
@@ -55,6 +57,22 @@ fn records_leave_the_ring_buffer_into_memory_that_is_used_again() {
     copy(&batches[0]);
     let allocated = measure(|| drop(copy(&batches[0])));
     assert!(allocated.count_total <= 2, "a batch and not a record: {allocated:?}");
+}
+
+/// A row that is built as a tree of values first takes a hundred allocations and more.
+#[test]
+fn a_row_is_written_as_json_with_few_more_allocations_than_as_csv() {
+    let workload = workload::ALL[1];
+    let mut aggregate = workload.aggregate();
+    workload::play(&workload.batches(), &mut aggregate);
+    let summary = Summary::new(&aggregate, &RowChoice::default(), Context::bare(Backend::Kprobe));
+    let rows = summary.rows.len() as u64;
+    assert_eq!(rows, workload.peers as u64);
+    let mut sink = std::io::sink();
+    let json = measure(|| view::json::write_line(&mut sink, &summary).expect("a sink takes all"));
+    let csv = measure(|| view::csv::write(&mut sink, &summary).expect("a sink takes all"));
+    assert!(json.count_total <= csv.count_total + rows + 100, "{json:?} {csv:?}");
+    assert!(json.bytes_max < 64 << 10, "{json:?}");
 }
 
 #[test]
