@@ -49,7 +49,7 @@ impl Basis {
 
 /// Both sides of one comparison, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Figure {
+pub struct Compared {
     /// What the kernel counted.
     pub kernel: u64,
     /// What the kernel programs counted, a moment later.
@@ -58,7 +58,7 @@ pub struct Figure {
     pub missing: u64,
 }
 
-impl Figure {
+impl Compared {
     /// Of a count that only grows, where ours is the later one.
     pub const fn of(kernel: u64, counted: u64) -> Self {
         Self { kernel, counted, missing: kernel.saturating_sub(counted) }
@@ -87,22 +87,22 @@ pub struct Audited {
     /// `net_cookie`; 0 where it cannot be had.
     pub cookie: u64,
     /// What [`Basis`] says.
-    pub entries: Figure,
+    pub entries: Compared,
     /// `TWRecycled`: sockets that an outgoing `connect()` took over; `None` unless ends are followed.
-    pub reused: Option<Figure>,
+    pub reused: Option<Compared>,
     /// `TCPTimeWaitOverflow`; `None` where overflows are not seen.
-    pub overflow: Option<Figure>,
+    pub overflow: Option<Compared>,
     /// `tw` of `sockstat`: the sockets that live, as the kernel has them now, and as many as must
     /// live by what was seen to come and go; `None` unless ends are followed. More than the kernel
     /// has ended unseen.
-    pub live: Option<Figure>,
+    pub live: Option<Compared>,
 }
 
 impl Audited {
     /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        let both = |one: Option<Figure>, two: Option<Figure>| match (one, two) {
+        let both = |one: Option<Compared>, two: Option<Compared>| match (one, two) {
             (Some(one), Some(two)) => Some(one.plus(two)),
             (one, two) => one.or(two),
         };
@@ -117,7 +117,7 @@ impl Audited {
 
     /// What came since `before`; what lives does now.
     fn since(self, before: Self) -> Self {
-        let since = |now: Option<Figure>, before: Option<Figure>| {
+        let since = |now: Option<Compared>, before: Option<Compared>| {
             now.map(|now| now.since(before.unwrap_or_default()))
         };
         Self {
@@ -134,14 +134,9 @@ impl Audited {
         Self { cookie: 0, live: None, ..self }
     }
 
-    /// Sockets that ended unseen: more must live than do.
-    pub fn unseen_ends(&self) -> u64 {
-        self.live.map_or(0, |live| live.counted.saturating_sub(live.kernel))
-    }
-
     /// Whether both sides say the same.
     pub fn agrees(&self) -> bool {
-        let missing = |figure: Option<Figure>| figure.is_some_and(|figure| figure.missing > 0);
+        let missing = |figure: Option<Compared>| figure.is_some_and(|figure| figure.missing > 0);
         self.entries.missing == 0
             && !missing(self.reused)
             && !missing(self.overflow)
@@ -171,7 +166,7 @@ impl Audit {
 
     /// What is wrong with the counts, in a sentence; `None` if nothing is.
     pub fn fault(&self) -> Option<String> {
-        let Figure { kernel, missing, .. } = self.total().entries;
+        let Compared { kernel, missing, .. } = self.total().entries;
         let what = self.basis.counts();
         let missing = (missing > 0).then(|| {
             format!("{missing} of the {kernel} {what} that the kernel counted are MISSING")
@@ -219,7 +214,7 @@ mod tests {
     use super::*;
 
     fn audited(kernel: u64, counted: u64) -> Audited {
-        let entries = Figure::of(kernel, counted);
+        let entries = Compared::of(kernel, counted);
         Audited { entries, reused: Some(entries), ..Audited::default() }
     }
 
@@ -247,15 +242,15 @@ mod tests {
         let before = audit(&[(1, audited(9, 8)), (2, audited(4, 4))], Audited::default());
         let now = audit(&[(1, audited(19, 16))], audited(6, 5));
         let since = now.since(&before).total();
-        assert_eq!(since.entries, Figure { kernel: 12, counted: 9, missing: 3 });
+        assert_eq!(since.entries, Compared { kernel: 12, counted: 9, missing: 3 });
         assert_eq!(since.reused, Some(since.entries));
     }
 
     #[test]
     fn what_lives_in_a_namespace_goes_with_it() {
-        let live = |kernel, counted| Some(Figure::of(kernel, counted));
+        let live = |kernel, counted| Some(Compared::of(kernel, counted));
         let there = Audited { live: live(5, 7), ..audited(9, 9) };
-        assert_eq!((there.unseen_ends(), there.agrees()), (2, false));
+        assert!(!there.agrees());
         let all = audit(&[(1, there)], Audited { live: live(3, 3), ..audited(4, 4) }.gone());
         assert_eq!(all.total().live, live(5, 7));
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use twtrace::{
     aggregate::{Aggregate, Settings},
     attached::{Backend, FailedWay, ObjectKind, Types},
-    audit::{Audit, Audited, Basis, Figure},
+    audit::{Audit, Audited, Basis, Compared},
     event::Event,
     failures::{FailedPlaces, Failures},
     summary::{Context, RowChoice, Summary},
@@ -127,10 +127,10 @@ fn summary(backend: Backend, follow_ends: bool, top: Option<usize>) -> Summary {
 
 /// A namespace of which two sockets are missing.
 fn audit() -> Audit {
-    let figure = Some(Figure::of(5, 5));
+    let figure = Some(Compared::of(5, 5));
     let audited = Audited {
         cookie: 77,
-        entries: Figure::of(9, 7),
+        entries: Compared::of(9, 7),
         reused: figure,
         overflow: None,
         live: figure,

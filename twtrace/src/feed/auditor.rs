@@ -10,7 +10,7 @@ use std::{
 use twtrace_common::{NetnsCounts, NetnsKey};
 
 use crate::{
-    audit::{Audit, Audited, Basis, Figure},
+    audit::{Audit, Audited, Basis, Compared},
     host::netstat::{self, TcpExt},
     kernel::{Namespace, Namespaces, Source, Visitor, netns_cookie},
 };
@@ -235,10 +235,10 @@ impl Auditor {
         let counted_live = kernel.live.clamp(live(earlier, later), live(later, earlier));
         Audited {
             cookie: 0,
-            entries: Figure::of(entries, counted),
-            reused: self.scope.ends.then(|| Figure::of(reused, later.reused)),
-            overflow: self.scope.overflow.then(|| Figure::of(overflow, later.overflow)),
-            live: self.scope.ends.then(|| Figure::of(kernel.live, counted_live)),
+            entries: Compared::of(entries, counted),
+            reused: self.scope.ends.then(|| Compared::of(reused, later.reused)),
+            overflow: self.scope.overflow.then(|| Compared::of(overflow, later.overflow)),
+            live: self.scope.ends.then(|| Compared::of(kernel.live, counted_live)),
         }
     }
 

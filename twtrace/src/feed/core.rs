@@ -89,7 +89,7 @@ impl Core {
         self.moment.as_ref().map_or(none, |moment| moment.clock)
     }
 
-    /// Remembers as much from now on.
+    /// Sets how much is kept of each peer's past, from now on.
     pub fn set_memory(&mut self, memory: Memory) {
         self.aggregate.set_memory(memory);
     }

@@ -21,7 +21,7 @@ use serde::{
 
 use crate::{
     attached::{Backend, FailedWay, ObjectKind, Types},
-    audit::{Audit, Audited, Basis, Figure},
+    audit::{Audit, Audited, Basis, Compared},
     event::Role,
     filter::Selection,
     host::{
@@ -196,17 +196,17 @@ file! {
         #[serde(default)]
         cookie: u64,
         #[serde(flatten)]
-        entries: FileFigure,
+        entries: FileCompared,
         #[serde(default)]
-        reused: Option<FileFigure>,
+        reused: Option<FileCompared>,
         #[serde(default)]
-        overflow: Option<FileFigure>,
+        overflow: Option<FileCompared>,
         #[serde(default)]
-        live: Option<FileFigure>,
+        live: Option<FileCompared>,
     }
 
     /// One count of both.
-    FileFigure = Figure => {
+    FileCompared = Compared => {
         kernel: u64,
         counted: u64,
         missing: u64,
@@ -401,8 +401,8 @@ mod tests {
     /// A key that is renamed here makes every older file say nothing of it.
     #[test]
     fn the_keys_of_the_file_are_those_that_were_agreed() {
-        let figure = Some(Figure::of(1, 1));
-        let entries = Figure::of(1, 1);
+        let figure = Some(Compared::of(1, 1));
+        let entries = Compared::of(1, 1);
         let audited =
             Audited { cookie: 1, entries, reused: figure, overflow: figure, live: figure };
         let audit = Audit {

@@ -22,14 +22,16 @@ pub fn take_stock(
     drafts: &mut [Draft<'_>],
     sockets: &LiveSockets,
 ) -> FxHashMap<u32, Ports> {
-    let places = places(case, drafts);
+    let memberships = memberships(case, drafts);
     let mut bound: FxHashMap<u32, Ports> = FxHashMap::default();
     for (_, socket) in sockets.iter() {
-        let Some(place) = places.get(&(socket.row, socket.holding.space)) else { continue };
-        if place.chosen != PortChoice::Connect {
+        let Some(membership) = memberships.get(&(socket.row, socket.holding.space)) else {
+            continue;
+        };
+        if membership.chosen != PortChoice::Connect {
             bound.entry(socket.netns).or_default().add(socket.holding.port);
         }
-        for at in &place.drafts {
+        for at in &membership.drafts {
             let draft = &mut drafts[*at];
             if draft.space.has(socket.holding.port) {
                 draft.stock.add(draft.space.chosen, draft.facts, &socket, case.now_ns);
@@ -40,14 +42,14 @@ pub fn take_stock(
 }
 
 /// Where the sockets of one space of one row count.
-struct Place {
+struct Membership {
     chosen: PortChoice,
     /// The spaces whose ports they hold, as indices of drafts.
     drafts: Vec<usize>,
 }
 
 /// By row, counted from 1, and number of its space.
-fn places(case: &Case<'_>, drafts: &[Draft<'_>]) -> FxHashMap<(u32, u8), Place> {
+fn memberships(case: &Case<'_>, drafts: &[Draft<'_>]) -> FxHashMap<(u32, u8), Membership> {
     let mut binds: FxHashMap<(u32, IpAddr), usize> = FxHashMap::default();
     let mut own: FxHashMap<(usize, IpAddr, PortChoice), Vec<usize>> = FxHashMap::default();
     for (at, draft) in drafts.iter().enumerate() {
@@ -59,7 +61,7 @@ fn places(case: &Case<'_>, drafts: &[Draft<'_>]) -> FxHashMap<(u32, u8), Place> 
             own.entry((row, space.local, space.chosen)).or_default().push(at);
         }
     }
-    let mut places = FxHashMap::default();
+    let mut all = FxHashMap::default();
     for (row, peer) in case.peers.iter().enumerate() {
         let Group::Peer { netns, role, address, .. } = peer.group else { continue };
         let Some(netns) = netns.current() else { continue };
@@ -76,9 +78,9 @@ fn places(case: &Case<'_>, drafts: &[Draft<'_>]) -> FxHashMap<(u32, u8), Place> 
             let drafts: Vec<usize> = named.map(|(at, _)| at).collect();
             if !drafts.is_empty() {
                 let numbers = (0..peer.history.spaces().iter().count() as u8).chain([NO_SPACE]);
-                places.extend(numbers.map(|number| {
+                all.extend(numbers.map(|number| {
                     let drafts = drafts.clone();
-                    ((row_number, number), Place { chosen: PortChoice::Connect, drafts })
+                    ((row_number, number), Membership { chosen: PortChoice::Connect, drafts })
                 }));
             }
             continue;
@@ -96,8 +98,8 @@ fn places(case: &Case<'_>, drafts: &[Draft<'_>]) -> FxHashMap<(u32, u8), Place> 
                 drafts.extend(of(PortChoice::Program));
             }
             drafts.extend(binds.get(&(netns, local)));
-            places.insert((row_number, number as u8), Place { chosen, drafts });
+            all.insert((row_number, number as u8), Membership { chosen, drafts });
         }
     }
-    places
+    all
 }
