@@ -241,6 +241,7 @@ pub const ALL: &[Scenario] = &[
     machine("unit_is_started_again_by_the_watchdog", unit::is_started_again),
     agent("unit_is_exposed_little", unit::is_exposed_little),
     agent("prometheus_scrapes_the_counts", prometheus::prometheus_scrapes_the_counts),
+    agent("prometheus_alerts_fire", prometheus::alerts_fire),
     agent("lab_twice_in_a_row_leaves_nothing", lab::twice_in_a_row),
     agent("full_screen", full_screen::full_screen),
     agent("full_screen_gives_the_terminal_back", full_screen::gives_the_terminal_back),

@@ -13,10 +13,19 @@ use crate::daemon::Daemon;
 use crate::lab::Lab;
 use crate::topology;
 use crate::traffic::{Behaviour, Client, Server};
-use crate::{expect, http, wait};
+use crate::{expect, http, twtrace, wait};
 
 /// Starting, scraping and storing take Prometheus a few seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The rules that are released, and what is to come of them.
+const RULES: [(&str, &str); 2] = [
+    ("twtrace.rules.yaml", include_str!("../../../packaging/prometheus/twtrace.rules.yaml")),
+    (
+        "twtrace.rules.test.yaml",
+        include_str!("../../../packaging/prometheus/twtrace.rules.test.yaml"),
+    ),
+];
 
 /// No other scenario has this peer: a namespace may have the number of one that is gone.
 const PEER: &str = "10.1.0.2:8301";
@@ -36,9 +45,13 @@ struct Prometheus {
 impl Prometheus {
     fn scraping(target: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
+        for (name, text) in RULES {
+            fs::write(directory.path().join(name), text)?;
+        }
         let file = directory.path().join("prometheus.yml");
         let config = format!(
-            "global: {{scrape_interval: 5s, scrape_timeout: 5s}}\n\
+            "global: {{scrape_interval: 5s, scrape_timeout: 5s, evaluation_interval: 5s}}\n\
+             rule_files: [twtrace.rules.yaml]\n\
              scrape_configs:\n\
              - {{job_name: twtrace, static_configs: [{{targets: ['{target}']}}]}}\n"
         );
@@ -128,4 +141,38 @@ pub fn prometheus_scrapes_the_counts(lab: &Lab) -> Result<()> {
     expect::that(said.status.success() && words.is_empty(), || {
         format!("promtool: {}\n{metrics}", String::from_utf8_lossy(&words))
     })
+}
+
+/// The alerts are as their own tests say, ask for metrics that there are, and the first of them fires
+/// in a real Prometheus when connect() fails on a real host.
+pub fn alerts_fire(lab: &Lab) -> Result<()> {
+    let target = format!("127.0.0.1:{}", free_port()?);
+    let net = topology::pair()?;
+    topology::ephemeral_ports(&net.client, 20_000, 20_019)?;
+    net.client.set("ipv4/tcp_tw_reuse", "0")?;
+    let daemon = Daemon::start(lab, &["--listen", &target, "--netns", net.client.name()])?;
+    let prometheus = Prometheus::scraping(&target)?;
+    let tried = twtrace::finished(
+        Command::new("promtool")
+            .args(["test", "rules", RULES[1].0])
+            .current_dir(prometheus.directory.path()),
+    )?;
+    expect::that(tried.status.success(), || twtrace::shown(&tried))?;
+    let firing = "count(ALERTS{alertname=\"TwtraceCallsFail\", alertstate=\"firing\"})";
+    prometheus.await_value("up", 1.0)?;
+    expect::equal("alerts of a host that is well", &None, &prometheus.query("count(ALERTS)")?)?;
+
+    let server = Server::start(&net.server, PEER, Behaviour::AnswersEof)?;
+    let client = Client::new(&net.client);
+    let outcome = client.try_connections(server.addr(), 25)?;
+    expect::equal("connections that came about", &20, &outcome.connected)?;
+    prometheus.await_value(firing, 1.0)?;
+
+    let metrics = http::local(&daemon.socket(), "/metrics")?;
+    let is_part = |char: char| char.is_ascii_alphanumeric() || char == '_' || char == ':';
+    let words = RULES[0].1.split(|char| !is_part(char));
+    for name in words.filter(|word| word.starts_with("twtrace_")) {
+        expect::that(metrics.contains(&format!("\n{name}")), || format!("{name}: {metrics}"))?;
+    }
+    Ok(())
 }
