@@ -26,7 +26,7 @@ pub const MAX_DEPTH: usize = 64;
 pub const GRAMMAR: &str = "\
 dst, src [=|!=] ADDRESS[/PREFIX][:PORT]  the other end, this end
 dport, sport [OP] [:]PORT      OP is one of = != > < >= <= eq ne gt lt ge le
-timestamps                     the peer sent TCP timestamps
+timestamps, eligible           the peer sent them; the fast path could take it
 blocked [REASON]               fast path closed at entry: no-peer-timestamps,
                                timestamps-off, reuse-off, reuse-loopback-only
 role client|server             which end this host was
@@ -460,6 +460,15 @@ mod tests {
         fails("dst 2001:db8::2:443:1:2:3:4:5", 4, "an address");
         fails("dst é", 4, "an address");
         fails(&"(".repeat(100), 65, "64 levels");
+    }
+
+    #[test]
+    fn the_grammar_has_every_word_that_is_expected() {
+        let list = A_TERM.split(['(', ')']).nth(1).unwrap();
+        let told: Vec<&str> = GRAMMAR.split([' ', ',', '\n']).collect();
+        for word in list.split(", ") {
+            assert!(told.contains(&word), "{word}");
+        }
     }
 
     #[test]
