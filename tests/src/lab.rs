@@ -1,6 +1,6 @@
 //! What every scenario is given: the backend under test and the program to run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -119,6 +119,13 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// One that attaches in this way. On old kernels the types come in a file: here it is the
+    /// kernel's own.
+    pub fn new(Way { backend, object }: Way, twtrace: &Path) -> Self {
+        let btf = (object == Object::Perf).then(|| "/sys/kernel/btf/vmlinux".to_owned());
+        Self { backend, object, btf, twtrace: twtrace.to_owned() }
+    }
+
     /// The options that make twtrace attach as this lab wants it.
     pub fn attach(&self) -> Vec<&str> {
         let mut args = vec!["--attach", self.backend.name(), "--object", self.object.name()];

@@ -111,10 +111,7 @@ fn wanted(args: &Arguments, trial: &Trial) -> bool {
 }
 
 fn trial(Case { scenario, way, .. }: Case<'_>, twtrace: &Path, tells: bool) -> Trial {
-    let Way { backend, object } = way;
-    // On old kernels the types come in a file: here it is the kernel's own.
-    let btf = (object == Object::Perf).then(|| "/sys/kernel/btf/vmlinux".to_owned());
-    let lab = Lab { backend, object, btf, twtrace: twtrace.to_owned() };
+    let lab = Lab::new(way, twtrace);
     let name = format!("{}::{}", way.name(), scenario.name);
     Trial::test(name.clone(), move || {
         let _room = room::take(way, scenario.weight);

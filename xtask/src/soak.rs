@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: minutes or hours at the machine's limit, on this host or in a virtual machine.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 
@@ -32,7 +32,11 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let words = ["soak", "--minutes", &minutes, "--attach", &args.attach, "--object", &args.object];
     if let Some(series) = &args.kernel {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        vm::say_lines(series, &programs, &words)?.iter().for_each(|line| println!("{line}"));
+        // A round is finished, and the agent's answer awaited.
+        let each = Duration::from_secs_f64(args.minutes * 60.0) + Duration::from_secs(60);
+        let ways = args.attach.split(',').count() * args.object.split(',').count();
+        let work = each * u32::try_from(ways)?;
+        vm::say_lines(series, &programs, &words, work)?.iter().for_each(|line| println!("{line}"));
         return Ok(ExitCode::SUCCESS);
     }
     let mut command = process::as_root(&programs.tests)?;

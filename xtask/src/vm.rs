@@ -271,8 +271,13 @@ fn run_one(
 }
 
 /// Runs the guest's program with these arguments under one kernel, and answers the lines it
-/// wrote; fails unless it ended well.
-pub fn say_lines(series: &str, programs: &Programs, inside: &[String]) -> Result<Vec<String>> {
+/// wrote; fails unless it ended well, with as much `work` by its own clock at most.
+pub fn say_lines(
+    series: &str,
+    programs: &Programs,
+    inside: &[String],
+    work: Duration,
+) -> Result<Vec<String>> {
     let list = parse_series(series).map_err(anyhow::Error::msg)?;
     let cache = Cache::open()?;
     let series = list.0.last().context("no kernel was asked for")?;
@@ -283,7 +288,8 @@ pub fn say_lines(series: &str, programs: &Programs, inside: &[String]) -> Result
     let image = &kernel.image;
     let processors = accel.processors(&kernel.label);
     let machine = Machine { image, initramfs: &initramfs, accel, dir: &dir, processors };
-    let limits = Limits { silence: Duration::from_secs(300), total: Duration::from_secs(900) };
+    let boot = Duration::from_secs(300);
+    let limits = Limits { silence: boot, total: boot + work * accel.slowness() };
     let mut lines = Vec::new();
     let ongoing = Ongoing::begin(format!("machine with kernel {}", kernel.label));
     let end = machine.run(limits, |event| {

@@ -1,5 +1,6 @@
 //! The scenarios: each makes one situation in namespaces of its own and asserts exact counts.
 
+mod adopted;
 mod capabilities;
 mod clock;
 mod closing;
@@ -25,6 +26,7 @@ mod offsets;
 mod old_kernels;
 mod overflow;
 mod present;
+mod processors;
 mod prometheus;
 mod purged;
 mod rearmed;
@@ -287,6 +289,8 @@ pub const ALL: &[Scenario] = &[
     agent("diagnosis_tw018_lost", diagnosis_catalogue::lost),
     kernel("lost_events_are_found_missing", limits::lost_events_are_found_missing).alone(),
     machine("daemon_while_the_clock_is_set", clock::set_back_and_forward).alone(),
+    machine("timers_of_a_processor_that_goes_offline", processors::timers_move).alone(),
+    machine("missed_entries_are_adopted", adopted::found_among_those_that_live).alone(),
 ];
 
 /// Times a situation is made before the machine is given up as too slow for it.

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader},
     process::Stdio,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -51,7 +52,7 @@ fn way_here(programs: &Programs) -> Result<String> {
 pub fn in_machine(samples: &mut Samples, programs: &Programs, series: &str) -> Result<()> {
     let words = "bench kernel --attach fentry,kprobe --object ringbuf,perf --connections 5000";
     let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
-    let lines = vm::say_lines(series, programs, &words)?;
+    let lines = vm::say_lines(series, programs, &words, Duration::from_secs(60))?;
     let prefix = format!("machine {series}/");
     for line in lines.iter().filter(|line| !line.contains("is not on this machine")) {
         samples.take(line, &prefix)?;
