@@ -442,6 +442,8 @@ mod tests {
         reads("", "");
         reads(" \t", "");
         reads("dst *", "");
+        reads("! dst *", "not dst *");
+        reads("dst * or uid 1", "dst * or uid 1");
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl fmt::Display for Expr {
             Self::Term(term) => term.fmt(f),
             Self::Not(inner) => match **inner {
                 Self::Term(_) | Self::Not(_) => write!(f, "not {inner}"),
+                _ if **inner == Self::ANY => write!(f, "not {ANY_WITHIN}"),
                 _ => write!(f, "not ({inner})"),
             },
             Self::And(parts) => list(f, parts, " and ", |part| matches!(part, Self::Or(_))),
@@ -95,6 +96,9 @@ impl fmt::Display for Expr {
         }
     }
 }
+
+/// Every socket, where an empty text would leave a hole.
+const ANY_WITHIN: &str = "dst *";
 
 fn list(
     f: &mut fmt::Formatter<'_>,
@@ -104,7 +108,9 @@ fn list(
 ) -> fmt::Result {
     for (index, part) in parts.iter().enumerate() {
         f.write_str(if index > 0 { between } else { "" })?;
-        if needs_parentheses(part) {
+        if *part == Expr::ANY {
+            f.write_str(ANY_WITHIN)?;
+        } else if needs_parentheses(part) {
             write!(f, "({part})")?;
         } else {
             write!(f, "{part}")?;
