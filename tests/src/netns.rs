@@ -1,6 +1,7 @@
 //! Network namespaces of a scenario: made, entered, configured and deleted.
 
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
@@ -15,6 +16,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::counters::Counters;
 use crate::evidence;
 use crate::sockopt;
+
+/// Bytes of the list of sockets that a failure shows: some twenty lines.
+const FIRST_SOCKETS: u64 = 3000;
 
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -135,12 +139,30 @@ impl Netns {
     }
 }
 
+impl Netns {
+    /// What there is room for of the list of its IPv4 sockets; of a large one the kernel makes no more
+    /// than is read.
+    fn first_sockets(&self) -> Result<String> {
+        self.run(|| {
+            let mut text = Vec::new();
+            File::open("/proc/thread-self/net/tcp")?.take(FIRST_SOCKETS).read_to_end(&mut text)?;
+            Ok(String::from_utf8_lossy(&text).into_owned())
+        })
+    }
+}
+
 impl Drop for Netns {
     fn drop(&mut self) {
         if self.path().exists() {
             if let Ok(counters) = Counters::read(self) {
                 let what = format!("the kernel's counters of {} at the end", self.name);
                 evidence::keep(what, format!("{counters:?}"));
+            }
+            if let Ok(sockets) = self.first_sockets() {
+                evidence::keep(
+                    format!("its sockets, as /proc/net/tcp has them: {}", self.name),
+                    sockets,
+                );
             }
             // A namespace that cannot be deleted harms no later test: names are not reused.
             let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
