@@ -44,6 +44,29 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Whether it is what is wanted, but that the way of so many ends is not known.
+    pub fn is_but_for_ends_unseen(&self, unseen: u64, want: &Self) -> bool {
+        let ways = |it: &Self| {
+            [it.reused, it.replaced, it.two_msl, it.killed, it.purged, it.fin_wait2_timeout]
+        };
+        let (seen, all) = (ways(self), ways(want));
+        let known = |of: [u64; 6]| of.iter().sum::<u64>();
+        let same = Self {
+            reused: want.reused,
+            replaced: want.replaced,
+            two_msl: want.two_msl,
+            killed: want.killed,
+            purged: want.purged,
+            fin_wait2_timeout: want.fin_wait2_timeout,
+            unknown: want.unknown,
+            ..*self
+        };
+        same == *want
+            && self.unknown == want.unknown + unseen
+            && seen.iter().zip(all).all(|(seen, all)| *seen <= all)
+            && known(seen) + self.unknown == known(all) + want.unknown
+    }
+
     /// Reads a `totals` object or a peer.
     pub fn of(object: &Value) -> Result<Self> {
         let count = |pointer: &str| number(object, pointer);
@@ -167,6 +190,12 @@ impl Summary {
         number(&self.0, pointer)
     }
 
+    /// Ends of which it is told that they were not seen; more than may be where all have to be.
+    pub fn ends_told_unseen(&self) -> Result<u64> {
+        let may_be = self.text("/backend")? == "tracepoint" && !crate::guest::is_here();
+        if may_be { self.number("/trust/healed") } else { Ok(u64::MAX) }
+    }
+
     /// Program runs through tracepoints that the kernel skipped, which it counts: each may be the one
     /// that would have seen a failed call, or what only the full socket knows of an entry.
     pub fn skipped(&self) -> Result<u64> {
@@ -266,5 +295,22 @@ mod tests {
         document["totals"]["live"] = 3.into();
         let error = Summary::parse(&document.to_string(), "kprobe").unwrap_err();
         assert!(error.to_string().contains("conservation"), "{error}");
+    }
+
+    #[test]
+    fn ends_that_were_told_unseen_are_no_others() {
+        let want = Totals { entered: 10, two_msl: 6, killed: 4, ..Totals::default() };
+        let short = Totals { two_msl: 4, unknown: 2, ..want };
+        assert!(want.is_but_for_ends_unseen(0, &want) && short.is_but_for_ends_unseen(2, &want));
+        let others = [
+            Totals { entered: 9, ..short },
+            Totals { live: 1, ..short },
+            Totals { two_msl: 5, ..short },
+            Totals { two_msl: 3, killed: 5, ..short },
+        ];
+        for other in others {
+            assert!(!other.is_but_for_ends_unseen(2, &want), "{other:?}");
+        }
+        assert!(!short.is_but_for_ends_unseen(1, &want) && !want.is_but_for_ends_unseen(1, &want));
     }
 }

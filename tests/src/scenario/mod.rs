@@ -308,11 +308,21 @@ fn until_as_meant(attempt: impl Fn() -> Result<Option<()>>) -> Result<()> {
     bail!("this machine was {ATTEMPTS} times too slow to make what the scenario is about")
 }
 
+/// Ends of one scenario that may be unseen on a real machine through tracepoints, if twtrace says of each
+/// that it was: there some three in a thousand that run out of time together reach no program, though
+/// the kernel counts none as skipped. Machines, whose clock is their own, have none, and may not.
+const UNSEEN: u64 = 3;
+
 /// Ends the run and asserts that the kernel's counters and twtrace's totals are both as `want`.
 fn totals_are(tracer: Tracer, ledger: &Ledger, want: Totals) -> Result<Summary> {
     ledger.agrees_with(&want).context("what the scenario itself set out to make happen")?;
     let summary = tracer.finish()?;
-    expect::equal("totals", &want, &summary.totals()?)
+    let got = summary.totals()?;
+    let unseen = summary.ends_told_unseen()?;
+    if unseen <= UNSEEN && got.is_but_for_ends_unseen(unseen, &want) {
+        return Ok(summary);
+    }
+    expect::equal("totals", &want, &got)
         .with_context(|| format!("twtrace said:\n{:#}", summary.document()))?;
     Ok(summary)
 }
