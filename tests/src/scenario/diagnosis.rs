@@ -183,7 +183,9 @@ fn story(lab: &Lab) -> Result<Option<()>> {
 
     // More ports, so that there are connections; for a while still without timestamps.
     ephemeral_ports(&net.client, 20_000, 22_999)?;
-    let tracer = Tracer::report(lab, "explain", &[&server.addr().to_string()])?;
+    // Other scenarios have a peer of that address as well.
+    let peer = server.addr().to_string();
+    let tracer = Tracer::report(lab, "explain", &[&peer, "--netns", net.client.name()])?;
     client.short_connections(server.addr(), 20)?;
     let before = now()?;
     let flush = [variant, "-w", "-t", "mangle", "-F", "FORWARD"];
