@@ -62,6 +62,11 @@ impl Cause {
     }
 }
 
+/// Adds a count. One of a recording may be anything.
+const fn add(sum: &mut u64, count: u64) {
+    *sum = sum.saturating_add(count);
+}
+
 /// Failed calls, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FailedCalls<N = u64> {
@@ -77,12 +82,12 @@ impl FailedCalls {
 
     /// `connect()` calls.
     pub const fn connects(&self) -> u64 {
-        self.of(Cause::NoPort) + self.of(Cause::PortBusy)
+        self.of(Cause::NoPort).saturating_add(self.of(Cause::PortBusy))
     }
 
     /// All of them.
     pub const fn total(&self) -> u64 {
-        self.connects() + self.of(Cause::AddressInUse)
+        self.connects().saturating_add(self.of(Cause::AddressInUse))
     }
 }
 
@@ -218,7 +223,7 @@ impl Place {
             self.slots[(passed % SLOTS) as usize] = 0;
         }
         self.gone = false;
-        self.count += failure.count;
+        add(&mut self.count, failure.count);
         self.last_ns = self.last_ns.max(failure.last_ns);
         let slot = &mut self.slots[(now % SLOTS) as usize];
         *slot = slot.saturating_add(u32::try_from(failure.count).unwrap_or(u32::MAX));
@@ -298,7 +303,7 @@ impl Binds {
             CallResult::Unanswered => (&mut self.unanswered, Some(&mut self.unanswered_ns)),
             CallResult::Tried | CallResult::NoPort | CallResult::PortBusy => return,
         };
-        *sum += count;
+        add(sum, count);
         if let Some(latest) = latest
             && *latest < last_ns
         {
@@ -400,14 +405,14 @@ impl Failures {
     /// Takes in what was counted for a key since the last time; first and last time are of all.
     pub fn take(&mut self, key: &FailureKey, failure: &Failure) {
         if self.add(key, failure) == Some(Cause::AddressInUse) {
-            *self.refused.entry(key.netns).or_default() += failure.count;
+            add(self.refused.entry(key.netns).or_default(), failure.count);
         }
     }
 
     /// Takes in what another session [told](Self::retold) of the time before this one.
     pub fn recall(&mut self, key: &FailureKey, failure: &Failure) {
         if let Some(cause) = self.add(key, failure) {
-            self.before.by_cause[cause as usize] += failure.count;
+            add(&mut self.before.by_cause[cause as usize], failure.count);
         }
     }
 
@@ -440,7 +445,7 @@ impl Failures {
     fn add(&mut self, key: &FailureKey, failure: &Failure) -> Option<Cause> {
         let result = CallResult::from_u8(key.result)?;
         match result {
-            CallResult::Tried => *self.tried.entry(*key).or_default() += failure.count,
+            CallResult::Tried => add(self.tried.entry(*key).or_default(), failure.count),
             CallResult::NoPort | CallResult::PortBusy => {}
             CallResult::AddressInUse
             | CallResult::Bound
@@ -471,7 +476,7 @@ impl Failures {
         self.places.retain(|_, place| {
             let stays = place.last_ns > limit;
             if !stays {
-                other.by_cause[place.cause as usize] += place.count;
+                add(&mut other.by_cause[place.cause as usize], place.count);
             }
             stays
         });
@@ -533,7 +538,7 @@ impl Failures {
     pub fn counts(&self) -> FailedCalls {
         let mut counts = self.other;
         for place in self.places() {
-            counts.by_cause[place.cause as usize] += place.count;
+            add(&mut counts.by_cause[place.cause as usize], place.count);
         }
         for (count, before) in counts.by_cause.iter_mut().zip(self.before.by_cause) {
             *count = count.saturating_sub(before);
@@ -663,6 +668,19 @@ mod tests {
             "and told with the rest"
         );
         assert!(told.refused.is_empty());
+    }
+
+    #[test]
+    fn counts_that_cannot_be_are_as_many_as_can_be() {
+        let mut failures = Failures::default();
+        for result in [CallResult::NoPort, CallResult::Tried, CallResult::AddressInUse] {
+            failures.take(&key(result, 42, 443), &calls(u64::MAX, 100, 100));
+            failures.take(&key(result, 42, 443), &calls(u64::MAX, 100, 100));
+            failures.recall(&key(result, 43, 443), &calls(u64::MAX, 100, 100));
+        }
+        assert!(failures.places().all(|place| place.count == u64::MAX));
+        failures.take(&key(CallResult::NoPort, 44, 443), &calls(2, 100, 100));
+        assert!(failures.counts().total() < u64::MAX, "what was before is taken off");
     }
 
     #[test]
