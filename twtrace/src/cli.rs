@@ -81,6 +81,8 @@ pub enum Command {
     Config(ConfigArgs),
     /// Monitoring plugin: one line, perfdata, and exit status 0, 1, 2 or 3, after 5 s.
     Check(CheckArgs),
+    /// Put what a report of a fault needs into one file, which says what is in it. Nothing is sent.
+    Support(SupportArgs),
     /// Print what makes a shell complete command lines of twtrace.
     Completions {
         /// The shell.
@@ -437,6 +439,17 @@ pub struct CheckArgs {
     /// CRITICAL above this share of a limit; from 90 on only where what is left is not known to do.
     #[arg(long, value_name = "PERCENT", default_value_t = 90)]
     pub crit: u32,
+}
+
+/// Arguments of `twtrace support`.
+#[derive(Clone, Debug, Args)]
+pub struct SupportArgs {
+    /// The file, an archive of tar and gzip; one that is there is replaced.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Which sockets, and how: as of the command that did not do what it should.
+    #[command(flatten)]
+    pub observe: ObserveArgs,
 }
 
 fn parse_network(text: &str) -> Result<IpNet, String> {

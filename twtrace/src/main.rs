@@ -7,6 +7,9 @@ use std::{
 
 use anyhow::Context;
 use clap::FromArgMatches;
+use tracing_subscriber::{
+    EnvFilter, Layer, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 use twtrace::{
     cli::{Cli, Color, Command, CompletedShell, DaemonArgs},
     config::{self, ConfigError},
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
     };
     // The daemon's log is a matter of its settings.
     if !matches!(cli.command, Command::Daemon(_)) {
-        log_to_stderr(cli.verbose);
+        begin_log(cli.verbose, matches!(cli.command, Command::Support(_)));
     }
     match run(&cli) {
         Ok(code) => code,
@@ -81,6 +84,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             Command::Diagnose(args) => session::diagnose(args, palette).await,
             Command::Explain(args) => session::explain(args, palette).await,
             Command::Check(args) => session::check(args).await,
+            Command::Support(args) => session::support(args).await,
             Command::Daemon(args) => return daemon(args).await,
             Command::Config(_) => {
                 config::print::default_file(&mut std::io::stdout().lock())?;
@@ -132,18 +136,20 @@ fn palette(color: Color) -> Palette {
     if wanted { Palette::COLOURED } else { Palette::PLAIN }
 }
 
-/// Warnings, and more on request. The kernel programs' own lines come through here too.
-fn log_to_stderr(verbose: u8) {
+/// Warnings on stderr, and more on request; all of it into a support bundle. The kernel programs' own
+/// lines come through here too.
+fn begin_log(verbose: u8, is_kept: bool) {
     let level = match verbose {
         0 => "warn",
         1 => "info,twtrace=debug",
         _ => "debug",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TWTRACE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| session::log::Log)
-        .with_ansi(false)
-        .init();
+    let filter = EnvFilter::try_from_env("TWTRACE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let shown = fmt::layer().with_writer(|| session::log::Log).with_ansi(false);
+    let kept = is_kept.then(|| {
+        session::log::keep();
+        let all = fmt::layer().with_writer(|| session::log::Kept).with_ansi(false);
+        all.with_filter(EnvFilter::new("debug,aya_obj=info"))
+    });
+    tracing_subscriber::registry().with(shown.with_filter(filter)).with(kept).init();
 }

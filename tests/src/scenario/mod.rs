@@ -38,6 +38,7 @@ mod reuse;
 pub mod session;
 mod startup;
 mod stripped;
+mod support;
 mod time_namespace;
 mod unit;
 
@@ -194,6 +195,8 @@ pub const ALL: &[Scenario] = &[
     agent("recording_killed_in_the_middle", recording::killed_in_the_middle),
     agent("export_is_queried_by_duckdb", recording::export_is_queried_by_duckdb),
     agent("in_a_time_namespace_a_day_ahead", time_namespace::a_day_ahead),
+    agent("support_bundles_what_a_report_needs", support::bundles_what_a_report_needs),
+    agent("support_without_rights_says_why", support::without_rights_says_why),
     agent("command_mode", session::command_mode),
     agent("count_ends_the_session", session::count_ends_the_session),
     agent("duration_ends_the_session", session::duration_ends_the_session),

@@ -226,4 +226,28 @@ pub const PAGES: &[Page] = &[
             ("3", "UNKNOWN: it could not be found out, or wrong usage."),
         ],
     },
+    Page {
+        command: "support",
+        examples: &[
+            ("sudo twtrace support twtrace.tar.gz", "ten seconds, then a list of what is in it"),
+            ("sudo twtrace support t.tar.gz --attach kprobe", "of what did not attach"),
+        ],
+        overhead: OVERHEAD,
+        fields: &[
+            ("CONTENTS.txt", "What is in the bundle, and what is not and why."),
+            ("version.txt", "The program, its commit and its kernel programs."),
+            ("host.txt", "The kernel, what it allows, and what the process may."),
+            ("twtrace.toml", "The daemon's settings."),
+            (
+                "daemon-status.json",
+                "How the daemon is, if one answers; daemon-metrics.txt as well.",
+            ),
+            ("answer.txt", "How it attached and why not better, the table, and what is wrong."),
+            ("summary.json", "All counts and the audit; addresses of all peers."),
+            ("recording.twtrace", "Every socket of this time, for twtrace replay."),
+            ("log.txt", "What was said meanwhile, as by -vv."),
+        ],
+        has_filter: false,
+        exit: EXIT,
+    },
 ];

@@ -45,6 +45,24 @@ pub async fn gather<T>(
     question: Question,
     show: impl FnOnce(&mut BufWriter<StdoutLock<'_>>, &Summary) -> io::Result<T>,
 ) -> Result<T, SessionError> {
+    let (mut pipeline, summary) = summed_up(args, question).await?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let shown = show(&mut out, &summary)?;
+    out.flush()?;
+    drop(out);
+    pipeline.finish_recording()?;
+    observe::ended_well(&pipeline, args)?;
+    Ok(shown)
+}
+
+/// The same without showing it; what is recorded is yet to be ended.
+///
+/// # Errors
+/// [`SessionError`].
+pub async fn summed_up(
+    args: &ObserveArgs,
+    question: Question,
+) -> Result<(Pipeline, Summary), SessionError> {
     let plan = Plan {
         wanted: question.peer.map(PeerAddress::selection).unwrap_or_default(),
         record: question.keep.record.map(|path| (path, None)),
@@ -56,13 +74,7 @@ pub async fn gather<T>(
     observe_for(&mut pipeline, &mut stop, args, args.duration.or(usual)).await?;
     observe::catch_up(&mut pipeline, args, &mut |_| {}).await?;
     let summary = observe::last_summary(&mut pipeline, args, &question.choice, &mut |_| {})?;
-    let mut out = BufWriter::new(io::stdout().lock());
-    let shown = show(&mut out, &summary)?;
-    out.flush()?;
-    drop(out);
-    pipeline.finish_recording()?;
-    observe::ended_well(&pipeline, args)?;
-    Ok(shown)
+    Ok((pipeline, summary))
 }
 
 /// Takes in what comes until something ends it. A time is that of what is taken in: a recording

@@ -10,8 +10,10 @@ use crate::text::{visible, visible_lines};
 
 /// Says something on stderr, in one line or more.
 pub fn say(text: &str) {
+    let line = format!("twtrace: {}\n", visible_lines(text));
+    keep_line(&line);
     // Nobody to tell if stderr is gone.
-    let _ = writeln!(io::stderr(), "twtrace: {}", visible_lines(text));
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// Most bytes held back; what comes then is dropped, since the first warnings tell most.
@@ -59,5 +61,45 @@ impl Write for Log {
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
+    }
+}
+
+/// Most bytes kept for a support bundle: what the verifier says of one program may have hundreds of
+/// thousands.
+const MOST_KEPT: usize = 4 << 20;
+
+/// All that was said, if it is kept.
+static KEPT: Mutex<Option<String>> = Mutex::new(None);
+
+/// Keeps from now on what is said and logged, beside showing it.
+pub fn keep() {
+    *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Some(String::new());
+}
+
+/// What was kept, which is nothing from now on.
+pub fn kept() -> String {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+}
+
+fn keep_line(line: &str) {
+    if let Some(kept) = &mut *KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+        && kept.len() + line.len() <= MOST_KEPT
+    {
+        kept.push_str(line);
+    }
+}
+
+/// Where the log goes that is kept, an event at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept;
+
+impl Write for Kept {
+    fn write(&mut self, written: &[u8]) -> io::Result<usize> {
+        keep_line(&visible_lines(&String::from_utf8_lossy(written)));
+        Ok(written.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -14,6 +14,7 @@ mod record;
 mod remote;
 mod replay;
 mod stop;
+mod support;
 mod watch;
 
 use std::{io, path::PathBuf};
@@ -27,6 +28,7 @@ pub use peer::peer;
 pub use record::record;
 pub use remote::DaemonError;
 pub use replay::replay;
+pub use support::support;
 pub use watch::watch;
 
 use crate::{

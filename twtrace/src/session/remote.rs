@@ -6,9 +6,9 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{
-    Request, StatusCode,
+    Request, Response, StatusCode,
     body::Incoming,
     client::conn::http1,
     header::{HOST, USER_AGENT},
@@ -47,11 +47,13 @@ pub enum DaemonError {
         /// The socket.
         path: PathBuf,
     },
-    /// It answers something else than a feed.
-    #[error("the daemon at {path} does not give its feed: {problem}")]
+    /// It answers something else than what was asked for.
+    #[error("the daemon at {path} does not give {target}: {problem}")]
     Refused {
         /// The socket.
         path: PathBuf,
+        /// What was asked for.
+        target: String,
         /// What it said instead.
         problem: String,
     },
@@ -70,15 +72,38 @@ pub enum DaemonError {
 /// # Errors
 /// [`DaemonError`].
 pub async fn feed(path: &Path) -> Result<Body, DaemonError> {
+    Ok(Body::of(ask(path, FEED).await?.into_body()))
+}
+
+/// Asks for something that is not long, as text.
+///
+/// # Errors
+/// [`DaemonError`]; what is longer than `most` bytes is refused.
+pub async fn text(path: &Path, target: &str, most: usize) -> Result<String, DaemonError> {
+    let body = Limited::new(ask(path, target).await?.into_body(), most);
+    let collected = body.collect().await.map_err(|error| DaemonError::Refused {
+        path: path.to_owned(),
+        target: target.to_owned(),
+        problem: error.to_string(),
+    })?;
+    Ok(String::from_utf8_lossy(&collected.to_bytes()).into_owned())
+}
+
+/// Asks, and answers what begins well.
+async fn ask(path: &Path, target: &str) -> Result<Response<Incoming>, DaemonError> {
     let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => DaemonError::Forbidden { path: path.to_owned() },
         _ => DaemonError::NoAnswer { path: path.to_owned(), source },
     })?;
-    let refused = |problem: String| DaemonError::Refused { path: path.to_owned(), problem };
+    let refused = |problem: String| DaemonError::Refused {
+        path: path.to_owned(),
+        target: target.to_owned(),
+        problem,
+    };
     let (mut client, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| refused(error.to_string()))?;
     tokio::spawn(connection);
-    let request = Request::get(FEED)
+    let request = Request::get(target)
         .header(HOST, "localhost")
         .header(USER_AGENT, concat!("twtrace/", env!("CARGO_PKG_VERSION")))
         .body(Empty::<Bytes>::new())
@@ -92,7 +117,7 @@ pub async fn feed(path: &Path) -> Result<Body, DaemonError> {
         let said = visible(&said);
         return Err(refused(format!("{status}: {said}")));
     }
-    Ok(Body::of(response.into_body()))
+    Ok(response)
 }
 
 /// Reads the feed's header.
