@@ -9,6 +9,7 @@ mod bench;
 mod cgroup;
 mod counters;
 mod daemon;
+mod dashboard;
 mod equation;
 mod evidence;
 mod expect;

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::daemon::Daemon;
-use crate::lab::Lab;
+use crate::dashboard;
+use crate::lab::{Backend, Lab};
 use crate::topology;
 use crate::traffic::{Behaviour, Client, Server};
 use crate::{expect, http, twtrace, wait};
@@ -29,6 +30,9 @@ const RULES: [(&str, &str); 2] = [
 
 /// No other scenario has this peer: a namespace may have the number of one that is gone.
 const PEER: &str = "10.1.0.2:8301";
+
+/// Time between two scrapes, seconds.
+const SCRAPE: u32 = 5;
 
 /// A port that is free now.
 fn free_port() -> Result<u16> {
@@ -50,7 +54,7 @@ impl Prometheus {
         }
         let file = directory.path().join("prometheus.yml");
         let config = format!(
-            "global: {{scrape_interval: 5s, scrape_timeout: 5s, evaluation_interval: 5s}}\n\
+            "global: {{scrape_interval: {SCRAPE}s, scrape_timeout: 5s, evaluation_interval: 5s}}\n\
              rule_files: [twtrace.rules.yaml]\n\
              scrape_configs:\n\
              - {{job_name: twtrace, static_configs: [{{targets: ['{target}']}}]}}\n"
@@ -81,7 +85,12 @@ impl Prometheus {
         value.map(|value| value.parse().context("a number")).transpose()
     }
 
-    /// Waits until an expression has a value.
+    /// Waits until an expression has any value.
+    fn await_data(&self, expression: &str) -> Result<()> {
+        wait::until(expression, PATIENCE, || Ok(self.query(expression)?.map(drop)))
+    }
+
+    /// Waits until an expression has this value.
     fn await_value(&self, expression: &str, want: f64) -> Result<()> {
         let mut last = None;
         wait::until(expression, PATIENCE, || {
@@ -143,8 +152,31 @@ pub fn prometheus_scrapes_the_counts(lab: &Lab) -> Result<()> {
     })
 }
 
+/// Whatever the dashboard asks has an answer, but what this way to attach does not see.
+fn dashboard_shows(lab: &Lab, prometheus: &Prometheus) -> Result<()> {
+    let asked = |panel: &str| -> Result<String> {
+        let questions = dashboard::questions()?;
+        let found = questions.iter().find(|question| question.panel == panel);
+        Ok(found.with_context(|| format!("no panel {panel}"))?.asked(SCRAPE))
+    };
+    prometheus.await_value(&asked("Calls that fail now")?, 1.0)?;
+    prometheus.await_value(&asked("Live")?, 20.0)?;
+    prometheus.await_value(&asked("Ports, the shortest")?, 1.0)?;
+    for question in dashboard::questions()? {
+        let expression = question.asked(SCRAPE);
+        let mut unseen = dashboard::UNSEEN_BY_TRACEPOINTS.iter();
+        if lab.backend == Backend::Tracepoint && unseen.any(|name| expression.contains(name)) {
+            let what = format!("{}: what tracepoints do not see", question.panel);
+            expect::equal(&what, &None, &prometheus.query(&expression)?)?;
+        } else {
+            prometheus.await_data(&expression).with_context(|| question.panel.clone())?;
+        }
+    }
+    Ok(())
+}
+
 /// The alerts are as their own tests say, ask for metrics that there are, and the first of them fires
-/// in a real Prometheus when connect() fails on a real host.
+/// in a real Prometheus when connect() fails on a real host, of which the dashboard shows all.
 pub fn alerts_fire(lab: &Lab) -> Result<()> {
     let target = format!("127.0.0.1:{}", free_port()?);
     let net = topology::pair()?;
@@ -167,6 +199,7 @@ pub fn alerts_fire(lab: &Lab) -> Result<()> {
     let outcome = client.try_connections(server.addr(), 25)?;
     expect::equal("connections that came about", &20, &outcome.connected)?;
     prometheus.await_value(firing, 1.0)?;
+    dashboard_shows(lab, &prometheus)?;
 
     let metrics = http::local(&daemon.socket(), "/metrics")?;
     let is_part = |char: char| char.is_ascii_alphanumeric() || char == '_' || char == ':';

@@ -20,13 +20,14 @@ const COMPLETIONS: [(&str, &str); 3] = [
 ];
 
 /// Files of the project, and where they go.
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 12] = [
     ("packaging/twtrace.service", "lib/systemd/system/twtrace.service"),
     ("packaging/twtrace.sysusers", "lib/sysusers.d/twtrace.conf"),
     ("packaging/twtrace-tracepoint.conf", "share/doc/twtrace/twtrace-tracepoint.conf"),
     ("packaging/twtrace-listen.conf", "share/doc/twtrace/twtrace-listen.conf"),
     ("packaging/twtrace-kprobe-events.conf", "share/doc/twtrace/twtrace-kprobe-events.conf"),
     ("packaging/prometheus/twtrace.rules.yaml", "share/doc/twtrace/twtrace.rules.yaml"),
+    ("packaging/grafana/twtrace.json", "share/doc/twtrace/grafana-dashboard.json"),
     ("README.md", "share/doc/twtrace/README.md"),
     ("docs/DAEMON.md", "share/doc/twtrace/DAEMON.md"),
     ("LICENSE-MIT", "share/doc/twtrace/LICENSE-MIT"),
