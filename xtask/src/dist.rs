@@ -4,6 +4,7 @@
 //! is compiled, and every time is the commit's.
 
 mod archive;
+mod crates;
 mod licences;
 mod packages;
 mod program;
@@ -41,6 +42,9 @@ pub struct Args {
     /// Install the packages in a Debian of their own, upgrade, remove and purge them.
     #[arg(long)]
     install: bool,
+    /// Package the crates as for a registry, and build each from its package alone.
+    #[arg(long)]
+    crates: bool,
 }
 
 /// Makes everything and lists it.
@@ -58,6 +62,9 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     }
     if args.install {
         packages::install(&place)?;
+    }
+    if args.crates {
+        crates::dry_run(&source)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// The documentation of this API.
-const OPENAPI: &str = include_str!("../../../docs/openapi.json");
+const OPENAPI: &str = include_str!("../../openapi.json");
 
 /// Limits on those who ask; a reload changes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
