@@ -311,9 +311,8 @@ fn until_as_meant(attempt: impl Fn() -> Result<Option<()>>) -> Result<()> {
     bail!("this machine was {ATTEMPTS} times too slow to make what the scenario is about")
 }
 
-/// Ends of one scenario that may be unseen on a real machine through tracepoints, if twtrace says of each
-/// that it was: there some three in a thousand that run out of time together reach no program, though
-/// the kernel counts none as skipped. Machines, whose clock is their own, have none, and may not.
+/// Ends of one scenario that may be unseen where the kernel shields a process, if twtrace says of each
+/// that it was: see [`Summary::ends_told_unseen`].
 const UNSEEN: u64 = 3;
 
 /// Ends the run and asserts that the kernel's counters and twtrace's totals are both as `want`.
