@@ -75,6 +75,8 @@ pub enum Command {
     Diagnose(DiagnoseArgs),
     /// The same for one peer, with its history: since when it has sent no timestamps, and so on.
     Explain(ExplainArgs),
+    /// Write one HTML page of an incident, to look at offline or attach to a ticket.
+    Report(ReportArgs),
     /// Run as the host's daemon: answer whoever may ask, and keep the history.
     Daemon(DaemonArgs),
     /// Show the daemon's settings.
@@ -403,6 +405,23 @@ pub struct ExplainArgs {
     /// Output format.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: ReportFormat,
+}
+
+/// Arguments of `twtrace report`.
+#[derive(Clone, Debug, Args)]
+pub struct ReportArgs {
+    /// The page; one that is there is replaced. It observes for a minute unless told otherwise.
+    #[arg(value_name = "OUT.html")]
+    pub out: PathBuf,
+    /// What the daemon remembers of this long, such as 2h, by the minute.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "replay")]
+    pub since: Option<Duration>,
+    /// Which sockets, and how.
+    #[command(flatten)]
+    pub observe: ObserveArgs,
+    /// What is kept of it.
+    #[command(flatten)]
+    pub keep: KeepArgs,
 }
 
 /// Arguments of `twtrace daemon`.

@@ -17,6 +17,7 @@
 //! | `origin` | what a session is of: where its inputs come from, and the inputs |
 //! | `diagnose` | findings: pure rules over counts, history and facts; `docs/findings/` |
 //! | `summary`, `agent` | the read model, immutable; what a daemon knows of itself |
+//! | `chronicle` | a session over time: samples of summaries, moments worth a mark |
 //! | `view` | renderers over any writer: no clock, no terminal, no kernel |
 //! | `kernel` | the only user of aya, and the only place with `unsafe` |
 //! | `feed`, `recording` | what flows in from the kernel; the one encoding of it, in files and from daemons |
@@ -34,6 +35,7 @@ pub mod aggregate;
 pub mod attached;
 
 pub mod audit;
+pub mod chronicle;
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -83,6 +83,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             Command::Export(args) => session::export(args).await,
             Command::Diagnose(args) => session::diagnose(args, palette).await,
             Command::Explain(args) => session::explain(args, palette).await,
+            Command::Report(args) => session::report(args).await,
             Command::Check(args) => session::check(args).await,
             Command::Support(args) => session::support(args).await,
             Command::Daemon(args) => return daemon(args).await,

@@ -1,6 +1,10 @@
 //! What a rule has to say: one finding, with the figures that prove it.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
+
+use crate::text::one;
 
 /// How bad it is, from the least.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +72,39 @@ pub struct Evidence {
     pub source: &'static str,
 }
 
+impl Evidence {
+    /// Its name for people. Sysctls keep their spelling: one wants to search for it.
+    pub fn name(&self) -> Cow<'static, str> {
+        if self.source.ends_with(self.key) {
+            self.key.into()
+        } else {
+            self.key.replace('_', " ").into()
+        }
+    }
+
+    /// Its value with its unit, for people; text of others is in it as it is.
+    pub fn text(&self) -> String {
+        let value = match &self.value {
+            Value::String(text) => text.clone(),
+            Value::Null => return "(not known)".to_owned(),
+            Value::Array(items) => {
+                let items: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
+                items.join(", ")
+            }
+            // A rate of 470.0 is as much as one of 470.
+            other => match other.as_f64().filter(|number| number.fract() == 0.0) {
+                Some(whole) => format!("{whole:.0}"),
+                None => other.to_string(),
+            },
+        };
+        match self.unit {
+            "" => value,
+            unit if self.value.as_f64() == Some(1.0) => format!("{value} {}", one(unit)),
+            unit => format!("{value} {unit}"),
+        }
+    }
+}
+
 /// One thing found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Finding {
@@ -109,6 +146,11 @@ impl Finding {
         let here = self.id == FAILED;
         let fails = here || self.severity == Severity::Critical;
         (FAILURES.contains(&self.id) && fails).then_some(self.severity)
+    }
+
+    /// What not to do, for where a label says the first words already.
+    pub fn dont(&self) -> &str {
+        self.dont.strip_prefix("Do not ").unwrap_or(&self.dont)
     }
 
     /// Adds a figure.

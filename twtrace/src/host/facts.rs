@@ -230,6 +230,29 @@ impl NamespaceFacts {
         in_range && !self.reserved_ports.iter().any(|reserved| reserved.contains(&port))
     }
 
+    /// The settings that matter, by the names that `sysctl` has for them; of those this kernel has.
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let list = |range: &RangeInclusive<u16>| format!("{}-{}", range.start(), range.end());
+        let mut settings: Vec<(&'static str, String)> = [
+            ("tcp_tw_reuse", self.tw_reuse),
+            ("tcp_tw_reuse_delay", self.tw_reuse_delay_ms),
+            ("tcp_tw_recycle", self.tw_recycle),
+            ("tcp_timestamps", self.timestamps),
+            ("tcp_fin_timeout", self.fin_timeout),
+            ("tcp_rfc1337", self.rfc1337),
+            ("tcp_tw_timeout", self.tw_timeout),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?.to_string())))
+        .collect();
+        settings.extend(self.port_range.iter().map(|range| ("ip_local_port_range", list(range))));
+        if !self.reserved_ports.is_empty() {
+            let reserved: Vec<String> = self.reserved_ports.iter().map(list).collect();
+            settings.push(("ip_local_reserved_ports", reserved.join(",")));
+        }
+        settings
+    }
+
     /// What a counter grew by in this session.
     pub fn grown(&self, counter: &str) -> u64 {
         self.counters.since(&self.counters_before, counter)

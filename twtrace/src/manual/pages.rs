@@ -182,6 +182,18 @@ pub const PAGES: &[Page] = &[
         exit: EXIT,
     },
     Page {
+        command: "report",
+        examples: &[
+            ("sudo twtrace report a.html --for 60s", "what happens in the next minute"),
+            ("twtrace report a.html --replay /tmp/a.twt", "what happened in a recording"),
+            ("twtrace report a.html --since 2h", "what the daemon remembers"),
+        ],
+        overhead: OVERHEAD,
+        fields: &[],
+        has_filter: false,
+        exit: EXIT,
+    },
+    Page {
         command: "daemon",
         examples: &[
             ("sudo twtrace daemon", "as the settings say; docs/DAEMON.md"),

@@ -15,6 +15,8 @@ use super::{
 };
 use crate::{
     cli::{KeepArgs, ObserveArgs, PeerAddress},
+    event::Event,
+    feed::Core,
     pipeline::{DRAIN_INTERVAL, Drained, Pipeline},
     summary::{RowChoice, Summary},
 };
@@ -34,6 +36,22 @@ pub struct Question {
     /// What is kept.
     pub keep: KeepArgs,
 }
+
+/// Somebody who looks on while a session takes things in.
+pub trait Watcher {
+    /// An event was taken in.
+    fn event(&mut self, _event: &Event) {}
+
+    /// A moment was told.
+    fn moment(&mut self, _core: &Core) {}
+
+    /// How often there has to be a moment; rarely if `None`.
+    fn interval(&self) -> Option<Duration> {
+        None
+    }
+}
+
+impl Watcher for () {}
 
 /// Observes for as long as the user said, or else as is usual, or a recording to its end; then
 /// shows the summary.
@@ -71,7 +89,7 @@ pub async fn summed_up(
     let mut stop = Stop::listen()?;
     let mut pipeline = observe::open(args, plan, &mut |_| {}).await?;
     let usual = question.usual.filter(|_| args.replay.is_none());
-    observe_for(&mut pipeline, &mut stop, args, args.duration.or(usual)).await?;
+    observe_for(&mut pipeline, &mut stop, args, args.duration.or(usual), &mut ()).await?;
     observe::catch_up(&mut pipeline, args, &mut |_| {}).await?;
     let summary = observe::last_summary(&mut pipeline, args, &question.choice, &mut |_| {})?;
     Ok((pipeline, summary))
@@ -79,11 +97,15 @@ pub async fn summed_up(
 
 /// Takes in what comes until something ends it. A time is that of what is taken in: a recording
 /// of a minute has a minute, however fast it is read.
-async fn observe_for(
+///
+/// # Errors
+/// [`SessionError`].
+pub async fn observe_for(
     pipeline: &mut Pipeline,
     stop: &mut Stop,
     args: &ObserveArgs,
     duration: Option<Duration>,
+    watcher: &mut impl Watcher,
 ) -> Result<(), SessionError> {
     let live = !pipeline.is_stream();
     stop.after(duration.filter(|_| live));
@@ -91,22 +113,29 @@ async fn observe_for(
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut progress = Progress::begin();
     // What grows has to be looked at in between to tell whether it lasts.
-    let mut halves = interval(duration.map_or(HALF, |time| (time / 2).max(DRAIN_INTERVAL)));
+    let halves = duration.map_or(HALF, |time| (time / 2).max(DRAIN_INTERVAL));
+    let mut halves = interval(watcher.interval().unwrap_or(halves).min(halves));
     halves.reset();
     loop {
         tokio::select! {
             _ = stop.wait() => return Ok(()),
-            _ = halves.tick(), if live => pipeline.look(&mut |_| {})?,
+            _ = halves.tick(), if live => {
+                pipeline.look(&mut |event| watcher.event(event))?;
+                watcher.moment(pipeline.core());
+            }
             readable = pipeline.readable() => readable?,
             _ = drain.tick() => {}
         }
         progress.show_read(pipeline, args);
-        match pipeline.drain(&mut |_| {})? {
+        match pipeline.drain(&mut |event| watcher.event(event))? {
             Drained::End => return Ok(()),
-            Drained::Moment if duration.is_some_and(|time| pipeline.core().elapsed() >= time) => {
-                return Ok(());
+            Drained::Moment => {
+                watcher.moment(pipeline.core());
+                if duration.is_some_and(|time| pipeline.core().elapsed() >= time) {
+                    return Ok(());
+                }
             }
-            _ => {}
+            Drained::Nothing | Drained::Something => {}
         }
     }
 }

@@ -13,6 +13,7 @@ mod progress;
 mod record;
 mod remote;
 mod replay;
+mod report;
 mod stop;
 mod support;
 mod watch;
@@ -28,6 +29,7 @@ pub use peer::peer;
 pub use record::record;
 pub use remote::DaemonError;
 pub use replay::replay;
+pub use report::report;
 pub use support::support;
 pub use watch::watch;
 

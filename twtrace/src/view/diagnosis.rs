@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::style::Palette;
-use crate::text::{COLUMNS, are, counted, one, visible, wrapped};
+use crate::text::{COLUMNS, are, counted, visible, wrapped};
 use crate::{
     diagnose::{
         Evidence, Finding, Severity,
@@ -209,7 +209,7 @@ pub fn write_findings(
 }
 
 /// What is said where there is no finding.
-fn no_finding(margins: &Margins) -> String {
+pub fn no_finding(margins: &Margins) -> String {
     let (sockets, are) = (counted(margins.sockets, "sockets"), are(margins.sockets));
     match margins.worst() {
         _ if margins.namespaces.is_empty() => {
@@ -264,45 +264,23 @@ fn write_finding(
     }
     wrapped(out, "  Do:     ", &finding.remedy)?;
     if !finding.dont.is_empty() {
-        // The label says the first words already.
-        let dont = finding.dont.strip_prefix("Do not ").unwrap_or(&finding.dont);
-        wrapped(out, "  Do not: ", dont)?;
+        wrapped(out, "  Do not: ", finding.dont())?;
     }
     writeln!(out)
 }
 
 /// One figure: name, value, unit, and where it comes from.
 fn write_figure(out: &mut impl Write, figure: &Evidence) -> io::Result<()> {
-    let value = match &figure.value {
-        Value::String(text) => text.clone(),
-        Value::Null => "(not known)".to_owned(),
-        Value::Array(items) => {
-            let items: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
-            items.join(", ")
-        }
-        // A rate of 470.0 is as much as one of 470.
-        other => match other.as_f64().filter(|number| number.fract() == 0.0) {
-            Some(whole) => format!("{whole:.0}"),
-            None => other.to_string(),
-        },
-    };
-    let value = visible(&value);
-    let unit = match &figure.value {
-        _ if figure.unit.is_empty() => String::new(),
-        Value::Null => String::new(),
-        value if value.as_f64() == Some(1.0) => format!(" {}", one(figure.unit)),
-        _ => format!(" {}", figure.unit),
-    };
-    // Sysctls keep their spelling: one wants to search for it.
-    let is_sysctl = figure.source.ends_with(figure.key);
-    let name = if is_sysctl { figure.key.to_owned() } else { figure.key.replace('_', " ") };
+    let text = figure.text();
+    let text = visible(&text);
+    let name = figure.name();
     let name = format!("    {name:<26} ");
-    let left = format!("{name}{value}{unit}");
+    let left = format!("{name}{text}");
     let width = left.chars().count();
     if width.max(SOURCE_AT) + 2 + figure.source.len() <= COLUMNS {
         writeln!(out, "{left:<SOURCE_AT$}  {}", figure.source)
     } else {
-        wrapped(out, &name, &format!("{value}{unit}"))?;
+        wrapped(out, &name, &text)?;
         writeln!(out, "{:name$}({})", "", figure.source, name = name.len())
     }
 }
@@ -484,28 +462,6 @@ fn conntrack_margin(tracking: &Tracking) -> String {
 
 /// The settings that matter, as `sysctl` names them.
 fn settings(facts: &NamespaceFacts) -> String {
-    let mut words: Vec<String> = [
-        ("tcp_tw_reuse", facts.tw_reuse),
-        ("tcp_tw_reuse_delay", facts.tw_reuse_delay_ms),
-        ("tcp_tw_recycle", facts.tw_recycle),
-        ("tcp_timestamps", facts.timestamps),
-        ("tcp_fin_timeout", facts.fin_timeout),
-        ("tcp_rfc1337", facts.rfc1337),
-        ("tcp_tw_timeout", facts.tw_timeout),
-    ]
-    .into_iter()
-    .filter_map(|(name, value)| Some(format!("{name}={}", value?)))
-    .collect();
-    if let Some(range) = &facts.port_range {
-        words.push(format!("ip_local_port_range={}-{}", range.start(), range.end()));
-    }
-    if !facts.reserved_ports.is_empty() {
-        let reserved: Vec<String> = facts
-            .reserved_ports
-            .iter()
-            .map(|range| format!("{}-{}", range.start(), range.end()))
-            .collect();
-        words.push(format!("ip_local_reserved_ports={}", reserved.join(",")));
-    }
-    words.join(" ")
+    let words = facts.settings().into_iter().map(|(name, value)| format!("{name}={value}"));
+    words.collect::<Vec<_>>().join(" ")
 }

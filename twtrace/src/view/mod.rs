@@ -16,6 +16,7 @@ pub mod json;
 pub mod metrics;
 pub mod parquet;
 pub mod peer;
+pub mod report;
 pub mod status;
 pub mod style;
 pub mod table;
