@@ -681,7 +681,7 @@ impl Aggregate {
 }
 
 /// What is left of a timer, milliseconds: 0 of one that is overdue.
-fn left_ms(hz: Hz, entered: &Entered) -> u64 {
+pub fn left_ms(hz: Hz, entered: &Entered) -> u64 {
     i32::try_from(entered.armed).map_or(0, |armed| hz.millis(armed.unsigned_abs()))
 }
 
@@ -710,7 +710,7 @@ fn add(count: &mut u32, more: u64) {
 /// Where the port of a socket is scarce. Of one whose full socket was not seen its bucket tells
 /// whether `connect()` chose the port, and nothing who did if not: a client's is taken for one of
 /// `bind(address, 0)`, which is what holds most.
-fn space(entered: &Entered, role: Role) -> SpaceKey {
+pub fn space(entered: &Entered, role: Role) -> SpaceKey {
     let flag = |flag: u16| entered.header.flags & flag != 0;
     let known = !flag(entered_flags::TIMESTAMPS_UNKNOWN);
     let chosen = match PortChoice::from_u8(entered.chosen) {
@@ -739,7 +739,7 @@ struct Settled {
 }
 
 /// When a socket that was there entered, as far as its timer tells.
-fn began_ns(hz: Hz, entered: &Entered) -> u64 {
+pub fn began_ns(hz: Hz, entered: &Entered) -> u64 {
     if entered.header.flags & entered_flags::ENTRY_KNOWN != 0 {
         return entered.mono_ns;
     }

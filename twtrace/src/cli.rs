@@ -77,6 +77,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Write one HTML page of an incident, to look at offline or attach to a ticket.
     Report(ReportArgs),
+    /// Try other settings on what happened: how many ports would have been held, what would have failed.
+    WhatIf(WhatIfArgs),
     /// Run as the host's daemon: answer whoever may ask, and keep the history.
     Daemon(DaemonArgs),
     /// Show the daemon's settings.
@@ -422,6 +424,30 @@ pub struct ReportArgs {
     /// What is kept of it.
     #[command(flatten)]
     pub keep: KeepArgs,
+}
+
+/// Arguments of `twtrace what-if`.
+#[derive(Clone, Debug, Args)]
+pub struct WhatIfArgs {
+    /// What would have been different, such as tcp_tw_reuse=1; several are tried together. Without, what
+    /// is worth a try anywhere is tried one by one.
+    #[arg(long, value_name = "NAME=VALUE", help = set_help())]
+    pub set: Vec<String>,
+    /// Which sockets, and how.
+    #[command(flatten)]
+    pub observe: ObserveArgs,
+    /// Output format.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: ReportFormat,
+}
+
+/// What `--set` takes.
+fn set_help() -> String {
+    format!(
+        "What would have been different; several are tried together: {}. Without, what is worth a try \
+         anywhere is tried one by one.",
+        crate::what_if::EXAMPLES
+    )
 }
 
 /// Arguments of `twtrace daemon`.

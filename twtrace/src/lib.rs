@@ -16,6 +16,7 @@
 //! | `audit` | the kernel's counters against what its programs counted |
 //! | `origin` | what a session is of: where its inputs come from, and the inputs |
 //! | `diagnose` | findings: pure rules over counts, history and facts; `docs/findings/` |
+//! | `what_if` | the port spaces of what happened, replayed under other settings |
 //! | `summary`, `agent` | the read model, immutable; what a daemon knows of itself |
 //! | `chronicle` | a session over time: samples of summaries, moments worth a mark |
 //! | `view` | renderers over any writer: no clock, no terminal, no kernel |
@@ -62,3 +63,4 @@ pub mod track;
 pub mod trust;
 pub mod units;
 pub mod view;
+pub mod what_if;

@@ -84,6 +84,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             Command::Diagnose(args) => session::diagnose(args, palette).await,
             Command::Explain(args) => session::explain(args, palette).await,
             Command::Report(args) => session::report(args).await,
+            Command::WhatIf(args) => session::what_if(args, palette).await,
             Command::Check(args) => session::check(args).await,
             Command::Support(args) => session::support(args).await,
             Command::Daemon(args) => return daemon(args).await,

@@ -17,6 +17,7 @@ use twtrace::{
     totals::Totals,
     units::{Clock, Hz},
     view::{self, Format, columns::Provenance, events::EventWriter, style::Palette},
+    what_if::{Remedy, WhatIf},
 };
 use twtrace_common::{
     CallResult, Counter, Ended, Entered, Failed, Failure, FailureKey, Flow, Header, Kind,
@@ -344,4 +345,17 @@ twtrace: entries and ends through tracepoint, 1.2 s
 ";
     assert!(text.starts_with(expected), "{text}");
     assert!(!text.contains('\u{1b}'), "no escape sequence without colour");
+}
+
+#[test]
+fn predictions_fit_their_schema() {
+    let schema = schema("what-if-1.schema.json");
+    let mut what_if = WhatIf::new(Remedy::usual(), Hz::new(250), false);
+    assert_valid(&schema, &view::what_if::document(&what_if));
+    events().iter().for_each(|event| what_if.event(event));
+    let document = view::what_if::document(&what_if);
+    assert_valid(&schema, &document);
+    let told = document["predictions"].as_array().expect("a list");
+    assert_eq!(told.len(), Remedy::usual().len());
+    assert!(told[0]["settings"].as_object().is_some_and(serde_json::Map::is_empty), "{told:#?}");
 }

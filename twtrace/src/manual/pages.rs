@@ -194,6 +194,23 @@ pub const PAGES: &[Page] = &[
         exit: EXIT,
     },
     Page {
+        command: "what-if",
+        examples: &[
+            ("twtrace what-if --replay /tmp/a.twt", "what would have helped"),
+            ("twtrace what-if --replay /tmp/a.twt --set tcp_tw_reuse=1", "one of them"),
+            ("sudo twtrace what-if --for 60s -o json", "of the next minute"),
+        ],
+        overhead: OVERHEAD,
+        fields: &[
+            ("SETTINGS", "What would have been different; as it was: nothing."),
+            ("FAILED", "connect() calls, and bind() of port 0, that would have found no port."),
+            ("MOST HELD", "Ports of the fullest port space that would have been held at a time."),
+            ("OF", "That port space: source address and peer, or source address alone."),
+        ],
+        has_filter: false,
+        exit: EXIT,
+    },
+    Page {
         command: "daemon",
         examples: &[
             ("sudo twtrace daemon", "as the settings say; docs/DAEMON.md"),

@@ -17,6 +17,7 @@ mod report;
 mod stop;
 mod support;
 mod watch;
+mod what_if;
 
 use std::{io, path::PathBuf};
 
@@ -32,6 +33,7 @@ pub use replay::replay;
 pub use report::report;
 pub use support::support;
 pub use watch::watch;
+pub use what_if::what_if;
 
 use crate::{
     filter::FilterError, kernel::KernelError, pipeline::PipelineError, recording::ReadError,

@@ -14,6 +14,7 @@ use super::{
     log::say,
     observe::{self, Plan},
     stop::Stop,
+    what_if::{OBSERVE, Worlds},
 };
 use crate::{
     chronicle::Chronicle,
@@ -25,23 +26,24 @@ use crate::{
     summary::{RowChoice, Summary},
     text::visible,
     view::report::{self, Report},
+    what_if::Remedy,
 };
 
-/// How long is observed when the user does not say.
-const OBSERVE: Duration = Duration::from_secs(60);
-
 /// What is kept of a session beside what a summary knows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Observed {
     chronicle: Chronicle,
+    worlds: Worlds,
 }
 
 impl Watcher for Observed {
     fn event(&mut self, event: &Event) {
         self.chronicle.event(event);
+        self.worlds.event(event);
     }
 
     fn moment(&mut self, core: &Core) {
+        self.worlds.moment(core);
         let Some(moment) = core.moment() else { return };
         if let Some(facts) = &moment.facts {
             self.chronicle.facts(moment.clock, facts);
@@ -80,8 +82,10 @@ pub async fn report(args: &ReportArgs) -> Result<ExitCode, SessionError> {
     let plan =
         Plan { record: args.keep.record.clone().map(|path| (path, None)), ..Plan::default() };
     let mut stop = Stop::listen()?;
-    let mut seen = Observed::default();
+    let worlds = Worlds::of(Remedy::usual());
+    let mut seen = Observed { chronicle: Chronicle::default(), worlds };
     let mut pipeline = observe::open(&asked, plan, &mut |event| seen.event(event)).await?;
+    seen.worlds.begin(pipeline.core().origin());
     let duration = match (asked.duration, &asked.replay, args.since) {
         (Some(duration), ..) => Some(duration),
         (None, None, None) => Some(OBSERVE),
@@ -97,6 +101,7 @@ pub async fn report(args: &ReportArgs) -> Result<ExitCode, SessionError> {
     let mut summary =
         observe::last_summary(&mut pipeline, &asked, &choice, &mut |event| seen.event(event))?;
     let core = pipeline.core();
+    seen.worlds.moment(core);
     seen.chronicle.finish(&summary, core.clock(), core.ready_ns());
     let minutes_from = args.since.map(|since| {
         sort_by_past(&mut summary);
@@ -109,6 +114,7 @@ pub async fn report(args: &ReportArgs) -> Result<ExitCode, SessionError> {
         origin: core.origin(),
         chronicle: &seen.chronicle,
         minutes_from,
+        what_if: seen.worlds.told().filter(|_| duration != Some(Duration::ZERO)),
         broken: broken.as_deref(),
     };
     let mut out = BufWriter::new(out);

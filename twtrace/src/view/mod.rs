@@ -21,6 +21,7 @@ pub mod status;
 pub mod style;
 pub mod table;
 pub mod tui;
+pub mod what_if;
 
 /// Output formats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -9,6 +9,7 @@ mod findings;
 mod lifetimes;
 mod measured;
 mod peers;
+mod remedies;
 mod svg;
 mod timeline;
 
@@ -28,6 +29,7 @@ use crate::{
     peer::minutes::Minute,
     summary::Summary,
     text::visible,
+    what_if::WhatIf,
 };
 
 /// The style sheet, which is in the page.
@@ -51,15 +53,18 @@ pub struct Report<'a> {
     /// From when on a daemon's memory is told, in minutes of `CLOCK_MONOTONIC`; the session alone if
     /// `None`.
     pub minutes_from: Option<i32>,
+    /// What would have been under other settings; `None` where there are no entries to try them on.
+    pub what_if: Option<&'a WhatIf>,
     /// Why it is not whole, if it is not.
     pub broken: Option<&'a str>,
 }
 
 /// Sections, by the name of their anchor.
-const SECTIONS: [(&str, &str); 7] = [
+const SECTIONS: [(&str, &str); 8] = [
     ("time", "What happened when"),
     ("peers", "Peers"),
     ("findings", "Findings"),
+    ("remedies", "Remedies, tried on what happened"),
     ("limits", "Limits over time"),
     ("lifetimes", "Lifetimes"),
     ("settings", "Settings"),
@@ -115,10 +120,11 @@ fn page(report: &Report<'_>) -> Markup {
                     (part(0, &timeline::section(report, &intervals)))
                     (part(1, &peers::section(report)))
                     (part(2, &findings::section(report.summary)))
-                    (part(3, &timeline::limits(report)))
-                    (part(4, &lifetimes::section(report.summary)))
-                    (part(5, &measured::settings(report.summary)))
-                    (part(6, &measured::section(report)))
+                    (part(3, &remedies::section(report.what_if)))
+                    (part(4, &timeline::limits(report)))
+                    (part(5, &lifetimes::section(report.summary)))
+                    (part(6, &measured::settings(report.summary)))
+                    (part(7, &measured::section(report)))
                 }
             }
         }

@@ -1,0 +1,65 @@
+//! Remedies, tried on what happened.
+
+use maud::{Markup, html};
+
+use super::shown;
+use crate::{
+    view::what_if::{caveats, replayed},
+    what_if::{BASIS, Prediction, WhatIf},
+};
+
+/// The section; without a replay only that there is none.
+pub fn section(what_if: Option<&WhatIf>) -> Markup {
+    let Some(what_if) = what_if else {
+        return html! {
+            p {
+                "Remedies are tried on entries, each at its time. A daemon remembers minutes, so of its \
+                 history none can be tried; of a recording, or of a session, they can."
+            }
+        };
+    };
+    let predictions = what_if.predictions();
+    html! {
+        p { (replayed(what_if)) " What would have been under other settings, by a model of the port space:" }
+        div class="scroll" tabindex="0" role="region" aria-label="remedies" {
+            table {
+                caption { "The first row is the model with nothing changed: how far it is from what was \
+                           recorded is how far to trust the others" }
+                thead { tr {
+                    th scope="col" { "settings" }
+                    th scope="col" class="n" { "would have failed" }
+                    th scope="col" class="n" { "most ports held" }
+                    th scope="col" class="n" { "of" }
+                    th scope="col" { "fullest port space" }
+                } }
+                tbody { @for prediction in &predictions { (line(prediction)) } }
+            }
+        }
+        details {
+            summary { "What these predictions rest on, and what they do not know" }
+            ul { @for sentence in BASIS.into_iter().chain(caveats(&predictions)) { li { (sentence) } } }
+        }
+    }
+}
+
+fn line(prediction: &Prediction) -> Markup {
+    let fullest = prediction.spaces.first();
+    let class = if prediction.failed > 0 { "n alarm" } else { "n" };
+    html! {
+        tr {
+            th scope="row" { (prediction.remedy) }
+            td class=(class) {
+                (prediction.failed)
+                @if prediction.unplaced > 0 { " (" (prediction.unplaced) " not tried)" }
+            }
+            @match fullest {
+                Some(space) => {
+                    td class="n" { (space.peak) }
+                    td class="n" { (space.usable) }
+                    td { (shown(&space.name())) }
+                }
+                None => { td class="n" { "0" } td class="n" { } td { "none" } }
+            }
+        }
+    }
+}
