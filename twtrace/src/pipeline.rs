@@ -5,13 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::timeout_at;
 use twtrace_common::Entered;
 
 use crate::{
     aggregate::Settings,
     event::Event,
     feed::{
-        self, Core, KernelFeed, NoMoment, Opening,
+        self, Core, DRAIN_INTERVAL, KernelFeed, NoMoment, Opening,
         beside::{Beside, Progress},
         healing::{Found, Haste, Healing},
         walk::Vanished,
@@ -25,8 +26,6 @@ use crate::{
     totals::Totals,
 };
 
-/// How often the buffer is looked into when it is too empty to be woken for.
-pub const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 /// Time between two moments of a recording: what a crash costs at most, and the finest interval
 /// that a replay can show.
 const MOMENTS: Duration = Duration::from_secs(1);
@@ -242,13 +241,20 @@ impl Pipeline {
         }
     }
 
-    /// Waits until something is there to be taken in.
+    /// Waits until something is there to be taken in, or to be seen to in [`Pipeline::drain`].
     ///
     /// # Errors
     /// [`KernelError::Ring`].
     pub async fn readable(&mut self) -> Result<(), PipelineError> {
+        let beside = self.opening.is_some() || !self.healing.is_over();
         match &mut self.feed {
-            Feed::Kernel(kernel) => kernel.readable().await?,
+            Feed::Kernel(kernel) => {
+                let due = kernel.due(beside);
+                if self.sink.recorder.is_none() {
+                    return Ok(due.await?);
+                }
+                timeout_at((self.looked + MOMENTS).into(), due).await.unwrap_or(Ok(()))?;
+            }
             Feed::Stream(stream) => stream.readable().await,
         }
         Ok(())

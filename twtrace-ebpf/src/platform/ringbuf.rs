@@ -3,7 +3,7 @@
 
 use aya_ebpf::{
     EbpfContext, Global,
-    bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP},
     helpers::{
         bpf_jiffies64, bpf_probe_read_kernel_buf,
         generated::{bpf_get_current_task, bpf_probe_read_kernel},
@@ -143,8 +143,9 @@ impl Env {
 
     /// Sends `record`, or adds one to `lost` when the buffer is full. Never waits.
     ///
-    /// The reader is woken once enough bytes wait; until then it looks by itself on a timer,
-    /// because a wake-up an event would cost more than the event.
+    /// The kernel wakes the reader for the first record after it has taken out all before
+    /// (`ringbuf_commit()`, kernel/bpf/ringbuf.c, 5.8 on), and this once enough bytes wait; in between
+    /// the reader lets them gather, because a wake-up an event would cost more than the event.
     #[inline(always)]
     pub fn send<C: EbpfContext, T: Decode + 'static>(self, _ctx: &C, record: &T, lost: Counter) {
         let Some(mut slot) = EVENTS.reserve::<T>(0) else {
@@ -153,8 +154,8 @@ impl Env {
         };
         slot.write(*record);
         let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
-        let wake_up = waiting >= u64::from(read::config!(self, wakeup_bytes));
-        slot.submit(u64::from(if wake_up { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+        let is_much = waiting >= u64::from(read::config!(self, wakeup_bytes));
+        slot.submit(if is_much { BPF_RB_FORCE_WAKEUP.into() } else { 0 });
     }
 
     /// Adds one refusal to a peer's count on this CPU.

@@ -33,13 +33,15 @@ use crate::{
         GroupBy, Prefixes,
         minutes::{Memory, Minute},
     },
-    pipeline::{DRAIN_INTERVAL, Pipeline, PipelineError},
+    pipeline::{Pipeline, PipelineError},
     units::Clock,
     view::{Format, events::EventWriter},
 };
 
 /// Time between two moments while somebody listens to the feed.
 const MOMENTS: Duration = Duration::from_secs(1);
+/// How often what is done beside is looked at while it is.
+const BESIDE: Duration = Duration::from_millis(50);
 /// Time between two looks at what was lost and refused while nobody does, and between two returns
 /// of memory that is not needed any more.
 const UPKEEP: Duration = Duration::from_secs(10);
@@ -159,7 +161,7 @@ impl Owner {
     }
 
     async fn work(&mut self) -> Result<Option<Reply<()>>, PipelineError> {
-        let mut drain = every(DRAIN_INTERVAL);
+        let mut beside = every(BESIDE);
         let mut moments = every(MOMENTS);
         let mut save = self.save_interval();
         let mut tidy = every(UPKEEP);
@@ -176,7 +178,7 @@ impl Owner {
                     Some(ask) => self.answer(ask),
                 },
                 readable = self.pipeline.readable() => readable?,
-                _ = drain.tick() => {}
+                _ = beside.tick(), if self.saving.is_some() || !self.listening.is_empty() => {}
                 _ = moments.tick() => self.look()?,
                 _ = save.tick() => self.save(),
                 // What large answers took is kept by the allocator otherwise.

@@ -12,6 +12,7 @@ use twtrace_common::{Counter, Entered, Filter};
 use super::{
     Core,
     auditor::{Auditor, Scope},
+    gathering::Gathering,
     open::OpenCounts,
     walk::Walk,
 };
@@ -63,6 +64,8 @@ pub struct KernelFeed {
     capped: bool,
     /// Whether entries were lost of sockets that nobody can tell from those that are missing.
     blurred: bool,
+    /// When to take out what waits.
+    gathering: Gathering,
 }
 
 impl KernelFeed {
@@ -106,6 +109,7 @@ impl KernelFeed {
                 missed: 0,
                 capped: false,
                 blurred: false,
+                gathering: Gathering::begin(),
             },
             origin,
         ))
@@ -121,17 +125,20 @@ impl KernelFeed {
         self.tracer.costs()
     }
 
-    /// Waits until the kernel side says that much is waiting.
+    /// Waits until it is time to take out what waits; with `soon` an interval at most.
     ///
     /// # Errors
     /// [`KernelError::Ring`].
-    pub async fn readable(&self) -> Result<(), KernelError> {
-        self.source.readable().await
+    pub async fn due(&mut self, soon: bool) -> Result<(), KernelError> {
+        let source = &self.source;
+        self.gathering.due(soon || !source.wakes(), || source.woken()).await
     }
 
     /// One bounded batch of what waits; `None` when nothing does.
     pub fn records(&mut self) -> Option<Input> {
-        self.source.drain().map(Input::Records)
+        let records = self.source.drain();
+        self.gathering.drained(records.is_some());
+        records.map(Input::Records)
     }
 
     /// Finds what is in TIME_WAIT already, namespace by namespace, taking records in meanwhile so

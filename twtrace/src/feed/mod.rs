@@ -8,6 +8,7 @@ mod adoption;
 mod auditor;
 pub mod beside;
 mod core;
+mod gathering;
 pub mod healing;
 mod kernel;
 mod open;
@@ -16,6 +17,7 @@ pub mod walk;
 
 pub use self::{
     core::{Core, NoMoment},
+    gathering::DRAIN_INTERVAL,
     kernel::{KernelFeed, boot_id, monotonic_ns, now},
     opening::Opening,
 };

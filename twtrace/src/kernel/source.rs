@@ -119,13 +119,18 @@ impl Source {
         })
     }
 
-    /// Waits until the kernel side says that much is waiting. Less than that is taken out on the
-    /// caller's own timer.
+    /// Waits until the kernel wakes the reader: for the first record once all was taken out, and once
+    /// much waits.
     ///
     /// # Errors
     /// [`KernelError::Ring`].
-    pub async fn readable(&self) -> Result<(), KernelError> {
-        self.platform.readable().await
+    pub async fn woken(&self) -> Result<(), KernelError> {
+        self.platform.woken().await
+    }
+
+    /// Whether the kernel wakes the reader at all.
+    pub const fn wakes(&self) -> bool {
+        self.platform.wakes()
     }
 
     /// Takes out what is waiting now, up to a bound; `None` when nothing was.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::interval;
 
 use super::{
     SessionError,
@@ -16,8 +16,8 @@ use super::{
 use crate::{
     cli::{KeepArgs, ObserveArgs, PeerAddress},
     event::Event,
-    feed::Core,
-    pipeline::{DRAIN_INTERVAL, Drained, Pipeline},
+    feed::{Core, DRAIN_INTERVAL},
+    pipeline::{Drained, Pipeline},
     summary::{RowChoice, Summary},
 };
 
@@ -109,8 +109,6 @@ pub async fn observe_for(
 ) -> Result<(), SessionError> {
     let live = !pipeline.is_stream();
     stop.after(duration.filter(|_| live));
-    let mut drain = interval(DRAIN_INTERVAL);
-    drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut progress = Progress::begin();
     // What grows has to be looked at in between to tell whether it lasts.
     let halves = duration.map_or(HALF, |time| (time / 2).max(DRAIN_INTERVAL));
@@ -124,7 +122,6 @@ pub async fn observe_for(
                 watcher.moment(pipeline.core());
             }
             readable = pipeline.readable() => readable?,
-            _ = drain.tick() => {}
         }
         progress.show_read(pipeline, args);
         match pipeline.drain(&mut |event| watcher.event(event))? {

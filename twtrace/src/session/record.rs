@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use bytesize::ByteSize;
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     SessionError,
@@ -14,7 +13,7 @@ use super::{
 };
 use crate::{
     cli::RecordArgs,
-    pipeline::{DRAIN_INTERVAL, Pipeline, PipelineError},
+    pipeline::{Pipeline, PipelineError},
     recording::Rotation,
     text::counted,
 };
@@ -46,13 +45,10 @@ async fn keep(
     stop: &mut Stop,
     progress: &mut Progress,
 ) -> Result<(), PipelineError> {
-    let mut drain = interval(DRAIN_INTERVAL);
-    drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while pipeline.is_recording() {
         tokio::select! {
             _ = stop.wait() => return pipeline.look_back(&mut |_| {}),
             readable = pipeline.readable() => readable?,
-            _ = drain.tick() => {}
         }
         pipeline.drain(&mut |_| {})?;
         progress.show(|| format!("recording: {}", so_far(pipeline)));

@@ -20,7 +20,7 @@ use crate::{
     cli::WatchArgs,
     event::Event,
     origin::Origin,
-    pipeline::{DRAIN_INTERVAL, Drained},
+    pipeline::Drained,
     summary::{RowChoice, Summary},
     units::{Clock, Hz},
     view::{
@@ -56,8 +56,6 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     let live = !pipeline.is_stream();
     stop.after(args.observe.duration.filter(|_| live));
     stop.with_command(&args.command, args.output.is_machine())?;
-    let mut drain = interval(DRAIN_INTERVAL);
-    drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut redraw = interval(args.interval);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut shown = Duration::ZERO;
@@ -82,7 +80,6 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
                 }
                 None => {}
             },
-            _ = drain.tick() => {}
             _ = redraw.tick(), if live => due = true,
         }
         // One bounded batch a turn, so that a flood cannot keep Ctrl-C waiting.

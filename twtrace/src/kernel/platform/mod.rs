@@ -21,14 +21,19 @@ pub enum Platform {
 }
 
 impl Platform {
-    /// Waits until there is enough to be woken for.
-    pub async fn readable(&self) -> Result<(), KernelError> {
+    /// Waits until the kernel wakes the reader: once all was taken out for the first record after that,
+    /// and once much waits.
+    pub async fn woken(&self) -> Result<(), KernelError> {
         match self {
-            Self::RingBuf(platform) => platform.readable().await,
-            // The kernel would wake the reader for every event, which costs more than the event:
-            // the reader's own timer is all there is.
+            Self::RingBuf(platform) => platform.woken().await,
             Self::Perf(_) => std::future::pending().await,
         }
+    }
+
+    /// Whether the kernel wakes the reader at all. With perf buffers it would for every event, which
+    /// costs more than the event: the reader's own timer is all there is.
+    pub const fn wakes(&self) -> bool {
+        matches!(self, Self::RingBuf(_))
     }
 
     /// Takes out what waits, up to `most` records.

@@ -48,8 +48,8 @@ impl RingBuf {
         })
     }
 
-    /// Waits until there is enough to be woken for.
-    pub async fn readable(&self) -> Result<(), KernelError> {
+    /// Waits until the kernel wakes the reader.
+    pub async fn woken(&self) -> Result<(), KernelError> {
         let mut ready = self.ring.readable().await.map_err(KernelError::Ring)?;
         ready.clear_ready();
         Ok(())
