@@ -154,7 +154,10 @@ impl Api {
         let time = self.limits.borrow().request;
         let found = tokio::time::timeout(time, async {
             match self.route(place, request).await? {
-                Answer::Stream(response) => Ok(response),
+                Answer::Stream(response) => {
+                    place.give_for_ever();
+                    Ok(response)
+                }
                 Answer::Whole(text, _turn) => {
                     let held = place.memory(text.body.len()).await;
                     Ok(text.respond(held, self.answer_time()))

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::agent::Clients;
 
@@ -153,7 +153,12 @@ impl Places {
         *taken.of_way(client) += 1;
         let (own, share) = taken.each.entry(client).or_insert_with(|| (0, Share::of(client)));
         *own += 1;
-        Some(Seat { client, share: share.clone(), places: Arc::clone(self) })
+        Some(Seat {
+            client,
+            share: share.clone(),
+            places: Arc::clone(self),
+            endless: Notify::new(),
+        })
     }
 
     /// Counts a request.
@@ -184,6 +189,7 @@ pub struct Seat {
     pub client: Client,
     share: Share,
     places: Arc<Places>,
+    endless: Notify,
 }
 
 /// The turn of a client to have a large answer made: one at a time, so that what waits for memory is
@@ -201,6 +207,16 @@ pub struct Held {
 }
 
 impl Seat {
+    /// What is answered has no end: nothing that the client may still send will be looked at.
+    pub fn give_for_ever(&self) {
+        self.endless.notify_one();
+    }
+
+    /// Waits until the answer is one without end.
+    pub async fn given_for_ever(&self) {
+        self.endless.notified().await;
+    }
+
     /// Waits until no other answer is being made for this client.
     pub async fn turn(&self) -> Turn {
         // Nobody closes it.

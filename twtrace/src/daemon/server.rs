@@ -1,10 +1,18 @@
 //! Takes connections, few enough and short enough, and answers them over HTTP/1.1.
 
-use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::TcpListener,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -122,8 +130,11 @@ where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (limits, place) = (*api.limits.borrow(), Arc::new(place));
-    let mut stream = TimeoutStream::new(stream);
+    let (reading, writing) = tokio::io::split(stream);
+    let reading = Shared(Arc::new(Mutex::new(reading)));
+    let mut stream = TimeoutStream::new(tokio::io::join(reading.clone(), writing));
     stream.set_write_timeout(Some(limits.stall));
+    let left = left(Arc::clone(&place), reading);
     let service = service_fn(|request: Request<Incoming>| {
         let (api, place) = (Arc::clone(&api), Arc::clone(&place));
         async move { Ok::<_, Infallible>(api.answer(&place, &request).await) }
@@ -137,6 +148,7 @@ where
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = left => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -145,6 +157,36 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection was broken off");
     }
+}
+
+/// What one client sends, to be read by whoever asks.
+#[derive(Debug)]
+struct Shared<S>(Arc<Mutex<ReadHalf<S>>>);
+
+impl<S> Clone for Shared<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S: AsyncRead> AsyncRead for Shared<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Pin::new(&mut *reading).poll_read(context, buffer)
+    }
+}
+
+/// Waits until a client has left to whom something without end is told. HTTP's own way to notice is to
+/// read, and it reads nothing more behind a request that was not the last thing sent: the place of
+/// such a client would stay taken until there is something to tell.
+async fn left<S: AsyncRead>(place: Arc<Seat>, mut reading: Shared<S>) {
+    place.given_for_ever().await;
+    let mut unread = [0; 1024];
+    while matches!(reading.read(&mut unread).await, Ok(1..)) {}
 }
 
 /// Says that there is no place.

@@ -69,6 +69,26 @@ fn a_header_without_end_is_refused() {
 }
 
 #[test]
+fn who_listens_and_leaves_gives_the_place_back_though_more_was_sent_than_asked() {
+    const PLACES: u64 = 8;
+    let harness = Harness::start(|config| config.max_connections = PLACES as usize);
+    for target in ["/v1/events", "/v1/feed", "/v1/summaries?interval=1h"] {
+        for behind in ["", "X", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"] {
+            let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n{behind}");
+            for _ in 0..PLACES / 2 {
+                let mut stream = harness.connect();
+                stream.write_all(request.as_bytes()).expect("the server takes it");
+                let mut begun = [0; 12];
+                stream.read_exact(&mut begun).expect("it is told");
+                assert_eq!(&begun, b"HTTP/1.1 200", "{request:?}");
+            }
+            // Nothing happens that could be told.
+            harness.await_status("/clients/connected", |connected| connected == 1);
+        }
+    }
+}
+
+#[test]
 fn a_thousand_connections_take_no_more_than_the_places_there_are() {
     raise_descriptor_limit();
     let harness = Harness::start(|config| {
