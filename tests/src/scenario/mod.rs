@@ -41,6 +41,7 @@ mod stripped;
 mod support;
 mod time_namespace;
 mod unit;
+mod what_if;
 
 use anyhow::{Context, Result, bail};
 
@@ -194,6 +195,7 @@ pub const ALL: &[Scenario] = &[
     agent("recording_on_a_full_disk", recording::on_a_full_disk),
     agent("recording_killed_in_the_middle", recording::killed_in_the_middle),
     agent("export_is_queried_by_duckdb", recording::export_is_queried_by_duckdb),
+    agent("what_if_foretells_what_then_happens", what_if::foretells_what_then_happens),
     agent("in_a_time_namespace_a_day_ahead", time_namespace::a_day_ahead),
     agent("support_bundles_what_a_report_needs", support::bundles_what_a_report_needs),
     agent("support_without_rights_says_why", support::without_rights_says_why),
@@ -302,7 +304,7 @@ const ATTEMPTS: usize = 3;
 /// Makes the situation that a scenario is about, in namespaces of its own, until it is the one that
 /// was meant. `attempt` answers nothing as long as its own traffic was not, by the clock or the
 /// kernel's counters, and judges nothing before it was.
-fn until_as_meant(attempt: impl Fn() -> Result<Option<()>>) -> Result<()> {
+fn until_as_meant(mut attempt: impl FnMut() -> Result<Option<()>>) -> Result<()> {
     for _ in 0..ATTEMPTS {
         if attempt()?.is_some() {
             return Ok(());
