@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use cargo_metadata::Message;
 
-use crate::process::{self, say};
+use crate::{
+    architecture::Architecture,
+    process::{self, say},
+};
 
 /// The workspace's top directory: of the checkout that cargo was run in, since several may share
 /// one target directory; without cargo, of the one this program was built in.
@@ -82,7 +85,7 @@ fn static_cargo(word: &str) -> Command {
         command.arg("--release");
     }
     // Naming the target keeps the flags off build scripts.
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let target = Architecture::here().target();
     command.args(["--target", &target]).env("RUSTFLAGS", "-C target-feature=+crt-static");
     command
 }

@@ -4,8 +4,13 @@
 //! is compiled, and every time is the commit's.
 
 mod archive;
+mod charts;
+mod container;
 mod crates;
+mod debian;
+mod image;
 mod licences;
+mod machine;
 mod packages;
 mod program;
 mod sbom;
@@ -22,6 +27,7 @@ use anyhow::{Context as _, Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    architecture::Architecture,
     build,
     process::{print, say},
     setup,
@@ -36,23 +42,59 @@ const SUMS: &str = "SHA256SUMS";
 /// What the user asked for.
 #[derive(clap::Args)]
 pub struct Args {
+    /// What it is built for.
+    #[arg(long, value_name = "ARCHITECTURE", default_value_t = Architecture::here())]
+    arch: Architecture,
     /// Make it a second time, elsewhere, and compare.
     #[arg(long)]
     twice: bool,
-    /// Install the packages in a Debian of their own, upgrade, remove and purge them.
-    #[arg(long)]
-    install: bool,
+    /// Build nothing: pack what was laid out before.
+    #[arg(long, conflicts_with = "twice")]
+    as_made: bool,
+    /// With `--try charts`: make the manifests anew of the chart.
+    #[arg(long, requires = "tried")]
+    write: bool,
+    /// Use what was made as those do that it is for; may be given several times.
+    #[arg(long = "try", value_name = "WHAT")]
+    tried: Vec<Tried>,
+}
+
+/// A way to use what is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Tried {
+    /// All of these.
+    All,
+    /// Look at the packages with lintian and rpmlint; install, upgrade, remove and purge the Debian one.
+    Packages,
+    /// The same with both packages and their unit in a machine with a systemd of its own.
+    Machine,
+    /// Run the image by a real runtime.
+    Image,
+    /// Have Helm and the schemas of Kubernetes find fault with the chart and the manifests.
+    Charts,
     /// Package the crates as for a registry, and build each from its package alone.
-    #[arg(long)]
-    crates: bool,
+    Crates,
+}
+
+/// Makes everything for this machine's architecture and tries all of it, as part of `test --all`.
+pub fn everything() -> Result<()> {
+    let arch = Architecture::here();
+    let (twice, as_made, write) = (false, false, false);
+    main(&Args { arch, twice, as_made, write, tried: vec![Tried::All] }).map(drop)
 }
 
 /// Makes everything and lists it.
 pub fn main(args: &Args) -> Result<ExitCode> {
     setup::ensure(setup::Purpose::Dist)?;
-    let source = Source::here(build::workspace())?;
-    let place = build::target_dir().join(PLACE);
-    let made = make(&source, &place)?;
+    if args.arch != Architecture::here() {
+        setup::cross(args.arch)?;
+    }
+    if !args.tried.is_empty() {
+        setup::ensure(setup::Purpose::TryDist)?;
+    }
+    let source = Source::here(build::workspace(), args.arch)?;
+    let place = build::target_dir().join(PLACE).join(args.arch.name());
+    let made = if args.as_made { pack(&source, &place)? } else { make(&source, &place)? };
     for path in &made {
         let size = fs::metadata(path)?.len();
         print(&format!("{:>12} {}", size, path.display()));
@@ -60,10 +102,21 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     if args.twice {
         again(&source, &place.join(SUMS))?;
     }
-    if args.install {
+    let is_tried = |one| args.tried.iter().any(|tried| [Tried::All, one].contains(tried));
+    if is_tried(Tried::Packages) {
+        packages::lint(&source, &place)?;
         packages::install(&place)?;
     }
-    if args.crates {
+    if is_tried(Tried::Machine) {
+        machine::run(&source, &place.join(source.name()), &place)?;
+    }
+    if is_tried(Tried::Image) {
+        container::run(&source, &place.join(format!("{}-oci.tar", source.name())))?;
+    }
+    if is_tried(Tried::Charts) {
+        charts::check(&source, args.write)?;
+    }
+    if is_tried(Tried::Crates) {
         crates::dry_run(&source)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -76,14 +129,20 @@ fn make(source: &Source, place: &Path) -> Result<Vec<PathBuf>> {
     }
     fs::create_dir_all(place)?;
     let program = program::build(source)?;
-    let name = format!("twtrace-{}-{}-linux", source.version, program::ARCHITECTURE);
-    let tree = place.join(&name);
+    let tree = place.join(source.name());
     tree::lay_out(source, &program, &tree)?;
-    let mut made = vec![
-        archive::pack(source, &tree, &place.join(format!("{name}.tar.xz")))?,
-        archive::pack_file(source, &program.symbols, &place.join(format!("{name}-debug.tar.xz")))?,
-    ];
+    let name = format!("{}-debug.tar.xz", source.name());
+    archive::pack_file(source, &program.symbols, &place.join(name))?;
+    pack(source, place)
+}
+
+/// Packs what is laid out, in each form.
+fn pack(source: &Source, place: &Path) -> Result<Vec<PathBuf>> {
+    let tree = place.join(source.name());
+    let name = |ending: &str| place.join(format!("{}{ending}", source.name()));
+    let mut made = vec![archive::pack(source, &tree, &name(".tar.xz"))?, name("-debug.tar.xz")];
     made.extend(packages::make(source, &tree, place)?);
+    made.push(image::make(source, &tree, place)?);
     made.push(sum(place, &made)?);
     Ok(made)
 }
@@ -110,7 +169,7 @@ fn again(source: &Source, sums: &Path) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let clone = source.clone_into(&directory.path().join("elsewhere"))?;
     say!("making {} again in {}", source.commit, clone.directory.display());
-    let place = clone.directory.join("target").join(PLACE);
+    let place = clone.directory.join("target").join(PLACE).join(source.architecture.name());
     make(&clone, &place)?;
     let (first, second) = (fs::read_to_string(sums)?, fs::read_to_string(place.join(SUMS))?);
     if first != second {

@@ -3,6 +3,7 @@
 //! One file per command. What they have to say goes to stderr; stdout belongs to the
 //! program being run, and to test results.
 
+mod architecture;
 mod bench;
 mod build;
 mod dist;

@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: what building and testing need, and how to get it.
 
+pub mod charts;
 mod compiler;
 mod install;
 pub mod python;
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use crate::{process::say, toolchain};
+use crate::{architecture::Architecture, process::say, toolchain};
 use requirement::{Requirement, requirements};
 
 /// The toolchain that fuzz targets are built with: they want options that only it takes.
@@ -32,6 +33,8 @@ pub enum Purpose {
     Fuzz,
     /// Make what is released, and none of the tests.
     Dist,
+    /// Use what is released as those do that it is for, and none of the tests.
+    TryDist,
 }
 
 /// What the user asked for.
@@ -86,6 +89,22 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
         install::install(&missing)?;
         before = names;
     }
+}
+
+/// Installs what building for another architecture takes: the standard library of the distribution's
+/// compiler, a C compiler, and what runs its programs here.
+pub fn cross(architecture: Architecture) -> Result<()> {
+    if !requirement::for_crossing(architecture, &requirement::Machine).iter().all(|it| it.present) {
+        install::add_architecture(architecture)?;
+        install::refresh_package_lists()?;
+        let missing: Vec<_> = requirement::for_crossing(architecture, &requirement::Machine)
+            .into_iter()
+            .filter(|it| !it.present)
+            .inspect(|it| say!("{it}"))
+            .collect();
+        install::install(&missing)?;
+    }
+    Ok(())
 }
 
 fn look(purpose: Purpose) -> Vec<Requirement> {

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    bench, build, fuzz, log,
+    bench, build, dist, fuzz, log,
     process::{self, print, say},
     report::Tally,
     scenarios, setup,
@@ -85,6 +85,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     }
     if args.all && filter.is_none() {
         fuzz::run(&[], FUZZING, &mut steps)?;
+        steps.run("what is released, made and used", dist::everything);
     }
     say!("the slowest scenarios:\n{}", all.slowest().trim_end());
     say!("in all:\n{}", steps.table().trim_end());

@@ -9,12 +9,12 @@ mod modules;
 mod qemu;
 mod sources;
 mod tools;
-mod tree;
+pub mod tree;
 
 use std::{
     collections::VecDeque,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Mutex,
     thread,
@@ -278,16 +278,31 @@ pub fn say_lines(
     inside: &[String],
     work: Duration,
 ) -> Result<Vec<String>> {
+    let (kernel, cache) = one_kernel(series)?;
+    let initramfs = initramfs::build(&kernel, programs, inside, &work_dir(&kernel)?)?;
+    listen(&kernel, &cache, &initramfs, work)
+}
+
+/// The same with an initramfs of one's own, which talks like the guest's program.
+pub fn boot(series: &str, initramfs: &Path, work: Duration) -> Result<Vec<String>> {
+    let (kernel, cache) = one_kernel(series)?;
+    listen(&kernel, &cache, initramfs, work)
+}
+
+fn one_kernel(series: &str) -> Result<(Kernel, Cache)> {
     let list = parse_series(series).map_err(anyhow::Error::msg)?;
     let cache = Cache::open()?;
     let series = list.0.last().context("no kernel was asked for")?;
-    let kernel = kernel::fetch(*series, &cache)?;
-    let accel = accel::choose(&cache, &kernel.image)?;
-    let dir = work_dir(&kernel)?;
-    let initramfs = initramfs::build(&kernel, programs, inside, &dir)?;
+    Ok((kernel::fetch(*series, &cache)?, cache))
+}
+
+/// Boots a machine and answers the lines it wrote.
+fn listen(kernel: &Kernel, cache: &Cache, initramfs: &Path, work: Duration) -> Result<Vec<String>> {
+    let accel = accel::choose(cache, &kernel.image)?;
+    let dir = work_dir(kernel)?;
     let image = &kernel.image;
     let processors = accel.processors(&kernel.label);
-    let machine = Machine { image, initramfs: &initramfs, accel, dir: &dir, processors };
+    let machine = Machine { image, initramfs, accel, dir: &dir, processors };
     let boot = Duration::from_secs(300);
     let limits = Limits { silence: boot, total: boot + work * accel.slowness() };
     let mut lines = Vec::new();
@@ -301,7 +316,12 @@ pub fn say_lines(
     drop(ongoing);
     match end {
         End::Exit(0) => Ok(lines),
-        _ => bail!("{}: the machine did not end well:\n{}", kernel.label, lines.join("\n")),
+        _ => bail!(
+            "{}: the machine did not end well ({end:?}); see {}:\n{}",
+            kernel.label,
+            machine.console_log().display(),
+            lines.join("\n")
+        ),
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use cargo_metadata::{DependencyKind, MetadataCommand, Package, PackageId};
 
-use super::{program::ARCHITECTURE, source::Source};
+use super::source::Source;
 
 /// What files with a licence, or with names to be named, begin with.
 const NAMES: [&str; 4] = ["LICENSE", "LICENCE", "COPYING", "NOTICE"];
@@ -37,7 +37,7 @@ pub fn of_others(source: &Source) -> Result<String> {
 
 /// The packages of others that are linked into the program.
 fn linked(source: &Source) -> Result<Vec<Package>> {
-    let platform = format!("{ARCHITECTURE}-unknown-linux-gnu");
+    let platform = source.architecture.target();
     let metadata = MetadataCommand::new()
         .current_dir(&source.directory)
         .other_options(["--filter-platform".to_owned(), platform, "--locked".to_owned()])

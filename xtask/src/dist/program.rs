@@ -9,10 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::source::Source;
-use crate::{build, process};
-
-/// What it is built for.
-pub const ARCHITECTURE: &str = env::consts::ARCH;
+use crate::{architecture::Architecture, build, process, toolchain::DEBIAN_TOOLCHAIN};
 
 /// Most bytes: it is copied onto hosts in a hurry.
 const LARGEST: u64 = 12 << 20;
@@ -27,9 +24,18 @@ pub struct Program {
 
 /// Builds it of a checkout, in that checkout's own target directory.
 pub fn build(source: &Source) -> Result<Program> {
-    let target = format!("{ARCHITECTURE}-unknown-linux-gnu");
+    let target = source.architecture.target();
     let targets = source.directory.join("target");
     let mut command = source.command("cargo");
+    if source.architecture != Architecture::here() {
+        command = source.command("rustup");
+        // The distribution's compiler comes with the standard library of other architectures.
+        command.args(["run", DEBIAN_TOOLCHAIN, "cargo"]);
+        let compiler = source.architecture.gnu("gcc");
+        let variable = target.replace('-', "_");
+        command.env(format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase()), &compiler);
+        command.env(format!("CC_{variable}"), &compiler);
+    }
     command
         .args(["build", "--locked", "--profile", "dist", "--package", "twtrace"])
         .args(["--target", &target, "--target-dir"])
@@ -40,7 +46,7 @@ pub fn build(source: &Source) -> Result<Program> {
     let [built] = build::executables(&mut command, ["twtrace"])?;
     let (file, symbols) = (built.with_extension("stripped"), built.with_extension("debug"));
     let objcopy = |words: &[&str], from: &Path, to: &Path| {
-        process::run(Command::new("objcopy").args(words).arg(from).arg(to))
+        process::run(Command::new(source.architecture.gnu("objcopy")).args(words).arg(from).arg(to))
     };
     objcopy(&["--only-keep-debug", "--compress-debug-sections"], &built, &symbols)?;
     objcopy(&["--strip-all", "--remove-section=.comment"], &built, &file)?;

@@ -4,14 +4,14 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 
-use super::{program::ARCHITECTURE, source::Source};
+use super::source::Source;
 use crate::process;
 
 /// The list, by cargo-cyclonedx.
 pub fn of(source: &Source) -> Result<String> {
     // Without the directory the list has it in its names.
     let name = "twtrace.cdx";
-    let target = format!("{ARCHITECTURE}-unknown-linux-gnu");
+    let target = source.architecture.target();
     let mut command = source.command("cargo");
     command
         .args(["cyclonedx", "--format", "json", "--spec-version", "1.5"])

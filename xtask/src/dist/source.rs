@@ -8,12 +8,15 @@ use std::{
 use anyhow::{Context as _, Result};
 use cargo_metadata::MetadataCommand;
 
-use crate::process;
+use crate::{architecture::Architecture, process};
 
 /// A checkout of the project.
+#[derive(Clone)]
 pub struct Source {
     /// Where it is.
     pub directory: PathBuf,
+    /// What it is built for.
+    pub architecture: Architecture,
     /// The project's version.
     pub version: String,
     /// The commit, with a word behind it if files differ.
@@ -25,8 +28,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// The checkout in a directory.
-    pub fn here(directory: &Path) -> Result<Self> {
+    /// The checkout in a directory, to be built for an architecture.
+    pub fn here(directory: &Path, architecture: Architecture) -> Result<Self> {
         let git = |words: &[&str]| {
             process::output(Command::new("git").current_dir(directory).args(words))
                 .context("a release says of which commit it is, so it is made in a git checkout")
@@ -38,7 +41,8 @@ impl Source {
         let metadata = MetadataCommand::new().current_dir(directory).no_deps().exec()?;
         let package = metadata.packages.iter().find(|package| package.name.as_str() == "twtrace");
         let version = package.context("the package twtrace")?.version.to_string();
-        Ok(Self { directory: directory.to_owned(), version, commit, is_modified, time })
+        let directory = directory.to_owned();
+        Ok(Self { directory, architecture, version, commit, is_modified, time })
     }
 
     /// The same commit in another directory.
@@ -51,7 +55,12 @@ impl Source {
             "--quiet",
             &self.commit,
         ]))?;
-        Self::here(directory)
+        Self::here(directory, self.architecture)
+    }
+
+    /// What the archive, and the directory in it, is called.
+    pub fn name(&self) -> String {
+        format!("twtrace-{}-{}-linux", self.version, self.architecture)
     }
 
     /// A command that makes something of it, and knows no other time than the commit's.

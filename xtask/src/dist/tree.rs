@@ -50,14 +50,21 @@ pub fn lay_out(source: &Source, program: &Program, tree: &Path) -> Result<()> {
         fs::copy(source.directory.join(from), &to).with_context(|| from.to_owned())?;
         fs::set_permissions(&to, fs::Permissions::from_mode(0o644))?;
     }
-    let said =
-        |words: &[&str]| process::output(Command::new(&twtrace).args(words).stdin(Stdio::null()));
+    let run = || match source.architecture.emulator() {
+        Some(emulator) => {
+            let mut command = Command::new(emulator);
+            command.arg(&twtrace);
+            command
+        }
+        None => Command::new(&twtrace),
+    };
+    let said = |words: &[&str]| process::output(run().args(words).stdin(Stdio::null()));
     for (shell, to) in COMPLETIONS {
         fs::write(place(to)?, said(&["completions", shell])?)?;
     }
     fs::write(place("share/doc/twtrace/twtrace.toml")?, said(&["config", "--print-default"])?)?;
     let man = place("share/man/man1/twtrace.1")?;
-    process::run(Command::new(&twtrace).arg("man").arg(man.parent().context("a directory")?))?;
+    process::run(run().arg("man").arg(man.parent().context("a directory")?))?;
     fs::write(place("share/doc/twtrace/THIRD-PARTY.txt")?, licences::of_others(source)?)?;
     fs::write(place("share/doc/twtrace/twtrace.cdx.json")?, sbom::of(source)?)?;
     Ok(())

@@ -5,10 +5,11 @@ use std::{path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    python,
+    charts, python,
     requirement::{Remedy, Requirement},
 };
 use crate::{
+    architecture::Architecture,
     process::{self, say},
     toolchain::DEBIAN_TOOLCHAIN,
 };
@@ -45,6 +46,7 @@ pub fn install(missing: &[Requirement]) -> Result<()> {
             ]))?,
             Remedy::BuildLinker(llvm) => build_linker(llvm)?,
             Remedy::Python => python::install()?,
+            Remedy::Charts => charts::install()?,
             Remedy::CargoCommand(name) => {
                 process::run(Command::new("cargo").args(cargo_install(name)))?;
             }
@@ -63,6 +65,7 @@ fn refuse_what_only_the_user_can_do(missing: &[Requirement]) -> Result<()> {
         Remedy::LinkToolchain
         | Remedy::BuildLinker(_)
         | Remedy::Python
+        | Remedy::Charts
         | Remedy::CargoCommand(_) => false,
     });
     if !beyond {
@@ -85,6 +88,7 @@ fn by_hand(remedy: &Remedy) -> String {
             format!("LLVM_PREFIX=$(llvm-config --prefix) {}", linker_words(*llvm).join(" "))
         }
         Remedy::Python => format!("by `cargo xtask setup`, into {}", python::place().display()),
+        Remedy::Charts => "by `cargo xtask setup --for try-dist`".to_owned(),
         Remedy::CargoCommand(name) => format!("cargo {}", cargo_install(name).join(" ")),
         Remedy::ByHand(how) => (*how).to_owned(),
     }
@@ -102,6 +106,12 @@ pub fn refresh_package_lists() -> Result<()> {
         say!("{error:#}; going on with the lists there are");
     }
     Ok(())
+}
+
+/// Lets packages of another architecture be installed beside this machine's own.
+pub fn add_architecture(architecture: Architecture) -> Result<()> {
+    let mut command = process::as_root("dpkg")?;
+    process::run(command.args(["--add-architecture", architecture.debian()]))
 }
 
 fn install_packages(packages: &[&str]) -> Result<()> {

@@ -6,8 +6,8 @@ use std::{
     process::Command,
 };
 
-use super::{NIGHTLY, Purpose, compiler, python};
-use crate::{process, toolchain::Facts};
+use super::{NIGHTLY, Purpose, charts, compiler, python};
+use crate::{architecture::Architecture, process, toolchain::Facts};
 
 /// One thing the machine should have.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub enum Remedy {
     LinkToolchain,
     /// Make a virtual environment with DuckDB and nfpm in it.
     Python,
+    /// Take Helm and the schemas of Kubernetes out of packages for Python.
+    Charts,
     /// Build one of cargo's own commands, by this name.
     CargoCommand(&'static str),
     /// Build bpf-linker against this major version of LLVM.
@@ -118,8 +120,11 @@ pub fn requirements(purpose: Purpose, facts: &Facts, look: &dyn Look) -> Vec<Req
         look.library("libc.so").is_some(),
         &["libc6-dev"],
     ));
-    if purpose == Purpose::Dist {
+    if purpose >= Purpose::Dist {
         all.extend(for_releases(look));
+        if purpose == Purpose::TryDist {
+            all.extend(for_trying_releases(look));
+        }
         return all;
     }
     if purpose >= Purpose::Lab {
@@ -265,12 +270,6 @@ fn for_releases(look: &dyn Look) -> Vec<Requirement> {
         static_library(look),
         packaged("objcopy", "takes symbols apart", look.has_program("objcopy"), &["binutils"]),
         packaged("git", "says of which commit it is", look.has_program("git"), &["git"]),
-        packaged(
-            "mmdebstrap",
-            "installs the package where cargo never was",
-            look.has_program("mmdebstrap"),
-            &["mmdebstrap"],
-        ),
         Requirement {
             name: "cargo-cyclonedx".into(),
             why: "lists what the program is made of",
@@ -280,6 +279,59 @@ fn for_releases(look: &dyn Look) -> Vec<Requirement> {
     ];
     all.extend(python_of_our_own(look));
     all
+}
+
+fn for_trying_releases(look: &dyn Look) -> Vec<Requirement> {
+    let tool = |program: &str, why, package: &str| {
+        packaged(program, why, look.has_program(program), &[package])
+    };
+    let mut all = vec![
+        tool("mmdebstrap", "installs packages where cargo never was", "mmdebstrap"),
+        tool("lintian", "finds fault with the Debian package", "lintian"),
+        tool("rpmlint", "finds fault with the RPM package", "rpmlint"),
+        tool("rpm", "the same", "rpm"),
+        tool("umoci", "unpacks the image", "umoci"),
+        tool("runc", "runs the image", "runc"),
+        Requirement {
+            name: "Helm and schemas of Kubernetes".into(),
+            why: "find fault with the chart",
+            present: look.has_file(&charts::mark()),
+            remedy: Remedy::Charts,
+        },
+    ];
+    all.extend(for_machines(look));
+    all
+}
+
+/// What building for another architecture takes beside the distribution's compiler.
+pub fn for_crossing(architecture: Architecture, look: &dyn Look) -> Vec<Requirement> {
+    let debian = architecture.debian();
+    let library = format!("/usr/lib/rustlib/{}", architecture.target());
+    let compiler = architecture.gnu("gcc");
+    let emulator = architecture.emulator().unwrap_or_default();
+    vec![
+        packaged(
+            "standard library of the other architecture",
+            "is linked into its programs",
+            look.has_file(Path::new(&library)),
+            &[&format!("libstd-rust-web-dev:{debian}")],
+        ),
+        packaged(
+            "C compiler for it",
+            "links its programs",
+            look.has_program(&compiler),
+            &[
+                &format!("gcc-{}-linux-gnu", architecture.name()),
+                &format!("libc6-dev-{debian}-cross"),
+            ],
+        ),
+        packaged(
+            "emulator of its programs",
+            "runs them here",
+            look.has_program(&emulator),
+            &["qemu-user-static"],
+        ),
+    ]
 }
 
 fn for_fuzzing(look: &dyn Look) -> Vec<Requirement> {
@@ -350,6 +402,9 @@ pub mod tests {
         assert!(!missing(Purpose::Vm).contains(&"cargo-fuzz".to_owned()));
         assert!(missing(Purpose::Dist).contains(&"cargo-cyclonedx".to_owned()));
         assert!(!missing(Purpose::Dist).contains(&"iptables".to_owned()));
+        assert!(!missing(Purpose::Dist).contains(&"lintian".to_owned()));
+        assert!(missing(Purpose::TryDist).contains(&"lintian".to_owned()));
+        assert!(missing(Purpose::TryDist).contains(&"qemu-system-x86_64".to_owned()));
         assert!(missing(Purpose::Fuzz).contains(&"cargo-fuzz".to_owned()));
     }
 }
