@@ -18,6 +18,7 @@ mod http;
 mod lab;
 mod netns;
 mod packet;
+mod recordings;
 mod room;
 mod scenario;
 mod script;

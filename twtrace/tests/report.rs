@@ -1,106 +1,19 @@
 //! The page of a recording: nobody's text is markup on it, it stays small, and it says what it leaves
 //! out. What a browser makes of it a scenario asks one.
 
+#[path = "../../tests/src/recordings.rs"]
+mod recordings;
+
 use std::{
-    collections::HashMap,
     fs,
     path::Path,
     process::{Command, Output},
-    time::{Duration, SystemTime},
 };
 
-use twtrace::{
-    attached::Backend,
-    event::BatchBuilder,
-    host::facts::{HostFacts, NamespaceFacts},
-    origin::{Input, Moment, Origin},
-    recording::Recorder,
-    totals::Totals,
-    units::{Clock, Hz},
-};
-use twtrace_common::{
-    Counter, Decode, Entered, Flow, Header, Kind, PortChoice, TCP_TIME_WAIT, entered_flags,
-};
+use recordings::{MARKUP, Traffic, origin, record};
 
-const NETNS: u32 = 4_026_531_841;
-const SECOND: u64 = 1_000_000_000;
-const MARKUP: &str = "\"><script>alert(1)</script><img src=x onerror=alert(2)>&lt;\u{202e}";
-
-fn clock(seconds: u64) -> Clock {
-    let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds);
-    Clock { mono_ns: seconds * SECOND, wall }
-}
-
-/// A recording of some seconds, with so many entries in each, each to the next of so many peers.
-fn record(path: &Path, origin: &Origin, (seconds, rate, peers): (u64, u64, u64)) {
-    let mut recorder = Recorder::create(path, origin, None).expect("the file can be made");
-    recorder.write(&Input::Ready(100 * SECOND)).expect("it can be written");
-    let mut number = 0;
-    for second in 100..=100 + seconds {
-        let mut builder = BatchBuilder::default();
-        for _ in 0..if second == 100 { 0 } else { rate } {
-            number += 1;
-            let peer = (number % peers) as u32;
-            let remote = std::net::Ipv4Addr::from(0x0a00_0000 + peer).to_ipv6_mapped().octets();
-            let entered = Entered {
-                header: Header {
-                    kind: Kind::Entered as u8,
-                    state: TCP_TIME_WAIT,
-                    flags: entered_flags::FOLLOWED,
-                    netns: NETNS,
-                },
-                mono_ns: second * SECOND - SECOND / 2,
-                tw: number * 256,
-                flow: Flow {
-                    local: [1; 16],
-                    remote,
-                    local_port: 32_768 + (number % 28_000) as u16,
-                    remote_port: 443,
-                    port_low: 32_768,
-                    port_high: 60_999,
-                },
-                rto: 51,
-                armed: 15_000,
-                tcp_timestamps: 1,
-                tcp_tw_reuse: 1,
-                chosen: PortChoice::Connect as u8,
-                ..Entered::default()
-            };
-            builder.push(entered.as_bytes());
-        }
-        recorder.write(&Input::Records(builder.take())).expect("it can be written");
-        let facts = NamespaceFacts {
-            tw_reuse: Some(1),
-            timestamps: Some(1),
-            port_range: Some(32_768..=60_999),
-            max_tw_buckets: Some(262_144),
-            ..NamespaceFacts::default()
-        };
-        let moment = Moment {
-            totals: Totals::default().with(Counter::Entered, number),
-            facts: Some(HostFacts {
-                kernel: origin.kernel.clone(),
-                namespaces: [(NETNS, facts)].into(),
-                unread: vec![origin.host.clone()],
-                ..HostFacts::default()
-            }),
-            netns_names: origin.netns_names.clone(),
-            ..Moment::bare(clock(second))
-        };
-        recorder.write(&Input::Moment(Box::new(moment))).expect("it can be written");
-    }
-    recorder.finish().expect("it can be ended");
-}
-
-fn origin(name: &str) -> Origin {
-    Origin {
-        host: name.into(),
-        kernel: name.into(),
-        boot_id: name.into(),
-        program: name.into(),
-        netns_names: HashMap::from([(NETNS, name.to_owned())]),
-        ..Origin::bare(Backend::Tracepoint, clock(100), Hz::new(250))
-    }
+const fn traffic(seconds: u64, rate: u64, peers: u64, faults: bool) -> Traffic {
+    Traffic { seconds, rate, peers, faults }
 }
 
 /// The page of a recording.
@@ -116,7 +29,7 @@ fn page(directory: &Path, recording: &Path) -> (String, Output) {
 fn nobodys_text_is_markup_on_the_page() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("r.twt");
-    record(&file, &origin(MARKUP), (3, 10, 2));
+    record(&file, &origin(MARKUP), &traffic(20, 100, 40, true));
     let (page, output) = page(directory.path(), &file);
     assert!(output.status.success(), "{output:?}");
     assert!(!page.contains("<script") && !page.contains("<img"), "{page}");
@@ -134,7 +47,7 @@ fn nobodys_text_is_markup_on_the_page() {
 fn an_hour_is_a_small_page() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("r.twt");
-    record(&file, &origin("host"), (3_600, 2, 20));
+    record(&file, &origin("host"), &traffic(3_600, 2, 20, false));
     let (page, output) = page(directory.path(), &file);
     assert!(output.status.success(), "{output:?}");
     assert!(page.len() < 300_000, "{} bytes", page.len());
@@ -144,7 +57,7 @@ fn an_hour_is_a_small_page() {
 fn of_many_peers_a_small_page_says_what_it_leaves_out() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("r.twt");
-    record(&file, &origin("host"), (60, 1_100, 65_536));
+    record(&file, &origin("host"), &traffic(8, 8_200, 65_536, false));
     let (page, output) = page(directory.path(), &file);
     assert!(output.status.success(), "{output:?}");
     assert!(page.len() < 300_000, "{} bytes", page.len());
@@ -157,7 +70,7 @@ fn of_many_peers_a_small_page_says_what_it_leaves_out() {
 fn a_recording_that_is_cut_off_has_a_page_that_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("r.twt");
-    record(&file, &origin("host"), (20, 50, 3));
+    record(&file, &origin("host"), &traffic(20, 50, 3, false));
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..bytes.len() - 40]).unwrap();
     let (page, output) = page(directory.path(), &file);

@@ -33,6 +33,7 @@ mod rearmed;
 mod recording;
 mod refusal;
 mod replaced;
+mod report;
 mod reset;
 mod reuse;
 pub mod session;
@@ -195,7 +196,9 @@ pub const ALL: &[Scenario] = &[
     agent("recording_on_a_full_disk", recording::on_a_full_disk),
     agent("recording_killed_in_the_middle", recording::killed_in_the_middle),
     agent("export_is_queried_by_duckdb", recording::export_is_queried_by_duckdb),
-    agent("what_if_foretells_what_then_happens", what_if::foretells_what_then_happens),
+    agent("report_in_a_browser", report::in_a_browser),
+    agent("report_of_what_a_daemon_remembers", report::of_what_a_daemon_remembers),
+    agent("what_if_foretells_what_then_happens", what_if::foretells_what_then_happens).alone(),
     agent("in_a_time_namespace_a_day_ahead", time_namespace::a_day_ahead),
     agent("support_bundles_what_a_report_needs", support::bundles_what_a_report_needs),
     agent("support_without_rights_says_why", support::without_rights_says_why),

@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// same calls at their times, and nothing can be said of what was foretold.
 const LATE: Duration = Duration::from_millis(60);
 /// Looks at what is held that a run needs at least.
-const LOOKS: u32 = CALLS / 4;
+const LOOKS: u32 = CALLS / 8;
 /// Ports that are too few for them unless something is changed.
 const FEW: u16 = 60;
 /// Age from which on a port may be taken over, `tcp_tw_reuse_delay` as it is by default.
@@ -160,7 +160,7 @@ fn watched(netns: &Netns, to: &[SocketAddr], how: How, taken_over: bool) -> Resu
                     if let Some(held) = held(taken_over, bound)? {
                         (peak, looks) = (peak.max(held), looks + 1);
                     }
-                    wait::pass(PAUSE / 2);
+                    wait::pass(PAUSE);
                 }
                 // What is never taken over is all there in the end.
                 let last = wait::until("a quick look", wait::SOON, || held(taken_over, bound))?;

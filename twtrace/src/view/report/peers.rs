@@ -41,7 +41,7 @@ pub fn section(report: &Report<'_>) -> Markup {
                  pictures, by the minute."
             }
         }
-        div class="scroll" tabindex="0" role="region" aria-label="peers" {
+        div class="scroll" tabindex="0" role="region" aria-label="table of peers" {
             table {
                 caption { "Peers by entries; address:port where this host is the client" }
                 thead { tr {

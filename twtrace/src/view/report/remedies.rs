@@ -21,7 +21,7 @@ pub fn section(what_if: Option<&WhatIf>) -> Markup {
     let predictions = what_if.predictions();
     html! {
         p { (replayed(what_if)) " What would have been under other settings, by a model of the port space:" }
-        div class="scroll" tabindex="0" role="region" aria-label="remedies" {
+        div class="scroll" tabindex="0" role="region" aria-label="table of remedies" {
             table {
                 caption { "The first row is the model with nothing changed: how far it is from what was \
                            recorded is how far to trust the others" }

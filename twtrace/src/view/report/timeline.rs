@@ -412,7 +412,7 @@ pub fn limits(report: &Report<'_>) -> Markup {
             top: &format!("{}%", amount(top * 100.0)),
             across: [&across[0], &across[1], &across[2]],
         }.markup())
-        div class="scroll" tabindex="0" role="region" aria-label="limits" {
+        div class="scroll" tabindex="0" role="region" aria-label="table of limits" {
             table {
                 caption { "The most that was taken of each limit when it was looked at" }
                 thead { tr {

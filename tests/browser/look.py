@@ -1,0 +1,114 @@
+"""Opens pages in Chromium and tells what is wrong with them.
+
+Standard input: a JSON list of {"name", "path", "whole"}; the only argument: where screenshots go.
+Standard output: a JSON object of faults by page, and how many pages, links and figures were looked at.
+"""
+
+import json
+import pathlib
+import sys
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+BROWSER = "/usr/bin/chromium-headless-shell"
+WIDTHS = (380, 800, 1280)
+SCHEMES = ("light", "dark")
+# Pages of which not all of that is looked at, as they are no different: how they are then.
+FEW = ((380, "dark"), (1280, "light"))
+# What axe-core has to be content with: WCAG 2.1 AA, contrast among it.
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
+
+ANCHORS = """() => {
+  const faults = [], ids = new Set();
+  for (const element of document.querySelectorAll('[id]')) {
+    if (ids.has(element.id)) faults.push('twice the id ' + element.id);
+    ids.add(element.id);
+  }
+  const links = [...document.querySelectorAll('a')];
+  for (const link of links) {
+    const href = link.getAttribute('href') || '';
+    if (!href.startsWith('#')) faults.push('a link elsewhere: ' + href);
+    else if (!ids.has(href.slice(1))) faults.push('a link to nothing: ' + href);
+  }
+  for (const [attribute, element] of ['aria-labelledby', 'aria-describedby'].flatMap(
+      name => [...document.querySelectorAll('[' + name + ']')].map(element => [name, element])))
+    if (!ids.has(element.getAttribute(attribute))) faults.push('named by nothing: ' + attribute);
+  for (const table of document.querySelectorAll('table'))
+    if (!table.caption) faults.push('a table without a caption');
+  if (document.querySelector('script, iframe, object, embed, img, link, base'))
+    faults.push('an element that has no business here');
+  return [links.length, faults];
+}"""
+
+
+def figures(page):
+    """Pictures of the accessibility tree, and those among them without a name."""
+    session = page.context.new_cdp_session(page)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    roles = ("image", "img", "graphics-document", "SvgRoot")
+    pictures = [
+        node for node in nodes
+        if not node.get("ignored") and node.get("role", {}).get("value") in roles
+    ]
+    unnamed = [node for node in pictures if not node.get("name", {}).get("value", "").strip()]
+    return len(pictures), len(unnamed)
+
+
+def look(browser, path, name, whole, shots):
+    faults = []
+    counts = {"links": 0, "figures": 0}
+    for width in WIDTHS:
+        for scheme in SCHEMES:
+            if not whole and (width, scheme) not in FEW:
+                continue
+            where = f"{width} {scheme}: "
+            context = browser.new_context(
+                viewport={"width": width, "height": 900}, color_scheme=scheme)
+            page = context.new_page()
+            page.on("dialog", lambda dialog: (faults.append(where + "a dialog"), dialog.dismiss()))
+            page.on("console", lambda said: faults.append(f"{where}console: {said.text}"))
+            page.on("pageerror", lambda error: faults.append(f"{where}error: {error}"))
+            uri = pathlib.Path(path).as_uri()
+            page.on("request", lambda asked: asked.url.split("#")[0] == uri or faults.append(
+                f"{where}a request: {asked.url}"))
+            page.goto(uri)
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            if wide > width:
+                faults.append(f"{where}{wide} pixels wide")
+            ink = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            if ink not in ("rgb(255, 255, 255)", "rgb(15, 20, 26)"):
+                faults.append(f"{where}its style sheet is not at work: {ink}")
+            page.screenshot(path=str(shots / f"{name}-{width}-{scheme}.png"), full_page=True)
+            # All that is folded is looked at as well.
+            page.evaluate("document.querySelectorAll('details').forEach(it => it.open = true)")
+            counts["links"], wrong = page.evaluate(ANCHORS)
+            faults += [where + fault for fault in wrong]
+            counts["figures"], unnamed = figures(page)
+            if unnamed:
+                faults.append(f"{where}{unnamed} figures without a name")
+            if whole and width == 380:
+                found = Axe().run(page, options=RULES).response["violations"]
+                faults += [
+                    f"{where}{rule['id']}: {rule['help']}: {rule['nodes'][0]['html'][:200]}"
+                    for rule in found
+                ]
+            context.close()
+    return faults, counts
+
+
+def main():
+    pages = json.load(sys.stdin)
+    shots = pathlib.Path(sys.argv[1])
+    shots.mkdir(parents=True, exist_ok=True)
+    answer = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        for page in pages:
+            faults, counts = look(browser, page["path"], page["name"], page["whole"], shots)
+            answer[page["name"]] = {"faults": faults, **counts}
+        browser.close()
+    json.dump(answer, sys.stdout)
+
+
+main()
