@@ -751,6 +751,8 @@ pub fn began_ns(hz: Hz, entered: &Entered) -> u64 {
 fn count_entry(counts: &mut Counts<u32>, entered: &Entered, path: &EntryPath, overflow: bool) {
     counts.entered += 1;
     counts.fin_wait2 += u32::from(entered.header.state == TCP_FIN_WAIT2);
+    let chosen = PortChoice::from_u8(entered.chosen);
+    counts.bound += u32::from(matches!(chosen, PortChoice::Bind | PortChoice::Program));
     counts.with_timestamps += u32::from(path.timestamps == Some(true));
     counts.without_timestamps += u32::from(path.timestamps == Some(false));
     counts.eligible += u32::from(path.eligible == Some(true));

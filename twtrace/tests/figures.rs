@@ -27,20 +27,21 @@ use twtrace::{
 use twtrace_common::{Entered, Flow, Header, Kind, PortChoice, TCP_TIME_WAIT, entered_flags};
 
 /// What the table has no room for.
-const NOT_IN_TABLE: [&str; 4] =
+const NOT_IN_TABLE: [&str; 5] =
     // All but the last are in the page of one peer.
-    ["eligible", "allowed", "rearmed", "promoted"];
+    ["bound", "eligible", "allowed", "rearmed", "promoted"];
 /// What the full screen leaves out.
-const NOT_ON_SCREEN: [&str; 3] =
+const NOT_ON_SCREEN: [&str; 4] =
     // The reasons tell what is not allowed; a mini-socket's promotion is in its re-armings.
-    ["eligible", "allowed", "promoted"];
+    ["bound", "eligible", "allowed", "promoted"];
 /// What the page of one peer leaves out.
 const NOT_IN_PEER: [&str; 2] =
     // The classes are those of the list of ends; a mini-socket's promotion is in its re-armings.
     ["fast.total", "promoted"];
 /// What metrics leave out: they have a series for each peer, and this many are what a host affords.
-const NOT_IN_METRICS: [&str; 9] = [
+const NOT_IN_METRICS: [&str; 10] = [
     "fin_wait2",
+    "bound",
     "timestamps.with",
     "timestamps.without",
     "eligible",
@@ -63,6 +64,7 @@ fn counts() -> Counts {
     Counts {
         entered: one() * 100,
         fin_wait2: one(),
+        bound: one(),
         present: one(),
         entry_lost: 0,
         with_timestamps: one(),

@@ -22,7 +22,7 @@ use crate::equation::{Ledger, settled};
 use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::summary::Totals;
-use crate::topology::{self, ROUTED, SERVER};
+use crate::topology::{self, CLIENT, ROUTED, SERVER};
 use crate::traffic::{Behaviour, Client, Server, close_first};
 use crate::twtrace::{self, Running, Tracer};
 use crate::{expect, http, wait};
@@ -114,7 +114,10 @@ pub fn answers_like_a_session(lab: &Lab) -> Result<()> {
 /// in `other`, to the last socket.
 fn chooses_rows_by_a_filter(daemon: &Daemon, net: &topology::Pair) -> Result<()> {
     let second = Server::start(&net.server, &format!("{SERVER}:8081"), Behaviour::AnswersEof)?;
-    Client::new(&net.client).short_connections(second.addr(), 7)?;
+    Client::new(&net.client).short_connections(second.addr(), 4)?;
+    Client::new(&net.client)
+        .bound_to(&format!("{CLIENT}:0"))
+        .short_connections(second.addr(), 3)?;
     settled(&net.client, 77)?;
     let question = "/v1/summary?filter=dport+=+8081+and+role+client+and+netns+";
     let summary = daemon.ask(&format!("{question}{}", net.client.inum()))?;
@@ -125,6 +128,7 @@ fn chooses_rows_by_a_filter(daemon: &Daemon, net: &topology::Pair) -> Result<()>
     expect::equal("open rows", &Some(0), &summary["row_filter"]["open_rows"].as_u64())?;
     let (row, other) = (Totals::of(&rows[0])?, Totals::of(&summary["other"])?);
     expect::equal("the row", &Totals { entered: 7, live: 7, ..Totals::default() }, &row)?;
+    expect::equal("ports bound first", &Some(3), &rows[0]["bound"].as_u64())?;
     let totals = Totals::of(&summary["totals"])?;
     let rest = Totals { entered: totals.entered - 7, live: totals.live - 7, ..totals };
     expect::equal("all that is not in the row", &rest, &other)

@@ -90,6 +90,8 @@ counts! {
     entered,
     /// Of them, as FIN_WAIT2 mini-sockets.
     fin_wait2,
+    /// Entries whose port the program had bound before it called connect().
+    bound,
     /// Sockets that were there at the start.
     present,
     /// Ends seen of sockets whose entry event was lost: they entered all the same.

@@ -48,7 +48,11 @@ fn write_row(
     let title = format!("{} (we are the {role}; network namespace {namespace})", row.group);
     writeln!(out, "{}", palette.heading(title))?;
     writeln!(out, "  seen through {} for {:.1} s", summary.backend, summary.elapsed.as_secs_f64())?;
-    write!(out, "  entered {} ({} as FIN_WAIT2)", counts.entered, counts.fin_wait2)?;
+    write!(out, "  entered {} ({} as FIN_WAIT2", counts.entered, counts.fin_wait2)?;
+    if summary.types.are_known() {
+        write!(out, ", {} bound first", counts.bound)?;
+    }
+    write!(out, ")")?;
     if summary.follow_ends {
         write!(out, ", present at start {}, live now {}", counts.present, row.live)?;
     }

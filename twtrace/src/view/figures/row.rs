@@ -163,6 +163,16 @@ fn came() -> Vec<RowKey> {
         ),
         RowKey::One(
             count(
+                "bound",
+                "Entries whose port the program had bound before it called connect(): held for all \
+                 peers, and not for this one alone.",
+                |counts| counts.bound,
+            )
+            .needs(Needs::TYPES)
+            .in_csv(),
+        ),
+        RowKey::One(
+            count(
                 "present_at_start",
                 "Sockets that were there before; never part of `entered`.",
                 |counts| counts.present,
