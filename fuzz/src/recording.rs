@@ -68,13 +68,13 @@ pub fn recording(bytes: &[u8]) {
         Err(error) => return assert_harmless(&error.to_string()),
     };
     let (hz, recycle_exists) = (origin.hz, origin.recycle_exists);
-    let writers = [Format::Table, Format::Ndjson, Format::Csv].map(|format| EventWriter {
-        format,
-        hz,
-        recycle_exists,
-    });
     let settings = settings(&origin);
     let mut core = Core::new(origin, settings);
+    let owners = core.aggregate().owners().clone();
+    let writers = [Format::Table, Format::Ndjson, Format::Csv].map(|format| EventWriter {
+        owners: owners.clone(),
+        ..EventWriter::bare(format, hz, recycle_exists)
+    });
     let mut lines = [(); 3].map(|()| Vec::new());
     loop {
         match reader.next_input() {

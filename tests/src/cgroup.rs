@@ -1,12 +1,16 @@
 //! Control groups of a scenario: made, joined by a program, and removed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use ::twtrace::host::cgroup::root;
 use anyhow::{Context, Result};
-use twtrace::host::cgroup::root;
+
+use crate::netns::Netns;
+use crate::{expect, twtrace};
 
 static MADE: AtomicU32 = AtomicU32::new(0);
 
@@ -31,6 +35,20 @@ impl Cgroup {
         Ok(Self { directory, name: name.to_owned() })
     }
 
+    /// Makes one at that path, with whatever is missing above it.
+    pub fn below(path: &str) -> Result<Self> {
+        let root = root().context("no control groups are mounted")?;
+        let directory = root.join(&path[1..]);
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("making {}", directory.display()))?;
+        Ok(Self { directory, name: path.to_owned() })
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Its path from the root of the hierarchy.
     pub fn name(&self) -> &str {
         &self.name
@@ -44,6 +62,15 @@ impl Cgroup {
         command
     }
 
+    /// Makes short connections from a program in the group.
+    pub fn connect(&self, netns: &Netns, to: SocketAddr, count: u64) -> Result<()> {
+        let own = std::env::current_exe()?.display().to_string();
+        let (to, count) = (to.to_string(), count.to_string());
+        let traffic = ["ip", "netns", "exec", netns.name(), &own, "traffic", &to, &count];
+        let output = twtrace::finished(&mut self.command(&traffic))?;
+        expect::that(output.status.success(), || twtrace::shown(&output))
+    }
+
     /// Removes it, all of its processes having ended.
     pub fn remove(self) -> Result<()> {
         fs::remove_dir(&self.directory).context("removing a control group")
@@ -52,6 +79,13 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.directory);
+        // With what was made above it, unless others use that.
+        let root = root();
+        let own = self.directory.ancestors().take_while(|above| Some(*above) != root);
+        for directory in own {
+            if fs::remove_dir(directory).is_err() && directory.exists() {
+                break;
+            }
+        }
     }
 }

@@ -56,6 +56,9 @@ fn main() -> ExitCode {
     let outcome = match args.get(1).map(String::as_str) {
         Some("lab") => story::main(&args[2..]),
         Some("full-screen-panic") => scenario::full_screen::panics(),
+        Some(scenario::owners::WORD) => {
+            scenario::owners::through_groups(&args[2..]).map(|()| ExitCode::SUCCESS)
+        }
         Some("traffic") => scenario::session::traffic(&args[2..]).map(|()| ExitCode::SUCCESS),
         Some(systemd::WORD) => systemd::become_it(),
         Some("soak") => bench::soak(args.split_off(2)).map(|()| ExitCode::SUCCESS),

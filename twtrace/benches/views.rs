@@ -122,8 +122,7 @@ fn events(criterion: &mut Criterion) {
     for (name, format) in
         [("text", Format::Table), ("ndjson", Format::Ndjson), ("csv", Format::Csv)]
     {
-        let writer =
-            EventWriter { format, hz: workload.aggregate().settings().hz, recycle_exists: false };
+        let writer = EventWriter::bare(format, workload.aggregate().settings().hz, false);
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 for event in &events {

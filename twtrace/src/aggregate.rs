@@ -25,6 +25,7 @@ use crate::{
     event::{Event, Role, owner_is_known},
     failures::{Cause, Failures, Program},
     filter::{self, Selection, Verdict},
+    owner::{Book, Known, Owned},
     path::{self, Block, EntryPath, Outcome},
     peer::{
         Cookies, Counts, Group, GroupBy, Netns, Past, Peer, PeerTable, Prefixes, Refused,
@@ -104,6 +105,8 @@ pub struct Aggregate {
     table: PeerTable,
     /// Which namespace has which number.
     cookies: Cookies,
+    /// Whose sockets are.
+    owners: Book,
     /// The sockets that are not.
     left_out: Peer,
     /// Ends and refusals left out because it is not known whether their sockets match.
@@ -136,6 +139,7 @@ impl Aggregate {
             live: LiveSockets::with_capacity(settings.max_live),
             settings,
             cookies: Cookies::default(),
+            owners: Book::default(),
             left_out: Peer::new(Group::LeftOut),
             undecided: 0,
             failures: Failures::default(),
@@ -167,6 +171,21 @@ impl Aggregate {
         self.ready_ns = mono_ns;
     }
 
+    /// Takes note of whose something is. What comes of it from now on is counted so.
+    pub fn own(&mut self, owned: &Owned) {
+        let rows = self.table.rows();
+        let used = rows.iter().filter_map(|row| match row.group {
+            Group::Owner(id) => Some(id),
+            _ => None,
+        });
+        self.owners.tell(owned, || used.collect());
+    }
+
+    /// Whose sockets are.
+    pub const fn owners(&self) -> &Book {
+        &self.owners
+    }
+
     /// Folds one event in. False if it is of a socket left out, or tells nothing new.
     pub fn apply(&mut self, event: &Event) -> bool {
         let row = match event {
@@ -177,7 +196,7 @@ impl Aggregate {
             // Counted by the kernel side, of which this is a sample: see `fail`.
             Event::Failed(_) => {
                 let socket = filter::Socket::from(event);
-                return self.settings.selection.here.matches(&socket) == Verdict::Yes;
+                return self.verdict(socket) == Verdict::Yes;
             }
         };
         row.is_some_and(|row| row != LEFT_OUT)
@@ -428,6 +447,7 @@ impl Aggregate {
             GroupBy::Addr => Group::Addr { netns: key.netns.into(), address: key.remote },
             GroupBy::Subnet => Group::subnet(key.netns, key.remote, self.settings.prefixes),
             GroupBy::Netns => Group::Netns(key.netns.into()),
+            GroupBy::Owner => owner_group(self.owners.read().of_netns(key.netns, 0)),
             GroupBy::Cgroup | GroupBy::Uid => Group::UnknownOwner,
         };
         let row = self.slot(group);
@@ -460,6 +480,7 @@ impl Aggregate {
             GroupBy::Netns => Group::Netns(netns.into()),
             GroupBy::Uid => program.uid.map_or(Group::UnknownOwner, Group::Uid),
             GroupBy::Cgroup => program.cgroup.map_or(Group::UnknownOwner, Group::Cgroup),
+            GroupBy::Owner => owner_group(self.owners.read().of(program.cgroup, netns, 0)),
             // A bind() has no peer.
             _ if !connect => return,
             GroupBy::Peer => Group::peer(netns, Role::Client, key.remote, key.remote_port),
@@ -508,6 +529,10 @@ impl Aggregate {
             _ if !selected => Group::LeftOut,
             GroupBy::Cgroup if owner_known => Group::Cgroup(entered.cgroup),
             GroupBy::Uid if owner_known => Group::Uid(entered.uid),
+            GroupBy::Owner if owner_known => {
+                let (inum, cookie) = (entered.header.netns, entered.netns_cookie);
+                owner_group(self.owners.read().of(Some(entered.cgroup), inum, cookie))
+            }
             _ => self.group_by_address(netns, &entered.flow, role),
         };
         self.slot(group)
@@ -546,14 +571,25 @@ impl Aggregate {
     /// Whether a socket is shown. One of which it is not known is not, and is counted.
     fn selects<'a, S>(&mut self, socket: &'a S) -> bool
     where
-        filter::Socket: From<&'a S>,
+        filter::Socket<'static>: From<&'a S>,
     {
         if self.settings.selection.here.is_any() {
             return true;
         }
-        let verdict = self.settings.selection.here.matches(&filter::Socket::from(socket));
+        let verdict = self.verdict(filter::Socket::from(socket));
         self.undecided += u64::from(verdict == Verdict::Maybe);
         verdict == Verdict::Yes
+    }
+
+    /// Whether a socket matches the part of the filter that is decided here.
+    fn verdict(&self, socket: filter::Socket<'static>) -> Verdict {
+        let here = &self.settings.selection.here;
+        if !here.asks_owner() {
+            return here.matches(&socket);
+        }
+        let (cgroup, inum, cookie) = socket.place();
+        let owners = self.owners.read();
+        here.matches(&socket.owned(owners.of(cgroup, inum, cookie).map(|known| &*known.owner)))
     }
 
     fn slot(&mut self, group: Group) -> u32 {
@@ -582,6 +618,10 @@ impl Aggregate {
             GroupBy::Addr => Group::Addr { netns, address: flow.remote },
             GroupBy::Subnet => Group::subnet(netns, flow.remote, self.settings.prefixes),
             GroupBy::Netns => Group::Netns(netns),
+            GroupBy::Owner => {
+                let owners = self.owners.read();
+                owner_group(netns.current().and_then(|inum| owners.of_netns(inum, 0)))
+            }
             GroupBy::Cgroup | GroupBy::Uid => Group::UnknownOwner,
         }
     }
@@ -678,6 +718,11 @@ impl Aggregate {
             went_or_lives: live + sum.ended_total() + sum.overflow,
         }
     }
+}
+
+/// The row of an owner.
+fn owner_group(known: Option<&Known>) -> Group {
+    known.map_or(Group::UnknownOwner, |known| Group::Owner(known.id))
 }
 
 /// What is left of a timer, milliseconds: 0 of one that is overdue.

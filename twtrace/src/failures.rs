@@ -15,7 +15,10 @@ use std::{
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use twtrace_common::{CallResult, Failed, Failure, FailureKey, failed_flags};
 
-use crate::event::ip;
+use crate::{
+    event::ip,
+    owner::{Owner, Owners},
+};
 
 /// Why a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -255,6 +258,12 @@ impl Place {
             .filter(|(count, _)| *count > 0)
             .chain([(of(newest), self.last_ns)])
             .map(move |(count, last_ns)| Failure { count, last_ns, ..failure })
+    }
+
+    /// Whose socket it was about, if that is known.
+    pub fn owner<'a>(&self, owners: &'a Owners) -> Option<&'a Owner> {
+        let netns = if self.gone { 0 } else { self.netns };
+        owners.of(self.program.cgroup, netns, 0).map(|known| &*known.owner)
     }
 
     /// Calls that failed in the last minute, to within five seconds.

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `units`, `text`, `files` | values with a unit; text of others, made safe to show; files opened with care |
 //! | `event` | records of the kernel programs, decoded |
+//! | `owner` | whose sockets: units, containers and pods, of the paths of control groups |
 //! | `path` | the rules: what blocks an entry, which path an end took |
 //! | `failures` | calls that failed, by place, cause and program |
 //! | `attached`, `totals`, `needs`, `trust` | how the programs are attached and what they cannot see so; what they counted; what a figure needs to be known; what makes counts less than exact, in one list |
@@ -51,6 +52,7 @@ pub mod kernel;
 pub mod manual;
 pub mod needs;
 pub mod origin;
+pub mod owner;
 pub mod path;
 pub mod peer;
 pub mod pipeline;

@@ -10,6 +10,7 @@ use crate::{
     event::Batch,
     filter::Selection,
     host::facts::HostFacts,
+    owner::Owned,
     peer::{Past, Refused},
     totals::Totals,
     units::{Clock, Hz},
@@ -64,6 +65,9 @@ pub struct Origin {
 /// One thing to take in. Inputs have an order, and each is taken in whole.
 #[derive(Clone, Debug)]
 pub enum Input {
+    /// Whose control groups and network namespaces are, found out once, before the first record that
+    /// tells of them.
+    Owners(Vec<Owned>),
     /// Wire records of the kernel programs.
     Records(Batch),
     /// Takeovers refused since the last of these, by peer.

@@ -314,8 +314,8 @@ impl Pipeline {
         if let Some(refusals) = kernel.refusals() {
             sink.take(refusals, observe);
         }
-        if let Some(failures) = kernel.failures() {
-            sink.take(failures, observe);
+        for input in kernel.failures() {
+            sink.take(input, observe);
         }
         if kernel.is_in_trouble(&totals, skipped) {
             self.healing.want();
@@ -487,6 +487,7 @@ impl Pipeline {
             failures: aggregate.failures().retold(),
             followed: aggregate.live().collect(),
             sockets,
+            owners: aggregate.owners().read().retold(),
             moment,
         }))
     }

@@ -1,6 +1,6 @@
 //! The read model: what a session knows at one moment. Views see nothing else.
 
-use std::{cmp::Reverse, collections::HashMap, time::Duration};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc, time::Duration};
 
 use rustc_hash::FxHashMap;
 use twtrace_common::Counter;
@@ -14,6 +14,7 @@ use crate::{
     filter::{Expr, Open, PeerAddress, RowFacts},
     host::facts::HostFacts,
     needs::Needs,
+    owner::{Book, Owner, Owners},
     path::Class,
     peer::{
         Counts, Group, GroupBy, History, LifetimeSummary, Peer, PeerTable, Prefixes,
@@ -132,8 +133,9 @@ impl Row {
     }
 
     /// The row as a filter looks at it.
-    pub const fn facts(&self) -> RowFacts<'_> {
-        RowFacts { group: &self.group, counts: &self.counts, history: &self.history }
+    pub fn facts<'a>(&'a self, owners: &'a Owners) -> RowFacts<'a> {
+        let owner = row_owner(owners, &self.group);
+        RowFacts { group: &self.group, counts: &self.counts, history: &self.history, owner }
     }
 }
 
@@ -174,12 +176,27 @@ struct Chosen<'a> {
     filtered: Option<RowFilter>,
 }
 
-fn choose<'a>(peers: &'a [Peer], table: &PeerTable, choice: &RowChoice) -> Chosen<'a> {
+/// The owner that a row stands for. A namespace that is one's may have sockets of others, so that such a
+/// row does not tell.
+fn row_owner<'a>(owners: &'a Owners, group: &Group) -> Option<&'a Owner> {
+    match group {
+        Group::Owner(id) => owners.get(*id),
+        _ => None,
+    }
+}
+
+fn choose<'a>(
+    peers: &'a [Peer],
+    table: &PeerTable,
+    owners: &Owners,
+    choice: &RowChoice,
+) -> Chosen<'a> {
     let filter = (!choice.filter.is_any()).then_some(&choice.filter);
     let may_match = |peer: &Peer| {
         filter.is_none_or(|filter| {
             let (group, history) = (&peer.group, &peer.history);
-            filter.may_match_row(RowFacts { group, counts: &peer.counts(), history })
+            let owner = row_owner(owners, &peer.group);
+            filter.may_match_row(RowFacts { group, counts: &peer.counts(), history, owner })
         })
     };
     let wanted = |peer: &Peer| {
@@ -210,7 +227,7 @@ fn choose<'a>(peers: &'a [Peer], table: &PeerTable, choice: &RowChoice) -> Chose
     let filtered = filter.map(|filter| RowFilter {
         filter: filter.clone(),
         rows: candidates.len() as u64,
-        open: filter.open_for_rows(rows.iter().map(Row::facts)),
+        open: filter.open_for_rows(rows.iter().map(|row| row.facts(owners))),
     });
     Chosen { rows, others, filtered }
 }
@@ -272,6 +289,8 @@ pub struct Summary {
     pub netns_names: HashMap<u32, String>,
     /// Names of control groups, by identifier.
     pub cgroup_names: HashMap<u64, String>,
+    /// Whose sockets are.
+    pub owners: Book,
     /// Calls that failed, by place and program; `None` where nobody looked.
     pub failed: Option<FailedPlaces>,
     /// Findings; `None` unless rows stand for peers and ends are followed.
@@ -389,7 +408,8 @@ impl Summary {
 
         let folded = choice.by.map(|by| fold(table.rows(), by, settings.prefixes));
         let all = folded.as_deref().unwrap_or(table.rows());
-        let Chosen { mut rows, others: hidden, filtered } = choose(all, table, choice);
+        let Chosen { mut rows, others: hidden, filtered } =
+            choose(all, table, &aggregate.owners().read(), choice);
         for row in &mut rows {
             row.netns_cookie = row.group.namespace().and_then(|netns| aggregate.cookie(netns));
         }
@@ -429,6 +449,7 @@ impl Summary {
             totals,
             netns_names: context.netns_names,
             cgroup_names: context.cgroup_names,
+            owners: aggregate.owners().clone(),
             failed: None,
             examined: None,
         }
@@ -464,8 +485,25 @@ impl Summary {
                 Some(inum) => self.namespace(inum),
                 None => netns.to_string(),
             },
+            Group::Owner(id) => {
+                let owners = self.owners.read();
+                owners.get(*id).map_or_else(|| group.to_string(), |owner| owner.name.clone())
+            }
             Group::Uid(uid) => uid.to_string(),
             _ => group.to_string(),
+        }
+    }
+
+    /// Whose a row is: the owner it stands for, or the one whose its namespace is, with all that was in it
+    /// when that was looked at.
+    pub fn owner(&self, group: &Group) -> Option<Arc<Owner>> {
+        let owners = self.owners.read();
+        match group {
+            Group::Owner(id) => owners.shared(*id),
+            _ => {
+                let inum = group.namespace()?.current()?;
+                owners.of_netns(inum, 0).map(|known| Arc::clone(&known.owner))
+            }
         }
     }
 

@@ -272,7 +272,7 @@ fn without_types_only_what_needs_none_is_told() {
 
 #[test]
 fn an_event_says_null_of_what_it_does_not_know() {
-    let writer = EventWriter { format: Format::Ndjson, hz: Hz::new(250), recycle_exists: true };
+    let writer = EventWriter::bare(Format::Ndjson, Hz::new(250), true);
     let flags = entered_flags::TIMESTAMPS_UNKNOWN
         | entered_flags::SETTINGS_UNKNOWN
         | entered_flags::OWNER_UNKNOWN;
@@ -300,7 +300,7 @@ fn an_event_says_null_of_what_it_does_not_know() {
 #[test]
 fn events_fit_their_schema() {
     let schema = schema("event-2.schema.json");
-    let writer = EventWriter { format: Format::Ndjson, hz: Hz::new(250), recycle_exists: false };
+    let writer = EventWriter::bare(Format::Ndjson, Hz::new(250), false);
     for event in events() {
         let mut text = Vec::new();
         writer.write(&mut text, &event).expect("writing to memory");

@@ -47,7 +47,7 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let writer = EventWriter { format: Format::Table, hz: HZ, recycle_exists: false };
+        let writer = EventWriter::bare(Format::Table, HZ, false);
         let settings = Settings {
             selection: Default::default(),
             group_by: GroupBy::Peer,
@@ -191,6 +191,7 @@ impl Host {
             ..HostFacts::default()
         };
         let case = Case {
+            owners: None,
             peers: self.aggregate.table().rows(),
             failures: self.aggregate.failures(),
             sockets: None,

@@ -17,8 +17,9 @@ use twtrace_common::{
     ended_flags, entered_flags,
 };
 
-const WRITER: EventWriter =
-    EventWriter { format: Format::Ndjson, hz: Hz::new(250), recycle_exists: false };
+fn writer() -> EventWriter {
+    EventWriter::bare(Format::Ndjson, Hz::new(250), false)
+}
 
 /// Ends of one peer's sockets, and how often each reason comes.
 const ENDS: [(EndReason, u8, u64); 8] = [
@@ -122,7 +123,7 @@ fn an_event_tells_its_reason_in_the_words_of_counts_and_its_path_in_those_of_cla
     let mut seen: HashMap<(String, String), u64> = HashMap::new();
     for event in events().iter().filter(|event| matches!(event, Event::Ended(_))) {
         let mut line = Vec::new();
-        WRITER.write(&mut line, event).expect("memory");
+        writer().write(&mut line, event).expect("memory");
         let event: Value = serde_json::from_slice(&line).expect("JSON");
         let word = |key: &str| event[key].as_str().expect(key).to_owned();
         *seen.entry((word("reason"), word("path"))).or_default() += 1;
@@ -145,10 +146,10 @@ fn whether_the_peer_sends_timestamps_and_whether_a_socket_is_eligible_are_two_fa
         ..entered(1, TCP_TIME_WAIT, entered_flags::FOLLOWED)
     });
     let mut line = Vec::new();
-    WRITER.write(&mut line, &inherited).expect("memory");
+    writer().write(&mut line, &inherited).expect("memory");
     let event: Value = serde_json::from_slice(&line).expect("JSON");
     assert_eq!((&event["tstamp_ok"], &event["eligible"]), (&false.into(), &true.into()));
-    let text = WRITER.detail(&inherited);
+    let text = writer().detail(&inherited);
     assert!(text.starts_with("without timestamps, eligible"), "{text}");
 
     let socket = twtrace::filter::Socket::from(&inherited);

@@ -23,6 +23,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         inum: u32::try_from(site.client.inum())?,
         path: site.client.path(),
         name: None,
+        pids: Vec::new(),
     };
     // The tracer registers its buffer with a runtime.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;

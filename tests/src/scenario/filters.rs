@@ -9,11 +9,10 @@ use crate::daemon::Daemon;
 use crate::equation::{Ledger, settled};
 use crate::expect;
 use crate::lab::Lab;
-use crate::netns::Netns;
 use crate::summary::{Summary, Totals};
 use crate::topology::{self, SERVER, address};
 use crate::traffic::{Behaviour, Client, Server};
-use crate::twtrace::{self, Running, Tracer};
+use crate::twtrace::{Running, Tracer};
 use crate::wait;
 
 /// Arguments that filter, and how many of the mixture are let through.
@@ -108,14 +107,14 @@ pub fn by_names_of_the_time(lab: &Lab) -> Result<()> {
     let own = Tracer::watch(lab, &only)?;
     let through = Running::asking(lab, &daemon, "watch", &only)?;
     let all = Tracer::watch(lab, &["--netns", net.client.name()])?;
-    connect_in(&group, &net.client, server.addr(), 7)?;
+    group.connect(&net.client, server.addr(), 7)?;
     Client::new(&net.client).short_connections(server.addr(), 5)?;
     settled(&net.client, 12)?;
 
     let name = group.name().to_owned();
     group.remove()?;
     let another = Cgroup::named(&name)?;
-    connect_in(&another, &net.client, server.addr(), 3)?;
+    another.connect(&net.client, server.addr(), 3)?;
     settled(&net.client, 15)?;
     let (through, _) = through.stop()?;
     let through = Summary::parse(&through, lab.backend.name())?.totals()?.entered;
@@ -123,15 +122,6 @@ pub fn by_names_of_the_time(lab: &Lab) -> Result<()> {
     let own = own.finish()?.totals()?.entered;
     let all = all.finish()?.totals()?.entered;
     expect::equal("entered: own, the daemon, without the group", &(7, 7, 15), &(own, through, all))
-}
-
-/// Makes short connections from a program in the group.
-fn connect_in(group: &Cgroup, netns: &Netns, to: std::net::SocketAddr, count: u64) -> Result<()> {
-    let own = std::env::current_exe()?.display().to_string();
-    let (to, count) = (to.to_string(), count.to_string());
-    let traffic = ["ip", "netns", "exec", netns.name(), &own, "traffic", &to, &count];
-    let output = twtrace::finished(&mut group.command(&traffic))?;
-    expect::that(output.status.success(), || twtrace::shown(&output))
 }
 
 /// What only userspace can tell apart is counted as the kernel counts it: all connections of one

@@ -25,6 +25,7 @@ mod manual;
 mod offsets;
 mod old_kernels;
 mod overflow;
+pub mod owners;
 mod present;
 mod processors;
 mod prometheus;
@@ -188,6 +189,9 @@ pub const ALL: &[Scenario] = &[
     kernel("filters", filters::filters),
     agent("filters_by_expression", filters::by_expression),
     agent("filters_by_names_of_the_time", filters::by_names_of_the_time),
+    agent("owners_by_control_group", owners::by_control_group),
+    agent("owners_by_network_namespace", owners::by_network_namespace),
+    agent("owners_churned", owners::churned),
     kernel("filters_in_userspace_against_the_kernel", filters::in_userspace),
     kernel("why_a_socket_is_blocked", entry::why_a_socket_is_blocked),
     kernel("no_ends_counts_the_same", limits::no_ends_counts_the_same),

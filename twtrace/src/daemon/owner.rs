@@ -228,12 +228,11 @@ impl Owner {
                 let _ = reply.send(summary.map(Arc::new).map_err(failed));
             }
             Ask::Events { reply } => {
-                let origin = self.pipeline.core().origin();
-                let writer = EventWriter {
-                    format: Format::Ndjson,
-                    hz: origin.hz,
-                    recycle_exists: origin.recycle_exists,
-                };
+                let core = self.pipeline.core();
+                let (hz, recycle_exists) = (core.origin().hz, core.origin().recycle_exists);
+                let owners = core.aggregate().owners().clone();
+                let bare = EventWriter::bare(Format::Ndjson, hz, recycle_exists);
+                let writer = EventWriter { owners, ..bare };
                 let events = self.events.subscribe();
                 let _ = reply.send(Ok(Events { events, writer }));
             }

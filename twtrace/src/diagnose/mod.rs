@@ -24,6 +24,7 @@ use crate::{
     event::Role,
     failures::Failures,
     host::facts::{HostFacts, NamespaceFacts},
+    owner::Owners,
     peer::{Group, Peer, rates::Rates},
     track::LiveSockets,
     trust::Trust,
@@ -42,6 +43,8 @@ pub struct Case<'a> {
     pub peers: &'a [Peer],
     /// Calls that failed.
     pub failures: &'a Failures,
+    /// Whose sockets are, where anybody told.
+    pub owners: Option<&'a Owners>,
     /// The sockets followed; without them live ones are taken to have come evenly.
     pub sockets: Option<&'a LiveSockets>,
     /// Whether a `connect()` was seen to take the port of a FIN_WAIT2 mini-socket.

@@ -114,6 +114,11 @@ impl Core {
     /// Takes one input in, showing each event to `observe`.
     pub fn take(&mut self, input: Input, observe: &mut dyn FnMut(&Event)) {
         match input {
+            Input::Owners(owners) => {
+                for owned in &owners {
+                    self.aggregate.own(owned);
+                }
+            }
             Input::Records(batch) => self.records(&batch, observe),
             Input::Refusals(refusals) => {
                 for (key, refused) in &refusals {
@@ -241,7 +246,9 @@ impl Core {
 
     /// Applies the rules to a moment.
     fn examine(&self, moment: &Moment, facts: &HostFacts, trust: &Trust) -> Examined {
+        let owners = self.aggregate.owners().read();
         let diagnosis = diagnose(&Case {
+            owners: Some(&owners),
             peers: self.aggregate.table().rows(),
             failures: self.aggregate.failures(),
             sockets: Some(self.aggregate.sockets()),

@@ -14,13 +14,14 @@ use super::{
     auditor::{Auditor, Scope},
     gathering::Gathering,
     open::OpenCounts,
+    owners::Resolver,
     walk::Walk,
 };
 use crate::origin::{Input, Moment, Origin, Wishes};
 use crate::{
     attached::{ObjectKind, ProgramCost},
     audit::{Audit, Basis},
-    event::Event,
+    event::{Batch, Event},
     filter::{self, Selection, Verdict},
     host::{
         HostFactError, cgroup,
@@ -54,6 +55,10 @@ pub struct KernelFeed {
     selection: Selection,
     /// Open connections as they were counted last.
     open: OpenCounts,
+    /// Who finds out whose the sockets are.
+    owners: Resolver,
+    /// Records whose owners were told first.
+    held: Option<Batch>,
     /// The comparison with the kernel's own counters, where that can be made.
     auditor: Option<Auditor>,
     /// Signs of trouble already dealt with: losses, skips and missed ends together.
@@ -104,6 +109,8 @@ impl KernelFeed {
                 options,
                 selection,
                 open,
+                owners: Resolver::new(),
+                held: None,
                 auditor,
                 trouble: 0,
                 missed: 0,
@@ -134,11 +141,27 @@ impl KernelFeed {
         self.gathering.due(soon || !source.wakes(), || source.woken()).await
     }
 
-    /// One bounded batch of what waits; `None` when nothing does.
+    /// One bounded batch of what waits, or whose the sockets of the next one are; `None` when nothing
+    /// waits.
     pub fn records(&mut self) -> Option<Input> {
-        let records = self.source.drain();
-        self.gathering.drained(records.is_some());
-        records.map(Input::Records)
+        if let Some(batch) = self.held.take() {
+            return Some(Input::Records(batch));
+        }
+        let batch = self.source.drain();
+        self.gathering.drained(batch.is_some());
+        let batch = batch?;
+        let owners = self.owners.meet(&batch);
+        if owners.is_empty() {
+            return Some(Input::Records(batch));
+        }
+        self.held = Some(batch);
+        Some(Input::Owners(owners))
+    }
+
+    /// Whose the namespaces are that were met when it was too early to look; `None` if there are none.
+    pub fn owners(&mut self) -> Option<Input> {
+        let owners = self.owners.meet_failures(&[]);
+        (!owners.is_empty()).then_some(Input::Owners(owners))
     }
 
     /// Finds what is in TIME_WAIT already, namespace by namespace, taking records in meanwhile so
@@ -161,6 +184,14 @@ impl KernelFeed {
         for namespace in Tracer::namespaces_of(&self.options.filter) {
             let inventory = self.tracer.follow_present()?;
             let (source, selection) = (&mut self.source, &self.selection);
+            let owners = &mut self.owners;
+            let mut take = |batch: Batch| {
+                let met = owners.meet(&batch);
+                if !met.is_empty() {
+                    take(Input::Owners(met));
+                }
+                take(Input::Records(batch));
+            };
             let wanted = |socket: &Entered| {
                 let socket = filter::Socket::from(&Event::Present(*socket));
                 selection.whole.matches(&socket) != Verdict::No
@@ -168,12 +199,12 @@ impl KernelFeed {
             let keep = |socket: Entered| Some(socket).filter(wanted);
             let read = read_beside(&inventory, &namespace, keep, || {
                 while let Some(batch) = source.drain_meanwhile() {
-                    take(Input::Records(batch));
+                    take(batch);
                 }
             });
             match read {
                 Ok(listed) if listed.is_empty() => {}
-                Ok(listed) => take(Input::Records(source.follow(listed))),
+                Ok(listed) => take(source.follow(listed)),
                 Err(error) => unread.add(namespace.inum, &error),
             }
         }
@@ -251,10 +282,13 @@ impl KernelFeed {
         self.source.adopt(entries, missing, note).map(Input::Records)
     }
 
-    /// Failures that came since the last call; `None` if none did.
-    pub fn failures(&mut self) -> Option<Input> {
+    /// Failures that came since the last call, and before them whose they are.
+    pub fn failures(&mut self) -> Vec<Input> {
         let failures = self.source.new_failures();
-        (!failures.is_empty()).then_some(Input::Failures(failures))
+        let owners = self.owners.meet_failures(&failures);
+        let owners = (!owners.is_empty()).then_some(Input::Owners(owners));
+        let failures = (!failures.is_empty()).then_some(Input::Failures(failures));
+        owners.into_iter().chain(failures).collect()
     }
 
     /// Whether something was lost, skipped or missed since the last call.

@@ -13,6 +13,7 @@ pub mod healing;
 mod kernel;
 mod open;
 mod opening;
+mod owners;
 pub mod walk;
 
 pub use self::{

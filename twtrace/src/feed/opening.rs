@@ -8,6 +8,7 @@ use twtrace_common::{Counter, Decode, Entered, Failure, FailureKey, Kind, entere
 use crate::origin::{Input, Moment, Origin};
 use crate::{
     event::BatchBuilder,
+    owner::Owned,
     peer::{Past, Pasts},
     totals::Totals,
     track::Tracked,
@@ -32,6 +33,8 @@ pub struct Opening {
     pub failures: Vec<(FailureKey, Failure)>,
     /// The sockets followed.
     pub followed: Vec<(u64, Tracked)>,
+    /// Whose all that is.
+    pub owners: Vec<Owned>,
     /// Records of sockets in TIME_WAIT, in the order they became known.
     pub sockets: Vec<Entered>,
     /// The moment's facts.
@@ -41,7 +44,9 @@ pub struct Opening {
 impl Opening {
     /// Where the inputs come from, and the inputs.
     pub fn into_inputs(self) -> (Origin, impl Iterator<Item = Input>) {
-        let Self { origin, clock, totals, pasts, failures, followed, mut sockets, moment } = self;
+        let Self { origin, clock, totals, pasts, failures, followed, owners, sockets, moment } =
+            self;
+        let mut sockets = sockets;
         // Of two records with one address the later one is meant: the sort keeps their order.
         sockets.sort_by_key(|socket| socket.tw);
         let record = |tw: u64| {
@@ -67,7 +72,8 @@ impl Opening {
         let last = [Input::Ready(clock.mono_ns), Input::Moment(Box::new(moment))];
         let failures = (!failures.is_empty()).then_some(Input::FailuresBefore(failures));
         let pasts = Past::parts(pasts.into_iter()).map(Input::Past);
-        (origin, pasts.chain(failures).chain(batches).chain(last))
+        let owners = (!owners.is_empty()).then_some(Input::Owners(owners));
+        (origin, owners.into_iter().chain(pasts).chain(failures).chain(batches).chain(last))
     }
 }
 
@@ -105,6 +111,7 @@ mod tests {
             failures: Vec::new(),
             // The last one ended while they were sought.
             followed: vec![(0xc0, tracked(0)), (0xa0, tracked(50)), (0xd0, tracked(60))],
+            owners: Vec::new(),
             // What entered meanwhile comes after what the walk found.
             sockets: vec![record(0xc0, 500), record(0xa0, 500), record(0xb0, 1), record(0xa0, 50)],
             moment: Moment::bare(clock),

@@ -143,6 +143,8 @@ pub enum Term {
     Uid(u32),
     /// Owner's control group, by the inode number of its directory.
     Cgroup(Name),
+    /// Unit, container or pod that owns it, by name.
+    Owner(String),
     /// The fast path is closed when it enters, for this reason or for any.
     Blocked(Option<Block>),
 }
@@ -242,6 +244,11 @@ impl Expr {
             Self::Not(inner) => inner.terms(),
             Self::And(parts) | Self::Or(parts) => parts.iter().flat_map(Self::terms).collect(),
         }
+    }
+
+    /// Whether it is asked whose a socket is.
+    pub fn asks_owner(&self) -> bool {
+        self.terms().iter().any(|term| matches!(term, Term::Owner(_)))
     }
 
     /// Decides, asking `term` for each condition (Kleene's three-valued logic).

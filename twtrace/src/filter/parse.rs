@@ -34,12 +34,13 @@ autobound                      connect() chose the local port
 failed                         a connect() or bind() that got no port
 state time-wait|fin-wait-2     state in which it entered
 netns NAME|INODE, uid N, cgroup PATH|ID  where, and whose
+owner NAME                     its unit, container or pod (NAMESPACE/POD)
 and or not ( )                 also & | !; terms side by side mean and";
 
 type Input<'a> = Stateful<&'a str, usize>;
 
 const A_TERM: &str = "a term (dst, src, dport, sport, timestamps, eligible, blocked, role, autobound, \
-                      failed, state, netns, uid, cgroup), not or (";
+                      failed, state, netns, uid, cgroup, owner), not or (";
 
 impl FromStr for Expr {
     type Err = FilterError;
@@ -159,6 +160,9 @@ fn term(input: &mut Input<'_>) -> ModalResult<Expr> {
         }
         Some("cgroup") => compared(input, "a control group, by path or inode number", |word| {
             Some(Term::Cgroup(name(word)))
+        })?,
+        Some("owner") => compared(input, "an owner, such as nginx.service", |word| {
+            Some(Term::Owner(word.to_owned()))
         })?,
         _ => {
             input.reset(&start);

@@ -53,6 +53,7 @@ impl Term {
             Self::Netns(_) => "netns",
             Self::Uid(_) => "uid",
             Self::Cgroup(_) => "cgroup",
+            Self::Owner(_) => "owner",
             Self::Blocked(_) => "blocked",
         }
     }
@@ -76,6 +77,7 @@ impl fmt::Display for Term {
             Self::State(EntryState::TimeWait) => f.write_str(" time-wait"),
             Self::State(EntryState::FinWait2) => f.write_str(" fin-wait-2"),
             Self::Netns(name) | Self::Cgroup(name) => write!(f, " {name}"),
+            Self::Owner(name) => write!(f, " {}", Name::Text(name.clone())),
             Self::Uid(uid) => write!(f, " {uid}"),
             Self::Blocked(Some(block)) => write!(f, " {}", block.key().replace('_', "-")),
         }

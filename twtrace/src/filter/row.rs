@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::{EntryState, Expr, Op, Side, Term, Verdict, named};
 use crate::{
     event::{Role, ip},
+    owner::Owner,
     path::Block,
     peer::{Counts, Group, History, history::Ports},
 };
@@ -21,6 +22,8 @@ pub struct RowFacts<'a> {
     pub counts: &'a Counts,
     /// Its past.
     pub history: &'a History,
+    /// Whose all its sockets are, if that is known.
+    pub owner: Option<&'a Owner>,
 }
 
 /// What a filter leaves open of several rows.
@@ -57,7 +60,7 @@ impl Expr {
     /// The word of a condition that no row can answer whose sockets share a peer and nothing else:
     /// whose they are is known of each socket alone.
     pub fn beyond_peers(&self) -> Option<&'static str> {
-        let beyond = |term: &&Term| matches!(term, Term::Uid(_) | Term::Cgroup(_));
+        let beyond = |term: &&Term| matches!(term, Term::Uid(_) | Term::Cgroup(_) | Term::Owner(_));
         self.terms().into_iter().find(beyond).map(Term::word)
     }
 
@@ -128,6 +131,7 @@ fn term(row: &RowFacts<'_>, term: &Term) -> Verdict {
             Group::Cgroup(known) => named(name, Some(known)),
             _ => Verdict::Maybe,
         },
+        Term::Owner(name) => Verdict::of(row.owner.map(|owner| owner.is(name))),
     }
 }
 
@@ -179,7 +183,7 @@ mod tests {
         let group = Group::peer(7, Role::Client, [0; 16], 443);
         let history = History::default();
         let expr: Expr = text.parse().unwrap();
-        expr.matches_row(RowFacts { group: &group, counts, history: &history })
+        expr.matches_row(RowFacts { group: &group, counts, history: &history, owner: None })
     }
 
     #[test]

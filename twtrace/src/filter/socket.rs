@@ -10,13 +10,14 @@ use super::{EntryState, Expr, Side, Term, Verdict, named};
 use crate::{
     event::{Event, Role, ip, owner_is_known},
     failures::{Cause, Program},
+    owner::Owner,
     path::{self, Block},
     peer::Past,
 };
 
 /// What is known of a socket as it entered.
 #[derive(Clone, Copy, Debug)]
-pub struct Socket {
+pub struct Socket<'a> {
     remote: IpAddr,
     remote_port: u16,
     local: Option<(IpAddr, u16)>,
@@ -36,16 +37,20 @@ pub struct Socket {
     block: Option<Block>,
     uid: Option<u32>,
     cgroup: Option<u64>,
+    cookie: u64,
+    /// Whose it is.
+    owner: Option<&'a Owner>,
 }
 
-impl From<&Event> for Socket {
+impl From<&Event> for Socket<'_> {
     fn from(event: &Event) -> Self {
         let (flow, header) = (event.flow(), event.header());
         let peer = Self::of_peer(ip(flow.remote), flow.remote_port, header.netns, event.role());
         let choice = event.port_choice();
         let autobound = (choice != PortChoice::Unknown).then_some(choice == PortChoice::Connect);
         let local = Some((ip(flow.local), flow.local_port));
-        let common = Self { local, autobound, failed: Some(false), ..peer };
+        let cookie = event.netns_cookie().unwrap_or(0);
+        let common = Self { local, autobound, failed: Some(false), cookie, ..peer };
         match event {
             Event::Entered(entered) | Event::Present(entered) => common.entered(entered),
             Event::Ended(ended) => common.ended(ended),
@@ -54,14 +59,14 @@ impl From<&Event> for Socket {
     }
 }
 
-impl From<&RefusalKey> for Socket {
+impl From<&RefusalKey> for Socket<'_> {
     /// Of the sockets that were refused to `connect()`, no more than the peer is known.
     fn from(key: &RefusalKey) -> Self {
         Self::of_peer(ip(key.remote), key.remote_port, key.netns, Role::Client)
     }
 }
 
-impl From<&(FailureKey, Failure)> for Socket {
+impl From<&(FailureKey, Failure)> for Socket<'_> {
     /// Of a call that failed there is no connection: only its ends and its owner are known. Who binds
     /// means to be a server.
     fn from((key, failure): &(FailureKey, Failure)) -> Self {
@@ -74,14 +79,14 @@ impl From<&(FailureKey, Failure)> for Socket {
     }
 }
 
-impl From<&Past> for Socket {
+impl From<&Past> for Socket<'_> {
     /// Of a peer's sockets before this session, no more than the peer is known.
     fn from(past: &Past) -> Self {
         Self::of_peer(past.address, past.port, past.netns, past.role)
     }
 }
 
-impl Socket {
+impl<'a> Socket<'a> {
     /// A socket of which no more than the peer is known.
     fn of_peer(remote: IpAddr, remote_port: u16, netns: u32, role: Role) -> Self {
         Self {
@@ -99,7 +104,22 @@ impl Socket {
             block: None,
             uid: None,
             cgroup: None,
+            cookie: 0,
+            owner: None,
         }
+    }
+
+    /// What tells whose it is: its control group, and the number and the cookie of its namespace.
+    pub fn place(&self) -> (Option<u64>, u32, u64) {
+        (self.cgroup, self.netns, self.cookie)
+    }
+
+    /// The same with whose it is.
+    pub fn owned<'b>(self, owner: Option<&'b Owner>) -> Socket<'b>
+    where
+        'a: 'b,
+    {
+        Socket { owner, ..self }
     }
 
     /// A call that failed, and whose socket it was about.
@@ -153,6 +173,7 @@ impl Socket {
             },
             Term::Netns(name) => return named(name, Some(u64::from(self.netns))),
             Term::Cgroup(name) => return named(name, self.cgroup),
+            Term::Owner(name) => self.owner.map(|owner| owner.is(name)),
         })
     }
 }
@@ -163,7 +184,7 @@ fn state(fin_wait2: bool) -> EntryState {
 
 impl Expr {
     /// Whether a socket matches.
-    pub fn matches(&self, socket: &Socket) -> Verdict {
+    pub fn matches(&self, socket: &Socket<'_>) -> Verdict {
         self.decide(&|term| socket.term(term))
     }
 }

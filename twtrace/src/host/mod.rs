@@ -12,6 +12,7 @@ pub mod configured;
 pub mod facts;
 pub mod netstat;
 pub mod open;
+pub mod owners;
 pub mod process;
 pub mod sockets;
 pub mod sysctl;

@@ -3,6 +3,7 @@
 
 mod attach;
 mod btf;
+mod cgroup;
 mod clock;
 mod events;
 mod failures;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 pub use attach::Tracer;
 pub use btf::{BtfError, BtfIndex};
+pub use cgroup::path_of as cgroup_path;
 pub use clock::monotonic_ns;
 pub use inventory::Inventory;
 pub use layout::resolve as resolve_layout;

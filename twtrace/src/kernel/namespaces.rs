@@ -21,6 +21,9 @@ use super::KernelError;
 /// Where `ip netns` keeps its names.
 const NAMED: &str = "/run/netns";
 
+/// Processes of a namespace that are remembered.
+const MOST_PIDS: usize = 64;
+
 /// This thread's own.
 const OWN: &str = "/proc/thread-self/ns/net";
 
@@ -33,6 +36,8 @@ pub struct Namespace {
     pub path: PathBuf,
     /// Its name for `ip netns`, if it has one.
     pub name: Option<String>,
+    /// Processes in it, those with the lowest numbers.
+    pub pids: Vec<u32>,
 }
 
 impl Namespace {
@@ -120,16 +125,21 @@ impl Namespaces {
         for named in entries(Path::new(NAMED)) {
             let name = named.file_name().map(|name| name.to_string_lossy().into_owned());
             if let Some(inum) = inum_of(&named) {
-                by_inum.entry(inum).or_insert(Namespace { inum, path: named, name });
+                let pids = Vec::new();
+                by_inum.entry(inum).or_insert(Namespace { inum, path: named, name, pids });
             }
         }
         for process in entries(Path::new("/proc")) {
-            let is_process = process
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().bytes().all(|b| b.is_ascii_digit()));
+            let pid = process.file_name().and_then(|name| name.to_str()?.parse().ok());
             let path = process.join("ns/net");
-            if is_process && let Some(inum) = inum_of_link(&path) {
-                by_inum.entry(inum).or_insert(Namespace { inum, path, name: None });
+            if let Some(pid) = pid
+                && let Some(inum) = inum_of_link(&path)
+            {
+                let unnamed = || Namespace { inum, path, name: None, pids: Vec::new() };
+                let pids = &mut by_inum.entry(inum).or_insert_with(unnamed).pids;
+                if pids.len() < MOST_PIDS {
+                    pids.push(pid);
+                }
             }
         }
         Self { by_inum }

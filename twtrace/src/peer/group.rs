@@ -9,7 +9,10 @@ use std::{
 use ipnet::IpNet;
 
 use super::Netns;
-use crate::event::{Event, Role, ip};
+use crate::{
+    event::{Event, Role, ip},
+    owner::OwnerId,
+};
 
 /// How sockets are grouped into rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -27,6 +30,8 @@ pub enum GroupBy {
     Cgroup,
     /// The owner's uid.
     Uid,
+    /// The owner: systemd unit, container or pod.
+    Owner,
 }
 
 impl GroupBy {
@@ -39,12 +44,13 @@ impl GroupBy {
             Self::Netns => "netns",
             Self::Cgroup => "cgroup",
             Self::Uid => "uid",
+            Self::Owner => "owner",
         }
     }
 
     /// Whether a row has the `bind()` calls that failed as well, of which no peer is known.
     pub const fn counts_binds(self) -> bool {
-        matches!(self, Self::Netns | Self::Cgroup | Self::Uid)
+        matches!(self, Self::Netns | Self::Cgroup | Self::Uid | Self::Owner)
     }
 }
 
@@ -97,6 +103,8 @@ pub enum Group {
     Cgroup(u64),
     /// A user.
     Uid(u32),
+    /// A unit, a container or a pod.
+    Owner(OwnerId),
     /// Sockets whose owner is not known (they were there before, or their entry was lost).
     UnknownOwner,
     /// The rows that found no place.
@@ -131,7 +139,7 @@ impl Group {
             GroupBy::Addr => Some(Self::Addr { netns, address }),
             GroupBy::Subnet => Some(Self::subnet(netns, address, prefixes)),
             GroupBy::Netns => Some(Self::Netns(netns)),
-            GroupBy::Cgroup | GroupBy::Uid => None,
+            GroupBy::Cgroup | GroupBy::Uid | GroupBy::Owner => None,
         }
     }
 
@@ -148,7 +156,8 @@ impl Group {
             Self::Netns(netns) => netns == seen,
             Self::Cgroup(id) => matches!(event, Event::Entered(entered) if entered.cgroup == id),
             Self::Uid(uid) => matches!(event, Event::Entered(entered) if entered.uid == uid),
-            Self::UnknownOwner | Self::Other | Self::LeftOut => false,
+            // Whose it is, is told beside.
+            Self::Owner(_) | Self::UnknownOwner | Self::Other | Self::LeftOut => false,
         }
     }
 
@@ -167,9 +176,12 @@ impl Group {
             | Self::Addr { netns, .. }
             | Self::Subnet { netns, .. }
             | Self::Netns(netns) => Some(netns),
-            Self::Cgroup(_) | Self::Uid(_) | Self::UnknownOwner | Self::Other | Self::LeftOut => {
-                None
-            }
+            Self::Cgroup(_)
+            | Self::Uid(_)
+            | Self::Owner(_)
+            | Self::UnknownOwner
+            | Self::Other
+            | Self::LeftOut => None,
         }
     }
 
@@ -181,7 +193,12 @@ impl Group {
             | Self::Addr { netns, .. }
             | Self::Subnet { netns, .. }
             | Self::Netns(netns) => *netns = other,
-            Self::Cgroup(_) | Self::Uid(_) | Self::UnknownOwner | Self::Other | Self::LeftOut => {}
+            Self::Cgroup(_)
+            | Self::Uid(_)
+            | Self::Owner(_)
+            | Self::UnknownOwner
+            | Self::Other
+            | Self::LeftOut => {}
         }
         self
     }
@@ -215,6 +232,7 @@ impl Hash for Group {
             Self::Netns(netns) => netns.hash(state),
             Self::Uid(number) => state.write_u32(number),
             Self::Cgroup(id) => state.write_u64(id),
+            Self::Owner(id) => id.hash(state),
             Self::UnknownOwner | Self::Other | Self::LeftOut => {}
         }
     }
@@ -235,6 +253,7 @@ impl fmt::Display for Group {
             Self::Netns(netns) => write!(f, "netns {netns}"),
             Self::Cgroup(id) => write!(f, "cgroup {id}"),
             Self::Uid(uid) => write!(f, "uid {uid}"),
+            Self::Owner(id) => write!(f, "owner {}", id.number()),
             Self::UnknownOwner => f.write_str("(owner unknown)"),
             Self::Other => f.write_str("(other)"),
             Self::LeftOut => f.write_str("(left out)"),

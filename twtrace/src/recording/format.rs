@@ -31,6 +31,7 @@ use crate::{
         open::OpenPorts,
     },
     origin::{Moment, Origin},
+    owner::{MAX_NAME, Owned, Owner, OwnerKind, Subject},
     peer::{
         Past,
         history::{Change, Span},
@@ -76,6 +77,7 @@ same!(
     Clock,
     Hz,
     ObjectKind,
+    OwnerKind,
     Role,
     Selection,
     TcpExt,
@@ -317,6 +319,62 @@ file! {
     }
 }
 
+/// Whose a control group or a network namespace is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FileOwned {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cgroup: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    netns: Option<u32>,
+    #[serde(default)]
+    cookie: u64,
+    owner: Option<FileOwner>,
+}
+
+file! {
+    /// An owner.
+    FileOwner = Owner => {
+        kind: OwnerKind,
+        name: String,
+        #[serde(default)]
+        pod: Option<String>,
+        #[serde(default)]
+        namespace: Option<String>,
+        #[serde(default)]
+        container: Option<String>,
+    }
+}
+
+impl From<Owned> for FileOwned {
+    fn from(owned: Owned) -> Self {
+        let owner = owned.owner.map(Turn::turn);
+        match owned.of {
+            Subject::Cgroup(id) => Self { cgroup: Some(id), netns: None, cookie: 0, owner },
+            Subject::Netns { inum, cookie } => {
+                Self { cgroup: None, netns: Some(inum), cookie, owner }
+            }
+        }
+    }
+}
+
+impl FileOwned {
+    /// What it says, if it is of something that this version knows. Nobody's name is longer than names
+    /// are: such an owner is unknown.
+    pub fn into_owned(self) -> Option<Owned> {
+        let of = match (self.cgroup, self.netns) {
+            (Some(id), _) => Subject::Cgroup(id),
+            (None, Some(inum)) => Subject::Netns { inum, cookie: self.cookie },
+            (None, None) => return None,
+        };
+        let fits = |owner: &FileOwner| {
+            let parts = [&owner.pod, &owner.namespace, &owner.container];
+            let most = 2 * MAX_NAME + 1;
+            owner.name.len() <= most && parts.into_iter().flatten().all(|part| part.len() <= most)
+        };
+        Some(Owned { of, owner: self.owner.filter(fits).map(Turn::turn) })
+    }
+}
+
 /// Most namespaces that facts are told of at once, and more than anybody tells.
 const MOST_NAMESPACES: usize = 1024;
 
@@ -443,6 +501,17 @@ mod tests {
         keys(&json(serde_json::to_value(Turn::<FileOrigin>::turn(origin))), "header", &mut all);
         keys(&json(serde_json::to_value(Turn::<FileMoment>::turn(moment))), "moment", &mut all);
         keys(&json(serde_json::to_value(Turn::<FilePast>::turn(past))), "past", &mut all);
+        let owner = Owner {
+            kind: OwnerKind::Pod,
+            name: "default/web".into(),
+            pod: Some("web".into()),
+            namespace: Some("default".into()),
+            container: Some("nginx".into()),
+        };
+        for of in [Subject::Cgroup(1), Subject::Netns { inum: 7, cookie: 1 }] {
+            let owned = FileOwned::from(Owned { of, owner: Some(owner.clone()) });
+            keys(&json(serde_json::to_value(owned)), "owned", &mut all);
+        }
         insta::assert_snapshot!(all.into_iter().collect::<Vec<_>>().join("\n"));
     }
 

@@ -6,12 +6,13 @@ use twtrace_common::{Failure, FailureKey, RefusalKey, Refusals};
 
 use super::{
     MAX_BLOCK, MAX_JSON, MAX_PASTS,
-    format::{FileMoment, FilePast, Turn as _},
+    format::{FileMoment, FileOwned, FilePast, Turn as _},
     lists,
 };
 use crate::{
     event::Batch,
     origin::{Input, Moment},
+    owner::Owned,
     peer::{Past, Refused},
 };
 
@@ -41,6 +42,8 @@ pub enum FrameKind {
     Failures = 10,
     /// Keys and counts of calls that failed before: [`lists`].
     FailuresBefore = 11,
+    /// JSON: whose control groups and network namespaces are.
+    Owners = 12,
     /// Nothing; the last frame.
     End = 255,
 }
@@ -52,6 +55,8 @@ const HEAD: usize = 5;
 const PAIRS_AT_ONCE: usize = 1 << 15;
 /// Pasts of one frame: each has up to two days of minutes.
 const PASTS_AT_ONCE: usize = 4;
+/// Owners of one frame: names have an upper bound.
+const OWNERS_AT_ONCE: usize = 256;
 /// Times that names and facts take in memory what they take as JSON.
 const JSON_GROWS: usize = 20;
 
@@ -72,6 +77,12 @@ pub fn pieces(input: &Input) -> Vec<Put<'_>> {
                 Box::new(move |out| put_json(out, FrameKind::Past, &file_pasts(some)))
             };
             peers.chunks(PASTS_AT_ONCE).map(put).collect()
+        }
+        Input::Owners(owners) => {
+            let put = |some| -> Put<'_> {
+                Box::new(move |out| put_json(out, FrameKind::Owners, &file_owners(some)))
+            };
+            owners.chunks(OWNERS_AT_ONCE).map(put).collect()
         }
         Input::Records(batch) => {
             vec![Box::new(|out| {
@@ -135,6 +146,10 @@ fn file_pasts(pasts: &[Past]) -> Vec<FilePast> {
     pasts.to_vec().turn()
 }
 
+fn file_owners(owners: &[Owned]) -> Vec<FileOwned> {
+    owners.iter().cloned().map(FileOwned::from).collect()
+}
+
 fn file_moment(moment: &Moment) -> FileMoment {
     moment.clone().turn()
 }
@@ -189,7 +204,7 @@ pub fn take(block: &mut Bytes) -> Result<Option<Frame>, String> {
 fn most(kind: u8) -> usize {
     match kind {
         _ if kind == FrameKind::Past as u8 => MAX_PASTS,
-        _ if kind == FrameKind::Moment as u8 => MAX_JSON,
+        _ if kind == FrameKind::Moment as u8 || kind == FrameKind::Owners as u8 => MAX_JSON,
         _ => MAX_BLOCK,
     }
 }
@@ -213,7 +228,8 @@ fn fits(kind: u8, length: usize) -> Result<(), String> {
 fn frame(kind: u8, payload: Bytes) -> Result<Frame, String> {
     let length = payload.len();
     fits(kind, length)?;
-    let grows = if kind == FrameKind::Moment as u8 { JSON_GROWS } else { 1 };
+    let names = [FrameKind::Moment as u8, FrameKind::Owners as u8];
+    let grows = if names.contains(&kind) { JSON_GROWS } else { 1 };
     let input = match kind {
         _ if kind == FrameKind::Records as u8 => {
             let batch = Batch::from_bytes(payload);
@@ -240,10 +256,17 @@ fn frame(kind: u8, payload: Bytes) -> Result<Frame, String> {
         _ if kind == FrameKind::Moment as u8 => {
             Input::Moment(Box::new(json::<FileMoment>(&payload)?.turn()))
         }
+        _ if kind == FrameKind::Owners as u8 => Input::Owners(owners(&payload)?),
         _ if kind == FrameKind::End as u8 => return Ok(Frame::End),
         _ => return Ok(Frame::Unknown),
     };
     Ok(Frame::Input(input, length * grows))
+}
+
+/// One that is of neither a control group nor a namespace is of something later versions know.
+fn owners(payload: &[u8]) -> Result<Vec<Owned>, String> {
+    let owners: Vec<FileOwned> = json(payload)?;
+    Ok(owners.into_iter().filter_map(FileOwned::into_owned).collect())
 }
 
 /// The minutes of a peer come one after the other, each once.

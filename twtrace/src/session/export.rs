@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cli::{ExportArgs, ObserveArgs},
     event::Event,
-    origin::Origin,
+    feed::Core,
     pipeline::{Drained, Pipeline},
     text::counted,
     view::{
@@ -42,7 +42,7 @@ pub async fn export(args: &ExportArgs) -> Result<ExitCode, SessionError> {
         Some(path) => Box::new(File::create(path).map_err(|source| named(path, source))?),
         None => Box::new(io::stdout()),
     };
-    let mut rows = Rows::new(args.format, out, pipeline.core().origin())?;
+    let mut rows = Rows::new(args.format, out, pipeline.core())?;
     let mut progress = Progress::unless(to_stdout && io::stdout().is_terminal());
     let whole = write(&mut pipeline, &mut stop, &mut rows, |pipeline| {
         progress.show_read(pipeline, &observe);
@@ -99,10 +99,13 @@ enum Form {
 }
 
 impl Rows {
-    fn new(format: ExportFormat, out: Box<dyn Write + Send>, origin: &Origin) -> io::Result<Self> {
+    fn new(format: ExportFormat, out: Box<dyn Write + Send>, core: &Core) -> io::Result<Self> {
+        let origin = core.origin();
         let mut out = BufWriter::with_capacity(1 << 16, out);
-        let writer =
-            |format| EventWriter { format, hz: origin.hz, recycle_exists: origin.recycle_exists };
+        let writer = |format| EventWriter {
+            owners: core.aggregate().owners().clone(),
+            ..EventWriter::bare(format, origin.hz, origin.recycle_exists)
+        };
         let form = match format {
             ExportFormat::Ndjson => Form::Lines(writer(Format::Ndjson), out),
             ExportFormat::Csv => {

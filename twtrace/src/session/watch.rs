@@ -19,7 +19,7 @@ use super::{
 use crate::{
     cli::WatchArgs,
     event::Event,
-    origin::Origin,
+    feed::Core,
     pipeline::Drained,
     summary::{RowChoice, Summary},
     units::{Clock, Hz},
@@ -51,7 +51,7 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     let mut stop = Stop::listen()?;
     let mut screen = Screen::new(args, palette)?;
     let mut pipeline = observe::open(&args.observe, plan, &mut |event| screen.take(event)).await?;
-    screen.begin(pipeline.core().origin())?;
+    screen.begin(pipeline.core())?;
 
     let live = !pipeline.is_stream();
     stop.after(args.observe.duration.filter(|_| live));
@@ -164,11 +164,10 @@ impl<'a> Screen<'a> {
             _ => args.top,
         };
         // What is present is shown before the origin is known to the caller, and is of this host.
-        let writer =
-            EventWriter { format: args.output, hz: Hz::of_running_kernel(), recycle_exists: false };
+        let writer = EventWriter::bare(args.output, Hz::of_running_kernel(), false);
         let mut events = EventLines {
             out: BufWriter::with_capacity(1 << 16, io::stdout()),
-            writer: args.events.then_some(writer),
+            writer: args.events.then(|| writer.clone()),
             limit: args.count,
             entered: 0,
             failed: None,
@@ -245,11 +244,13 @@ impl<'a> Screen<'a> {
     }
 
     /// Tells where the events come from.
-    fn begin(&mut self, origin: &Origin) -> io::Result<()> {
+    fn begin(&mut self, core: &Core) -> io::Result<()> {
+        let origin = core.origin();
         let shown = self.state.as_mut().map(|state| &mut state.writer);
         for writer in self.events.writer.iter_mut().chain(shown) {
             writer.hz = origin.hz;
             writer.recycle_exists = origin.recycle_exists;
+            writer.owners = core.aggregate().owners().clone();
         }
         self.full = self.state.as_mut().map(FullScreen::open).transpose()?;
         Ok(())

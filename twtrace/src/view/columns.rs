@@ -15,6 +15,7 @@ use crate::{
     event::{Event, ip},
     failures::{Cause, Program},
     origin::Origin,
+    owner::Owner,
     path,
     units::{Clock, Hz},
 };
@@ -93,6 +94,8 @@ pub struct Seen<'a> {
     pub recycle_exists: bool,
     /// Where it comes from; `None` for this host, now.
     pub from: Option<&'a Provenance>,
+    /// Whose its socket is, if that is known.
+    pub owner: Option<&'a Owner>,
 }
 
 impl Seen<'_> {
@@ -186,7 +189,7 @@ static PROVENANCE: [Column; 4] = [
 ];
 
 /// Columns that tell what happened: `twtrace.event/2`.
-static EVENT: [Column; 41] = [
+static EVENT: [Column; 43] = [
     csv("event", Type::Text, |seen| Some(Field::Word(name(seen.event)))),
     csv("mono_ns", Type::Number, |seen| Some(number(seen.event.mono_ns()))),
     csv("netns", Type::Number, |seen| Some(number(seen.event.header().netns))),
@@ -263,6 +266,17 @@ static EVENT: [Column; 41] = [
             None => seen.entry()?.cgroup,
         };
         Some(if cgroup == 0 { Field::Null } else { number(cgroup) })
+    }),
+    csv("owner", Type::Text, |seen| match seen.event {
+        Event::Ended(_) => None,
+        _ => Some(seen.owner.map_or(Field::Null, |owner| Field::Text(&owner.name))),
+    }),
+    column("container", Type::Text, |seen| match seen.event {
+        Event::Ended(_) => None,
+        _ => {
+            let container = seen.owner.and_then(|owner| owner.container.as_deref());
+            Some(container.map_or(Field::Null, Field::Text))
+        }
     }),
     column("overflow", Type::Flag, |seen| seen.entry_flag(entered_flags::OVERFLOW)),
     column("autobound", Type::Flag, |seen| {

@@ -1,6 +1,9 @@
 //! One line an event: `twtrace.event/2`.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
 
 use twtrace_common::{TCP_FIN_WAIT2, entered_flags};
 
@@ -14,12 +17,13 @@ use crate::text::{counted, visible};
 use crate::{
     event::Event,
     failures::{Cause, Program, comm_text},
+    owner::{Book, Owner},
     path,
     units::Hz,
 };
 
 /// Writes events in one format.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EventWriter {
     /// The format; `json` and `ndjson` are the same here.
     pub format: Format,
@@ -27,9 +31,16 @@ pub struct EventWriter {
     pub hz: Hz,
     /// Whether that kernel has `tcp_tw_recycle`.
     pub recycle_exists: bool,
+    /// Whose sockets are.
+    pub owners: Book,
 }
 
 impl EventWriter {
+    /// One that knows of no owner yet.
+    pub fn bare(format: Format, hz: Hz, recycle_exists: bool) -> Self {
+        Self { format, hz, recycle_exists, owners: Book::default() }
+    }
+
     /// Writes what comes before the first event.
     ///
     /// # Errors
@@ -75,7 +86,8 @@ impl EventWriter {
         event: &Event,
         from: Option<&Provenance>,
     ) -> io::Result<()> {
-        let seen = self.seen(event, from);
+        let owner = self.owner(event);
+        let seen = self.seen(event, from, owner.as_deref());
         match self.format {
             Format::Table => self.write_text(out, event),
             Format::Json | Format::Ndjson => {
@@ -107,8 +119,26 @@ impl EventWriter {
     }
 
     /// An event, to be asked column by column.
-    pub fn seen<'a>(&self, event: &'a Event, from: Option<&'a Provenance>) -> Seen<'a> {
-        Seen { event, hz: self.hz, recycle_exists: self.recycle_exists, from }
+    pub fn seen<'a>(
+        &self,
+        event: &'a Event,
+        from: Option<&'a Provenance>,
+        owner: Option<&'a Owner>,
+    ) -> Seen<'a> {
+        Seen { event, hz: self.hz, recycle_exists: self.recycle_exists, from, owner }
+    }
+
+    /// Whose the socket of an event is. The end of one does not tell.
+    pub fn owner(&self, event: &Event) -> Option<Arc<Owner>> {
+        let cgroup = match event {
+            Event::Entered(entered) => entered.cgroup,
+            Event::Failed(failed) => failed.cgroup,
+            Event::Present(_) => 0,
+            Event::Ended(_) => return None,
+        };
+        let (inum, cookie) = (event.header().netns, event.netns_cookie().unwrap_or(0));
+        let owners = self.owners.read();
+        owners.of(Some(cgroup), inum, cookie).map(|known| Arc::clone(&known.owner))
     }
 
     fn write_text(&self, out: &mut impl Write, event: &Event) -> io::Result<()> {

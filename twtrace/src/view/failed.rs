@@ -5,12 +5,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::failures::{Binds, Cause, FailedPlaces, Place};
+use crate::owner::Owners;
 use crate::text::visible;
 
 /// `connect()` calls that got no port, as JSON.
-pub fn connects(failed: &FailedPlaces) -> Vec<Value> {
+pub fn connects(failed: &FailedPlaces, owners: &Owners) -> Vec<Value> {
     let of = |(place, tried): &(Place, Option<u64>)| {
-        let mut value = document(place, failed.now_ns);
+        let mut value = document(place, failed.now_ns, owners);
         value["remote"] = json!(place.remote);
         value["tried"] = json!(tried);
         value
@@ -19,9 +20,9 @@ pub fn connects(failed: &FailedPlaces) -> Vec<Value> {
 }
 
 /// `bind()` calls that were refused, as JSON.
-pub fn binds(failed: &FailedPlaces) -> Vec<Value> {
+pub fn binds(failed: &FailedPlaces, owners: &Owners) -> Vec<Value> {
     let of = |(place, binds): &(Place, Binds)| {
-        let mut value = document(place, failed.now_ns);
+        let mut value = document(place, failed.now_ns, owners);
         value["program_binds"] = json!({
             "refused": binds.refused,
             "unanswered": binds.unanswered_at(failed.now_ns),
@@ -32,7 +33,7 @@ pub fn binds(failed: &FailedPlaces) -> Vec<Value> {
     failed.binds.iter().map(of).collect()
 }
 
-fn document(place: &Place, now_ns: u64) -> Value {
+fn document(place: &Place, now_ns: u64, owners: &Owners) -> Value {
     json!({
         "netns": place.netns,
         "reason": place.cause.key(),
@@ -42,6 +43,7 @@ fn document(place: &Place, now_ns: u64) -> Value {
         "kernel_thread": place.program.kernel_thread,
         "uid": place.program.uid,
         "cgroup": place.program.cgroup,
+        "owner": place.owner(owners).map(|owner| &owner.name),
         "port_range": place.ports.map(|(low, high)| [low, high]),
         "own_range": place.own_range,
         "count": place.count,
@@ -52,7 +54,7 @@ fn document(place: &Place, now_ns: u64) -> Value {
 }
 
 /// A line for each place, those that failed last first, and how long ago.
-pub fn lines(failed: &FailedPlaces) -> Vec<String> {
+pub fn lines(failed: &FailedPlaces, owners: &Owners) -> Vec<String> {
     let connects = failed.connects.iter().map(|(place, tried)| {
         let of = tried.map_or_else(String::new, |tried| format!(" of {}", tried.max(place.count)));
         (place, format!("{}{of} connect()", place.count))
@@ -70,7 +72,8 @@ pub fn lines(failed: &FailedPlaces) -> Vec<String> {
             _ if place.local.port() == 0 => format!("of {} found no port", place.local.ip()),
             _ => format!("of {} was refused", place.local),
         };
-        let who = place.program.to_string();
+        let owner = place.owner(owners).map(|owner| format!(" of {}", owner.name));
+        let who = format!("{}{}", place.program, owner.unwrap_or_default());
         format!("{calls} {what}: {}, last {ago} s ago", visible(&who))
     };
     all.into_iter().map(line).collect()

@@ -68,6 +68,8 @@ impl Serialize for Peer<'_> {
         let current = row.group.namespace().and_then(Netns::current);
         let name = current.and_then(|netns| summary.netns_names.get(&netns));
         map.serialize_entry("netns_name", &name)?;
+        let owner = summary.owner(&row.group);
+        map.serialize_entry("owner", &owner.as_ref().map(|owner| &owner.name))?;
         Figures { row, known }.write(&mut map)?;
         map.end()
     }
@@ -146,7 +148,7 @@ struct Document<'a> {
 
 /// The summary as programs read it.
 pub fn document(summary: &Summary) -> impl Serialize {
-    let known = summary.known();
+    let (known, owners) = (summary.known(), summary.owners.read());
     let other = |(peers, row)| {
         let figures = Figures { row, known: summary.known_of_rows() };
         Other { peers, figures }
@@ -171,8 +173,9 @@ pub fn document(summary: &Summary) -> impl Serialize {
         peers_evicted: summary.peers_evicted,
         peers_folded: summary.peers_folded,
         other: summary.other.as_ref().map(|(peers, row)| (*peers, row)).map(other),
-        failures: summary.failed.as_ref().map(failed::connects),
-        binds: summary.failed.as_ref().filter(|_| known.has(Needs::BINDS)).map(failed::binds),
+        failures: summary.failed.as_ref().map(|places| failed::connects(places, &owners)),
+        binds: (summary.failed.as_ref().filter(|_| known.has(Needs::BINDS)))
+            .map(|places| failed::binds(places, &owners)),
         findings: summary.examined.as_ref().map(findings),
     }
 }

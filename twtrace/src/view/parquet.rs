@@ -97,12 +97,14 @@ impl<W: Write + Send> ParquetWriter<W> {
         let runs: Vec<_> =
             self.from.iter().zip(ends).map(|((begin, from), end)| (*begin..end, from)).collect();
         let mut group = self.file.next_row_group()?;
+        let owners: Vec<_> = self.events.iter().map(|event| self.reader.owner(event)).collect();
         // One column after the other, since each is code of its own.
         for column in columns(true) {
             let mut values = Values::of(column.kind);
             for (range, from) in &runs {
-                for event in &self.events[range.clone()] {
-                    let seen = self.reader.seen(event, Some(from));
+                let owned = self.events.iter().zip(&owners);
+                for (event, owner) in owned.take(range.end).skip(range.start) {
+                    let seen = self.reader.seen(event, Some(from), owner.as_deref());
                     values.push(column.value(&seen).unwrap_or(Field::Null));
                 }
             }

@@ -244,7 +244,7 @@ fn write_failed(out: &mut impl Write, summary: &Summary, palette: Palette) -> io
         words.push("refused bind() not seen".into());
     }
     writeln!(out, "{}", palette.alarm(format!("failed: {}", words.join(", "))))?;
-    let lines = super::failed::lines(places);
+    let lines = super::failed::lines(places, &summary.owners.read());
     for line in lines.iter().take(FAILED_LINES) {
         wrapped(out, "  ", line)?;
     }

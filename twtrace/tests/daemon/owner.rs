@@ -130,11 +130,7 @@ impl Owner {
                 let _ = reply.send(summary.map(Arc::new));
             }
             Ask::Events { reply } => {
-                let writer = EventWriter {
-                    format: Format::Ndjson,
-                    hz: self.core.origin().hz,
-                    recycle_exists: false,
-                };
+                let writer = EventWriter::bare(Format::Ndjson, self.core.origin().hz, false);
                 let _ = reply.send(Ok(Events { events: self.events.subscribe(), writer }));
             }
             Ask::Feed { reply } => {

@@ -17,6 +17,7 @@ use crate::{
     attached::Types,
     failures::Cause,
     needs::Needs,
+    owner::Owner,
     path::{Block, Outcome},
     peer::Refused,
     summary::{LIFETIME_BOUNDS_MS, Summary},
@@ -157,14 +158,28 @@ fn whole(out: &mut Exposition, summary: &Summary, since: SystemTime) {
 fn namespaces(out: &mut Exposition, summary: &Summary) {
     let Some(examined) = &summary.examined else { return };
     let all = &examined.diagnosis.margins.namespaces;
+    let owners = summary.owners.read();
     let names = all.iter().filter_map(|namespace| {
-        summary.netns_names.get(&namespace.netns).map(|name| (namespace.netns, name))
+        let name = summary.netns_names.get(&namespace.netns);
+        let owner = owners.of_netns(namespace.netns, 0).map(|known| &*known.owner);
+        (name.is_some() || owner.is_some()).then_some((namespace.netns, name, owner))
     });
     let names: Vec<_> = names.collect();
     if !names.is_empty() {
-        let help = "Name of a network namespace, by the number that other metrics have.";
+        let help = "Name of a network namespace, by the number that other metrics have, and whose it \
+                    is, with all that is in it: a systemd unit, a container, a pod.";
         let mut info = out.family(FamilyKind::Info, "twtrace_netns", "", help);
-        names.iter().for_each(|(netns, name)| info.info(&[("netns", netns), ("name", name)]));
+        for (netns, name, owner) in &names {
+            let of = |part: fn(&Owner) -> Option<&str>| owner.and_then(part).unwrap_or("");
+            info.info(&[
+                ("netns", netns),
+                ("name", &name.map_or("", String::as_str)),
+                ("owner", &of(|owner| Some(&owner.name))),
+                ("pod", &of(|owner| owner.pod.as_deref())),
+                ("namespace", &of(|owner| owner.namespace.as_deref())),
+                ("container", &of(|owner| owner.container.as_deref())),
+            ]);
+        }
     }
     let ports: Vec<_> = all
         .iter()

@@ -3,6 +3,7 @@
 use crate::{
     filter::Expr,
     host::cgroup,
+    owner::Owners,
     summary::{Row, Summary},
 };
 
@@ -78,14 +79,14 @@ impl FilterLine {
     }
 
     /// Whether a row may hold sockets that match.
-    pub fn shows(&self, row: &Row) -> bool {
-        self.expr.may_match_row(row.facts())
+    pub fn shows(&self, row: &Row, owners: &Owners) -> bool {
+        self.expr.may_match_row(row.facts(owners))
     }
 
     /// How many of the rows shown may hold sockets that do not match, and the words of the
     /// conditions that leave it open; `None` where it is clear for all.
-    pub fn open_for(&self, rows: &[&Row]) -> Option<(usize, String)> {
-        let open = self.expr.open_for_rows(rows.iter().map(|row| row.facts()));
+    pub fn open_for(&self, rows: &[&Row], owners: &Owners) -> Option<(usize, String)> {
+        let open = self.expr.open_for_rows(rows.iter().map(|row| row.facts(owners)));
         let words: Vec<&str> = open.words.into_iter().collect();
         (open.rows > 0).then(|| (open.rows, words.join(", ")))
     }

@@ -126,8 +126,7 @@ struct Before {
 
 impl Default for State {
     fn default() -> Self {
-        let writer =
-            EventWriter { format: Default::default(), hz: Hz::new(250), recycle_exists: false };
+        let writer = EventWriter::bare(Default::default(), Hz::new(250), false);
         Self::new(GroupBy::Peer, SortKey::Entered, None, writer, true)
     }
 }
@@ -272,7 +271,8 @@ impl State {
     pub fn rows(&self) -> Vec<&Row> {
         let Some(moment) = self.moment() else { return Vec::new() };
         let rows = moment.summary.rows.iter();
-        let mut rows: Vec<&Row> = rows.filter(|row| self.filter.shows(row)).collect();
+        let owners = moment.summary.owners.read();
+        let mut rows: Vec<&Row> = rows.filter(|row| self.filter.shows(row, &owners)).collect();
         rows.sort_by(|one, two| {
             let rank = |row: &Row| match self.sort {
                 // What lives now has no beginning to count from.
@@ -289,7 +289,9 @@ impl State {
     pub fn events<'a>(&'a self, moment: &'a Shot) -> impl Iterator<Item = &'a Event> {
         moment.events.iter().filter(|event| {
             let filter = self.filter.expr();
-            filter.is_any() || filter.matches(&Socket::from(*event)) != Verdict::No
+            let owner = filter.asks_owner().then(|| self.writer.owner(event)).flatten();
+            let socket = || Socket::from(*event).owned(owner.as_deref());
+            filter.is_any() || filter.matches(&socket()) != Verdict::No
         })
     }
 

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     diagnose::{Scene, pressure::Pressure},
     failures::{Cause, Failures, Place, Program},
+    owner::{Owner, Owners},
 };
 
 /// The calls that failed for the ports of one space, or for one port that they named.
@@ -124,6 +125,13 @@ impl<'s> Group<'s> {
             [first, rest @ ..] => format!("{} and {} other processes", text(first), rest.len()),
             [] => String::new(),
         }
+    }
+
+    /// Whose the calls are, if all are one's.
+    pub fn owner<'a>(&self, owners: Option<&'a Owners>) -> Option<&'a Owner> {
+        let mut all = self.places.iter().map(|place| place.owner(owners?));
+        let first = all.next()??;
+        all.all(|owner| owner.is_some_and(|owner| owner.name == first.name)).then_some(first)
     }
 
     /// The peers, the first of them by name.

@@ -21,6 +21,7 @@ use crate::{
     },
     failures::{Cause, Place},
     host::facts::NamespaceFacts,
+    owner::Owners,
 };
 
 /// Most findings of the kind.
@@ -73,7 +74,9 @@ fn of_group(scene: &Scene<'_>, group: &Group<'_>) -> Option<Finding> {
         None if place.local.port() == 0 => format!("of a port of {}", place.local.ip()),
         None => format!("to {}", place.local),
     };
-    let whose = format!("{call} calls of {} {to}", group.programs());
+    let owner = group.owner(case.owners);
+    let of = owner.map_or_else(String::new, |owner| format!(" of {}", owner.name));
+    let whose = format!("{call} calls of {}{of} {to}", group.programs());
     let lately = group.lately(case.now_ns);
     if !group.is_failing(case.failures, case.now_ns) {
         // A program that looks for a free port by bind(), and finds one, is well.
@@ -111,7 +114,7 @@ fn of_group(scene: &Scene<'_>, group: &Group<'_>) -> Option<Finding> {
         .with("failed_last_minute", lately, "calls", CALLS)
         .with("tried", tried, "calls", CALLS)
         .with("failing_since", case.time_of_day(first_ns), "", CALLS);
-    finding = who(finding, group);
+    finding = who(finding, group, case.owners);
     finding = match (group.ports, port) {
         (Some(ports), _) => figures(finding, ports),
         (None, Some(port)) => port_figures(finding, &port),
@@ -122,8 +125,12 @@ fn of_group(scene: &Scene<'_>, group: &Group<'_>) -> Option<Finding> {
 }
 
 /// Who failed.
-fn who(finding: Finding, group: &Group<'_>) -> Finding {
+fn who(finding: Finding, group: &Group<'_>, owners: Option<&Owners>) -> Finding {
     let place = group.first();
+    let finding = match group.owner(owners) {
+        Some(owner) => finding.with("owner", owner.name.clone(), "", CALLS),
+        None => finding,
+    };
     let finding = finding
         .with("process", place.program.pid, "", CALLS)
         .with("uid", place.program.uid, "", CALLS)
@@ -184,7 +191,7 @@ fn ended(scene: &Scene<'_>, group: &Group<'_>, whose: &str) -> Finding {
         .with("failing_since", first, "", CALLS)
         .with("last_failure", last, "", CALLS);
     finding.peer = group.first().remote.map(|peer| peer.to_string());
-    finding = who(finding, group);
+    finding = who(finding, group, case.owners);
     finding.consequence = "It is over, or the program has stopped trying.".to_owned();
     finding.remedy = "If it stopped trying, start it again; if it was not meant to end, see the \
                       other findings and the margins for how many connections fit."

@@ -58,7 +58,8 @@ pub fn lines(state: &State, moment: &Shot, area: Rect, theme: Theme) -> Vec<Line
         lines.push(Line::raw(why));
         return lines;
     };
-    let open = state.filter().open_for(&rows).map(|(rows, words)| {
+    let owners = moment.summary.owners.read();
+    let open = state.filter().open_for(&rows, &owners).map(|(rows, words)| {
         let words = format!("{rows} of these rows may hold sockets that do not match, by {words}");
         Line::styled(words, theme.warning())
     });

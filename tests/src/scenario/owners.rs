@@ -1,0 +1,237 @@
+//! Sockets by whose they are: real control groups and network namespaces, named as systemd, the container
+//! runtimes and the kubelet name theirs. A pod's log directories are a copy of the kubelet's layout.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::cgroup::Cgroup;
+use crate::daemon::Daemon;
+use crate::equation::settled;
+use crate::expect;
+use crate::http;
+use crate::lab::Lab;
+use crate::netns::Netns;
+use crate::summary::Summary;
+use crate::topology::{self, SERVER};
+use crate::traffic::{Behaviour, Client, Server, close_first};
+use crate::twtrace::{Running, Tracer};
+
+/// A container's id that no other scenario has.
+fn id(tail: u8) -> String {
+    format!("{:032x}{:030x}{tail:02x}", std::process::id(), 0)
+}
+
+/// A pod's UID that no other scenario has.
+fn uid(tail: u8) -> String {
+    format!("{:08x}-0000-4000-8000-0000000000{tail:02x}", std::process::id())
+}
+
+/// A pod's log directories as the kubelet lays them out, removed when dropped.
+struct PodLogs(PathBuf);
+
+impl PodLogs {
+    fn new(namespace: &str, pod: &str, uid: &str, container: &str) -> Result<Self> {
+        let directory = Path::new("/var/log/pods").join(format!("{namespace}_{pod}_{uid}"));
+        fs::create_dir_all(directory.join(container)).context("a pod's log directories")?;
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for PodLogs {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Entries by owner.
+fn by_owner(summary: &Summary) -> Result<BTreeMap<String, u64>> {
+    let row = |row: &Value| {
+        let name = row["peer"].as_str().context("a row has no name")?.to_owned();
+        Ok((name, row["entered"].as_u64().context("a row has no entries")?))
+    };
+    summary.peers()?.iter().map(row).collect()
+}
+
+fn counts(all: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    all.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}
+
+/// A unit, a user's unit, a container and a pod have exactly their own sockets; two groups of one pod are
+/// one owner, and so are two of one unit, of which the second came when the first was gone. What is in no
+/// group of theirs is nobody's.
+pub fn by_control_group(lab: &Lab) -> Result<()> {
+    let serial = std::process::id();
+    let unit = format!("twt{serial}.service");
+    let pod = format!("/kubepods/burstable/pod{}", uid(1));
+    let _logs = PodLogs::new("default", &format!("web-{serial}"), &uid(1), "nginx")?;
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let only = ["--netns", net.client.name(), "--by", "owner"];
+    let daemon = Daemon::start(lab, &[])?;
+    let tracer = Tracer::watch(lab, &only)?;
+    let filter = format!("owner default/web-{serial}/nginx or owner {unit}");
+    let filtered = Tracer::watch(lab, &["--netns", net.client.name(), &filter])?;
+    let through = Running::asking(lab, &daemon, "watch", &only)?;
+    let events = Tracer::events(lab, &["--netns", net.client.name()])?;
+
+    let mut made = 0;
+    let mut from = |path: &str, count: u64| -> Result<()> {
+        let group = Cgroup::below(path)?;
+        group.connect(&net.client, server.addr(), count)?;
+        made += count;
+        let came = |events: &[Value]| events.iter().filter(|event| is_entry(event)).count() as u64;
+        events.await_events("the entries to be told", |events| came(events) >= made)?;
+        // It is known by now whose they were: their group need not be there any more.
+        group.remove()
+    };
+    from(&format!("/system.slice/{unit}"), 7)?;
+    from(&format!("/system.slice/{unit}"), 2)?;
+    from(&format!("/user.slice/user-7.slice/user@7.service/app.slice/{unit}"), 5)?;
+    from(&format!("/system.slice/docker-{}.scope", id(1)), 4)?;
+    from(&format!("{pod}/{}", id(2)), 3)?;
+    from(&format!("{pod}/{}", id(3)), 6)?;
+    from(&format!("/twt{serial}-nobody"), 8)?;
+    settled(&net.client, 35)?;
+
+    let (user, docker) = (format!("user-7/{unit}"), format!("docker:{}", &id(1)[..12]));
+    let web = format!("default/web-{serial}");
+    let want = counts(&[(&unit, 9), (&user, 5), (&docker, 4), (&web, 9), ("(owner unknown)", 8)]);
+    // The end of each asks the recording the same, and compares.
+    expect::equal("entered by owner", &want, &by_owner(&tracer.finish()?)?)?;
+    expect::equal("entered, filtered", &18, &filtered.finish()?.totals()?.entered)?;
+    let (text, _) = through.stop()?;
+    let through = Summary::parse(&text, lab.backend.name())?;
+    expect::equal("entered by owner, through the daemon", &want, &by_owner(&through)?)?;
+    let mut told: BTreeMap<String, u64> = BTreeMap::new();
+    for event in events.finish_events()?.iter().filter(|event| is_entry(event)) {
+        let owner = event["owner"].as_str().unwrap_or("(owner unknown)");
+        *told.entry(owner.to_owned()).or_default() += 1;
+    }
+    expect::equal("events by owner", &want, &told)
+}
+
+fn is_entry(event: &Value) -> bool {
+    event["event"] == "entered"
+}
+
+/// A process that stays in a namespace, ended when dropped.
+struct Resident(Child, Option<Cgroup>);
+
+impl Resident {
+    fn new(path: &str, netns: &Netns) -> Result<Self> {
+        let group = Cgroup::below(path)?;
+        let words = ["ip", "netns", "exec", netns.name(), "sleep", "infinity"];
+        let child = group.command(&words).stdout(Stdio::null()).spawn().context("a resident")?;
+        let resident = Self(child, Some(group));
+        let link = format!("/proc/{}/ns/net", resident.0.id());
+        let inside = format!("net:[{}]", netns.inum());
+        crate::wait::until("the resident to be inside", crate::wait::SOON, || {
+            let is = fs::read_link(&link).is_ok_and(|link| link.to_string_lossy() == inside);
+            Ok(is.then_some(()))
+        })?;
+        Ok(resident)
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        drop(self.1.take());
+    }
+}
+
+/// Where the group does not tell, as on hosts with the first version of control groups, the namespace
+/// does if all its processes are one's; and a namespace that has the number of one that is gone is
+/// another's.
+pub fn by_network_namespace(lab: &Lab) -> Result<()> {
+    let docker = format!("/system.slice/docker-{}.scope", id(5));
+    let podman = format!("/machine.slice/libpod-{}.scope", id(6));
+    let tracer = Tracer::watch(lab, &["--by", "owner"])?;
+    let daemon = Daemon::start(lab, &[])?;
+    let mut numbers = Vec::new();
+    for (path, count) in [(&docker, 3_usize), (&podman, 4)] {
+        let net = topology::pair()?;
+        let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+        numbers.push(net.client.inum());
+        let resident = Resident::new(path, &net.client)?;
+        Client::new(&net.client).short_connections(server.addr(), count)?;
+        settled(&net.client, count as u64)?;
+        let info = told_of(&daemon, net.client.inum())?;
+        let id = &path.rsplit_once('-').context("a path")?.1[..12];
+        expect::that(info.contains(id), || format!("the metric of {path}: {info}"))?;
+        drop(resident);
+        drop(server);
+        net.client.delete()?;
+        net.server.delete()?;
+    }
+    let summary = tracer.finish()?;
+    let rows = by_owner(&summary)?;
+    let got = |prefix: &str, tail| rows.get(&format!("{prefix}:{}", &id(tail)[..12])).copied();
+    let told = (got("docker", 5), got("podman", 6));
+    expect::equal(&format!("by owner, of namespaces {numbers:?}"), &(Some(3), Some(4)), &told)
+}
+
+/// The line of the metric that names a namespace, once a daemon has it.
+fn told_of(daemon: &Daemon, inum: u64) -> Result<String> {
+    let label = format!("netns=\"{inum}\"");
+    crate::wait::until("the namespace's owner to be told", crate::wait::SOON, || {
+        let text = http::local(&daemon.socket(), "/metrics")?;
+        let mut lines = text.lines().filter(|line| line.starts_with("twtrace_netns_info{"));
+        let found = lines.find(|line| line.contains(&label) && line.contains("owner=\""));
+        Ok(found.filter(|line| !line.contains("owner=\"\"")).map(str::to_owned))
+    })
+}
+
+/// Owners that come and go.
+const CHURNED: usize = 500;
+
+/// Each of hundreds of owners has its one socket, and none of them is there any more when it is asked.
+pub fn churned(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let only = ["--netns", net.client.name(), "--by", "owner"];
+    let tracer = Tracer::watch(lab, &only)?;
+    let events = Tracer::events(lab, &["--netns", net.client.name()])?;
+    let name = |n: usize| format!("twt{}-{n}.service", std::process::id());
+    let path = |n: usize| format!("/system.slice/{}", name(n));
+    let groups = (0..CHURNED).map(|n| Cgroup::below(&path(n))).collect::<Result<Vec<_>>>()?;
+    let own = std::env::current_exe()?;
+    let to = server.addr().to_string();
+    let mut command = std::process::Command::new(own);
+    command.args([WORD, &to]).args(groups.iter().map(Cgroup::directory));
+    // Not by `ip netns exec`, which mounts another /sys.
+    let output = net.client.run(|| crate::twtrace::finished(&mut command))?;
+    expect::that(output.status.success(), || crate::twtrace::shown(&output))?;
+    events.await_events("all to be told", |events| {
+        events.iter().filter(|event| is_entry(event)).count() >= CHURNED
+    })?;
+    groups.into_iter().try_for_each(Cgroup::remove)?;
+    let want: BTreeMap<String, u64> = (0..CHURNED).map(|n| (name(n), 1)).collect();
+    let got = by_owner(&tracer.finish()?)?;
+    expect::equal("entered by owner", &want, &got)?;
+    events.finish_events().map(drop)
+}
+
+/// The word that makes this program go from control group to control group.
+pub const WORD: &str = "through-groups";
+
+/// Makes one short connection from each of the control groups.
+pub fn through_groups(args: &[String]) -> Result<()> {
+    let (to, groups) = args.split_first().context("no address")?;
+    let to: SocketAddr = to.parse()?;
+    for group in groups {
+        fs::write(Path::new(group).join("cgroup.procs"), std::process::id().to_string())
+            .with_context(|| format!("joining {group}"))?;
+        close_first(std::net::TcpStream::connect(to)?)?;
+    }
+    // A group in which a process is cannot be removed.
+    let root = twtrace::host::cgroup::root().context("no control groups are mounted")?;
+    fs::write(root.join("cgroup.procs"), std::process::id().to_string()).context("leaving")
+}
