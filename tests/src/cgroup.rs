@@ -35,13 +35,15 @@ impl Cgroup {
         Ok(Self { directory, name: name.to_owned() })
     }
 
-    /// Makes one at that path, with whatever is missing above it.
-    pub fn below(path: &str) -> Result<Self> {
+    /// Makes one whose path ends so, below one of its own: others make and remove groups beside it.
+    pub fn ending(path: &str) -> Result<Self> {
         let root = root().context("no control groups are mounted")?;
-        let directory = root.join(&path[1..]);
+        let serial = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("/twt{}-{serial}{path}", std::process::id());
+        let directory = root.join(&name[1..]);
         fs::create_dir_all(&directory)
             .with_context(|| format!("making {}", directory.display()))?;
-        Ok(Self { directory, name: path.to_owned() })
+        Ok(Self { directory, name })
     }
 
     /// Its directory.
@@ -79,7 +81,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // With what was made above it, unless others use that.
+        // With what was made above it.
         let root = root();
         let own = self.directory.ancestors().take_while(|above| Some(*above) != root);
         for directory in own {

@@ -158,12 +158,6 @@ impl KernelFeed {
         Some(Input::Owners(owners))
     }
 
-    /// Whose the namespaces are that were met when it was too early to look; `None` if there are none.
-    pub fn owners(&mut self) -> Option<Input> {
-        let owners = self.owners.meet_failures(&[]);
-        (!owners.is_empty()).then_some(Input::Owners(owners))
-    }
-
     /// Finds what is in TIME_WAIT already, namespace by namespace, taking records in meanwhile so
     /// that a crowded host does not overflow the buffer.
     ///

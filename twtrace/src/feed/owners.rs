@@ -6,7 +6,7 @@ use std::{
     hash::Hash,
     io,
     path::Path,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use twtrace_common::{Failure, FailureKey};
@@ -23,9 +23,10 @@ use crate::{
 const MOST: usize = 8192;
 /// Processes of a namespace that are asked whose they are.
 const MOST_PROCESSES: usize = 64;
-/// A walk over all processes or control groups is not begun before this many times what the last one
-/// took: a fiftieth of one processor at most.
-const PAUSE: u32 = 50;
+/// Part of one processor that walks over all processes or control groups may take.
+const SHARE: u32 = 50;
+/// Time of walks that may be saved up.
+const MOST_SAVED: Duration = Duration::from_millis(200);
 
 /// Things met, the oldest of which are forgotten.
 struct Met<T> {
@@ -54,20 +55,31 @@ impl<T: Copy + Eq + Hash> Met<T> {
     }
 }
 
-/// A walk that must not be made too often.
-#[derive(Default)]
-struct Walked {
-    next: Option<Instant>,
+/// Time for a kind of walk, of which some comes in every moment.
+struct Budget {
+    saved: Duration,
+    since: Instant,
 }
 
-impl Walked {
-    fn is_due(&self) -> bool {
-        self.next.is_none_or(|next| Instant::now() >= next)
+impl Budget {
+    fn new(now: Instant) -> Self {
+        Self { saved: MOST_SAVED, since: now }
     }
 
-    fn note(&mut self, began: Instant) {
-        let now = Instant::now();
-        self.next = Some(now + (now - began) * PAUSE);
+    /// Whether there is any.
+    fn has_some(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.since);
+        self.saved = (self.saved + passed / SHARE).min(MOST_SAVED);
+        self.since = self.since.max(now);
+        !self.saved.is_zero()
+    }
+
+    /// Takes what a walk took. What is taken too much is missing later.
+    fn spend(&mut self, began: Instant, now: Instant) {
+        let took = now.saturating_duration_since(began);
+        let lacking = took.saturating_sub(self.saved);
+        self.saved = self.saved.saturating_sub(took);
+        self.since = now + lacking * SHARE;
     }
 }
 
@@ -79,8 +91,10 @@ pub struct Resolver {
     last: (u64, u32, u64),
     /// Namespaces met since processes were last looked at.
     unasked: HashSet<(u32, u64)>,
-    processes: Walked,
-    groups: Walked,
+    processes: Budget,
+    /// Control groups as the last walk found them.
+    listed: HashMap<u64, String>,
+    groups: Budget,
     /// The namespace of the first process, which is nobody's alone.
     initial: Option<u32>,
     /// Whether namespaces have cookies, by which those that had one number are told apart.
@@ -95,8 +109,9 @@ impl Resolver {
             netns: Met::new(),
             last: (0, 0, 0),
             unasked: HashSet::new(),
-            processes: Walked::default(),
-            groups: Walked::default(),
+            listed: HashMap::new(),
+            processes: Budget::new(Instant::now()),
+            groups: Budget::new(Instant::now()),
             has_cookies: kernel::netns_cookie() != 0,
             initial: kernel::find_namespace("/proc/1/ns/net").ok(),
         }
@@ -146,10 +161,10 @@ impl Resolver {
 
     fn resolve(&mut self, groups: &[u64]) -> Vec<Owned> {
         let mut owned = self.of_groups(groups);
-        if !self.unasked.is_empty() && self.processes.is_due() {
-            let began = Instant::now();
+        let began = Instant::now();
+        if !self.unasked.is_empty() && self.processes.has_some(began) {
             owned.extend(self.of_namespaces());
-            self.processes.note(began);
+            self.processes.spend(began, Instant::now());
         }
         owned
     }
@@ -157,20 +172,12 @@ impl Resolver {
     /// Whose control groups are. The root is nobody's, and its sockets may be told by their namespace.
     fn of_groups(&mut self, groups: &[u64]) -> Vec<Owned> {
         let Some(root) = cgroup::root().filter(|_| !groups.is_empty()) else { return Vec::new() };
-        let mut walk: Option<HashMap<u64, String>> = None;
         let mut owned = Vec::new();
         for id in groups {
             let path = match kernel::cgroup_path(root, *id) {
                 Ok(path) => Some(path.display().to_string()),
                 Err(error) if is_gone(&error) => None,
-                Err(_) => {
-                    if walk.is_none() && self.groups.is_due() {
-                        let began = Instant::now();
-                        walk = Some(cgroup::names(root));
-                        self.groups.note(began);
-                    }
-                    walk.as_ref().and_then(|names| names.get(id).cloned())
-                }
+                Err(_) => self.listed(root, *id),
             };
             if path.as_deref() != Some("/") {
                 let place = path.as_deref().and_then(of_path);
@@ -178,6 +185,16 @@ impl Resolver {
             }
         }
         owned
+    }
+
+    /// The path of a group as the last walk had it, or another walk has, if there is time for one.
+    fn listed(&mut self, root: &Path, id: u64) -> Option<String> {
+        let began = Instant::now();
+        if !self.listed.contains_key(&id) && self.groups.has_some(began) {
+            self.listed = cgroup::names(root);
+            self.groups.spend(began, Instant::now());
+        }
+        self.listed.get(&id).cloned()
     }
 
     /// Whose the namespaces are that were met since the last look: all processes of one have the same
@@ -222,7 +239,6 @@ fn is_gone(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn what_was_met_is_not_asked_for_again_until_it_is_forgotten() {
@@ -236,11 +252,19 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_is_followed_by_a_pause_of_many_times_what_it_took() {
-        let mut walked = Walked::default();
-        assert!(walked.is_due());
-        walked.note(Instant::now() - Duration::from_secs(10));
-        assert!(!walked.is_due());
-        walked.note(Instant::now());
+    fn walks_take_a_fiftieth_of_the_time_and_what_was_saved() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut budget = Budget::new(start);
+        assert!(budget.has_some(at(0)));
+        budget.spend(at(0), at(150));
+        assert!(budget.has_some(at(150)));
+        // 50 ms were left, and 3 ms had come.
+        budget.spend(at(150), at(250));
+        assert!(!budget.has_some(at(250)) && !budget.has_some(at(2249)));
+        assert!(budget.has_some(at(3000)));
+        assert!(budget.has_some(at(1_000_000)));
+        budget.spend(at(1_000_000), at(1_000_200));
+        assert!(!budget.has_some(at(1_000_200)), "no more than so much is saved");
     }
 }

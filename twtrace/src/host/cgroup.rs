@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirEntryExt, MetadataExt},
     path::{Component, Path, PathBuf},
 };
 
@@ -64,26 +64,22 @@ const MAX_BYTES: usize = 2 << 20;
 pub fn names(root: &Path) -> HashMap<u64, String> {
     let mut names = HashMap::new();
     let mut bytes = 0;
-    let mut pending: Vec<(PathBuf, usize)> = vec![(root.to_owned(), 0)];
-    while let Some((directory, depth)) = pending.pop() {
-        if let Ok(metadata) = fs::metadata(&directory) {
-            let relative = directory.strip_prefix(root).unwrap_or(&directory);
-            let name = format!("/{}", relative.display());
-            bytes += name.len();
-            if bytes > MAX_BYTES {
-                break;
-            }
-            names.insert(metadata.ino(), name);
+    let Ok(metadata) = fs::metadata(root) else { return names };
+    let mut pending = vec![(root.to_owned(), metadata.ino(), 0)];
+    while let Some((directory, id, depth)) = pending.pop() {
+        let relative = directory.strip_prefix(root).unwrap_or(&directory);
+        let name = format!("/{}", relative.display());
+        bytes += name.len();
+        if bytes > MAX_BYTES {
+            break;
         }
+        names.insert(id, name);
         if depth == MAX_DEPTH {
             continue;
         }
         let entries = fs::read_dir(&directory).into_iter().flatten().filter_map(Result::ok);
-        pending.extend(
-            entries
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                .map(|entry| (entry.path(), depth + 1)),
-        );
+        let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        pending.extend(below.map(|entry| (entry.path(), entry.ino(), depth + 1)));
     }
     names
 }
