@@ -55,7 +55,9 @@ pub fn init() -> ! {
     let notes = set_up();
     let args = arguments();
     let shell = args.iter().any(|arg| arg == "--shell");
-    let port = if shell { "/dev/console" } else { "/dev/ttyS1" };
+    // The kernel hands on what it does not know of its command line.
+    let told = std::env::var("TWTRACE_PORT").unwrap_or_else(|_| "/dev/ttyS1".to_owned());
+    let port = if shell { "/dev/console" } else { told.as_str() };
     match open(port).or_else(|_| open("/dev/console")) {
         Ok(mut console) => {
             say(&mut console, "start");

@@ -2,7 +2,7 @@
 //!
 //! As process 1 this program is the init of a virtual machine; otherwise it is a test harness
 //! that takes libtest's arguments and its own: `--attach LIST`, `--object LIST`, `--twtrace PATH`,
-//! `--kernel NAME` for which kernel this is, and `--covering KERNELS` for its share of what covers
+//! `--kernel NAME` for which kernel this is, `--core` for the core alone, and `--covering KERNELS` for its share of what covers
 //! the scenarios on all of those.
 
 mod bench;
@@ -80,7 +80,12 @@ fn harness(mut args: Vec<String>) -> Result<ExitCode> {
         Some(list) => list.split(',').map(Kernel::named).collect(),
         None => vec![Kernel { label: own.clone(), ways: ways.clone() }],
     };
-    let extent = if covering.is_some() { Extent::Covering } else { Extent::All };
+    let core = args.iter().position(|arg| arg == "--core").map(|at| args.remove(at));
+    let extent = match (core, &covering) {
+        (Some(_), _) => Extent::Core,
+        (None, Some(_)) => Extent::Covering,
+        (None, None) => Extent::All,
+    };
     let mut cases = select::select(&kernels, extent);
     cases.retain(|case| case.kernel.label == own && ways.contains(&case.way));
     let mut args = Arguments::from_iter(args);

@@ -38,6 +38,8 @@ pub enum Extent {
     Covering,
     /// Everything that can be answered anywhere.
     All,
+    /// The core of the kernel side.
+    Core,
 }
 
 /// A scenario to be run in one place.
@@ -74,6 +76,7 @@ fn places<'a>(scenario: &'static Scenario, kernels: &'a [Kernel], extent: Extent
     let case = |(kernel, way)| Case { scenario, kernel, way };
     let (machines, hosts): (Vec<_>, Vec<_>) = kernels.iter().partition(|it| it.is_machine());
     let places = match (scenario.asks, extent) {
+        (Asks::Agent | Asks::Machine | Asks::Kernel(_), Extent::Core) => Vec::new(),
         (Asks::Agent, _) => first_ways(&hosts),
         (Asks::Machine, Extent::All) => first_ways(&machines),
         (Asks::Machine, Extent::Covering) => {
@@ -178,6 +181,16 @@ mod tests {
         let cases = select(&kernels, Extent::Covering);
         let selected: BTreeSet<_> = cases.iter().map(|case| case.scenario.name).collect();
         assert_eq!(selected, names);
+    }
+
+    #[test]
+    fn the_core_alone_is_the_core_in_every_way_and_nothing_else() {
+        let kernels = [Kernel::named("6.12-arm64-16k")];
+        let cases = select(&kernels, Extent::Core);
+        let selected: BTreeSet<_> = cases.iter().map(|case| case.scenario.name).collect();
+        assert_eq!(selected, BTreeSet::from(CORE));
+        let ways: BTreeSet<_> = cases.iter().map(|case| case.way.name()).collect();
+        assert_eq!(ways.len(), kernels[0].ways.len());
     }
 
     #[test]

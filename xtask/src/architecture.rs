@@ -56,6 +56,22 @@ impl Architecture {
         }
     }
 
+    /// What emulates a machine of it.
+    pub const fn machine(self) -> &'static str {
+        match self {
+            Self::X86_64 => "qemu-system-x86_64",
+            Self::Aarch64 => "qemu-system-aarch64",
+        }
+    }
+
+    /// Options for the board of such a machine.
+    pub const fn board(self) -> &'static [&'static str] {
+        match self {
+            Self::X86_64 => &[],
+            Self::Aarch64 => &["-M", "virt"],
+        }
+    }
+
     /// Runs its programs on this machine, if they are of another one.
     pub fn emulator(self) -> Option<String> {
         (self != Self::here()).then(|| format!("qemu-{}-static", self.name()))

@@ -13,6 +13,7 @@ use cargo_metadata::Message;
 use crate::{
     architecture::Architecture,
     process::{self, say},
+    toolchain::DEBIAN_TOOLCHAIN,
 };
 
 /// The workspace's top directory: of the checkout that cargo was run in, since several may share
@@ -55,6 +56,34 @@ pub fn programs() -> Result<Programs> {
     Ok(Programs { twtrace, tests })
 }
 
+/// Builds both for an architecture: for another one than this machine's by the distribution's compiler,
+/// which comes with the standard library of others, into a directory of its own.
+pub fn programs_for(architecture: Architecture) -> Result<Programs> {
+    if architecture == Architecture::here() {
+        return programs();
+    }
+    let mut command = Command::new("rustup");
+    command.current_dir(workspace()).args(["run", DEBIAN_TOOLCHAIN, "cargo", "build", "--release"]);
+    command.args(["--target", &architecture.target(), "--target-dir"]);
+    command.arg(target_dir().join("foreign"));
+    command.args(["--package", "twtrace", "--package", "twtrace-tests"]);
+    command.env("RUSTFLAGS", STATIC);
+    cross(&mut command, architecture);
+    let [twtrace, tests] = executables(&mut command, ["twtrace", "twtrace-tests"])?;
+    Ok(Programs { twtrace, tests })
+}
+
+/// Has cargo find what compiles C and links for another architecture.
+pub fn cross(command: &mut Command, architecture: Architecture) {
+    let compiler = architecture.gnu("gcc");
+    let target = architecture.target().replace('-', "_");
+    command.env(format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), &compiler);
+    command.env(format!("CC_{target}"), &compiler);
+}
+
+/// What makes programs static.
+const STATIC: &str = "-C target-feature=+crt-static";
+
 /// Builds the tracer: as above, or quickly and without optimisations.
 pub fn tracer(debug: bool) -> Result<PathBuf> {
     let mut command = if debug { cargo_with("build") } else { static_cargo("build") };
@@ -86,7 +115,7 @@ fn static_cargo(word: &str) -> Command {
     }
     // Naming the target keeps the flags off build scripts.
     let target = Architecture::here().target();
-    command.args(["--target", &target]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    command.args(["--target", &target]).env("RUSTFLAGS", STATIC);
     command
 }
 

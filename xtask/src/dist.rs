@@ -7,6 +7,7 @@ mod archive;
 mod charts;
 mod container;
 mod crates;
+mod dashboard;
 mod debian;
 mod image;
 mod licences;
@@ -72,6 +73,8 @@ pub enum Tried {
     Image,
     /// Have Helm and the schemas of Kubernetes find fault with the chart and the manifests.
     Charts,
+    /// Hold the dashboard against the types that Grafana publishes.
+    Dashboard,
     /// Package the crates as for a registry, and build each from its package alone.
     Crates,
 }
@@ -115,6 +118,9 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     }
     if is_tried(Tried::Charts) {
         charts::check(&source, args.write)?;
+    }
+    if is_tried(Tried::Dashboard) {
+        dashboard::check(&source)?;
     }
     if is_tried(Tried::Crates) {
         crates::dry_run(&source)?;

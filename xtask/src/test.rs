@@ -85,6 +85,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     }
     if args.all && filter.is_none() {
         fuzz::run(&[], FUZZING, &mut steps)?;
+        steps.run("core scenarios on 64-bit Arm", || judged(vm::arm()?, &mut all));
         steps.run("what is released, made and used", dist::everything);
     }
     say!("the slowest scenarios:\n{}", all.slowest().trim_end());

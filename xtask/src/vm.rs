@@ -3,6 +3,7 @@
 mod accel;
 mod apt;
 mod cache;
+mod foreign;
 mod initramfs;
 mod kernel;
 mod modules;
@@ -21,9 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
+    architecture::Architecture,
     build::{self, Programs},
     events,
     process::{print, say},
@@ -43,7 +45,7 @@ pub const TRACER_VARIABLE: &str = "TWTRACE_BIN";
 /// What the user asked for.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Kernel series: 5.10, 6.1, 6.12, 7.2 or all.
+    /// Kernel series: 5.10, 6.1, 6.12, 7.2 or all, which is these; 6.1-arm64, 6.12-arm64-16k.
     #[arg(long, value_name = "SERIES", value_parser = parse_series, default_value = "all")]
     kernel: SeriesList,
     /// A boot image of your own instead.
@@ -52,9 +54,12 @@ pub struct Args {
     /// Directory of that image's modules, such as /lib/modules/RELEASE.
     #[arg(long, value_name = "DIR", requires = "image")]
     modules: Option<PathBuf>,
-    /// Ways to attach that the scenarios try, with commas between.
-    #[arg(long, value_name = "LIST", default_value = "fentry,kprobe,tracepoint")]
-    attach: String,
+    /// Ways to attach that the scenarios try, with commas between; all that the kernel has if not given.
+    #[arg(long, value_name = "LIST")]
+    attach: Option<String>,
+    /// Only the core of the scenarios.
+    #[arg(long)]
+    core: bool,
     /// Kernel programs that the scenarios load, with a comma between.
     #[arg(long, value_name = "LIST", default_value = "ringbuf,perf")]
     object: String,
@@ -95,6 +100,27 @@ pub enum Extent {
     All,
 }
 
+impl Args {
+    /// What all machines are of.
+    fn architecture(&self) -> Result<Architecture> {
+        if self.image.is_some() {
+            return Ok(Architecture::here());
+        }
+        let mut all = self.kernel.0.iter().map(|series| series.architecture);
+        let first = all.next().context("no kernel was asked for")?;
+        ensure!(all.all(|other| other == first), "these kernels are of different processors");
+        Ok(first)
+    }
+}
+
+/// The core of the scenarios on 64-bit Arm, emulated.
+pub fn arm() -> Result<Tally> {
+    setup::cross(Architecture::Aarch64)?;
+    let programs = build::programs_for(Architecture::Aarch64)?;
+    let args = Args { core: true, kernel: SeriesList(kernel::ARM.to_vec()), ..defaults(None)? };
+    run(&args, Extent::All, &programs)
+}
+
 /// What `--kernel` stands for.
 #[derive(Clone)]
 struct SeriesList(Vec<Series>);
@@ -104,8 +130,9 @@ fn parse_series(text: &str) -> Result<SeriesList, String> {
         return Ok(SeriesList(kernel::ALL.to_vec()));
     }
     let find = |name: &str| {
-        kernel::ALL.into_iter().find(|series| series.name == name).ok_or_else(|| {
-            let names: Vec<_> = kernel::ALL.iter().map(|series| series.name).collect();
+        let known = || kernel::ALL.into_iter().chain(kernel::ARM);
+        known().find(|series| series.name == name).ok_or_else(|| {
+            let names: Vec<_> = known().map(|series| series.name).collect();
             format!("there is {} and all", names.join(", "))
         })
     };
@@ -115,7 +142,11 @@ fn parse_series(text: &str) -> Result<SeriesList, String> {
 /// Installs, builds, boots, reports.
 pub fn main(args: &Args) -> Result<ExitCode> {
     setup::ensure(setup::Purpose::Vm)?;
-    let programs = build::programs()?;
+    let architecture = args.architecture()?;
+    if architecture != Architecture::here() {
+        setup::cross(architecture)?;
+    }
+    let programs = build::programs_for(architecture)?;
     if args.shell {
         return shell(args, &programs);
     }
@@ -150,7 +181,7 @@ fn run(args: &Args, extent: Extent, programs: &Programs) -> Result<Tally> {
     let first = kernels.first().context("no kernel was asked for")?;
     let accel = match args.accel {
         Some(accel) => accel,
-        None => accel::choose(&cache, &first.image)?,
+        None => accel::choose(&cache, first)?,
     };
     let labels: Vec<_> = kernels.iter().map(|kernel| kernel.label.as_str()).collect();
     let covering = match extent {
@@ -224,10 +255,12 @@ fn run_one(
     accel: Accel,
 ) -> Result<Tally> {
     let started = Instant::now();
-    let mut inside = ["--format", "json", "--attach", &args.attach, "--object", &args.object]
+    let attach = args.attach.as_deref().unwrap_or(kernel.attach);
+    let mut inside = ["--format", "json", "--attach", attach, "--object", &args.object]
         .map(str::to_owned)
         .to_vec();
     inside.extend(["--kernel".to_owned(), kernel.label.clone()]);
+    inside.extend(args.core.then(|| "--core".to_owned()));
     if accel.has_own_clock() {
         // Waiting costs nothing there, and each tracer slows down what all others look at.
         inside.extend(["--test-threads".to_owned(), "1".to_owned()]);
@@ -236,8 +269,9 @@ fn run_one(
     let dir = work_dir(kernel)?;
     let initramfs = initramfs::build(kernel, programs, &inside, &dir)?;
     let processors = args.processors.unwrap_or_else(|| accel.processors(&kernel.label));
-    let image = &kernel.image;
-    let machine = Machine { image, initramfs: &initramfs, accel, dir: &dir, processors };
+    let (image, architecture) = (&kernel.image, kernel.architecture);
+    let machine =
+        Machine { image, architecture, initramfs: &initramfs, accel, dir: &dir, processors };
     let limits = Limits {
         silence: Duration::from_secs(args.silence),
         total: Duration::from_secs(args.timeout),
@@ -298,11 +332,11 @@ fn one_kernel(series: &str) -> Result<(Kernel, Cache)> {
 
 /// Boots a machine and answers the lines it wrote.
 fn listen(kernel: &Kernel, cache: &Cache, initramfs: &Path, work: Duration) -> Result<Vec<String>> {
-    let accel = accel::choose(cache, &kernel.image)?;
+    let accel = accel::choose(cache, kernel)?;
     let dir = work_dir(kernel)?;
-    let image = &kernel.image;
+    let (image, architecture) = (&kernel.image, kernel.architecture);
     let processors = accel.processors(&kernel.label);
-    let machine = Machine { image, initramfs, accel, dir: &dir, processors };
+    let machine = Machine { image, architecture, initramfs, accel, dir: &dir, processors };
     let boot = Duration::from_secs(300);
     let limits = Limits { silence: boot, total: boot + work * accel.slowness() };
     let mut lines = Vec::new();
@@ -333,13 +367,14 @@ fn shell(args: &Args, programs: &Programs) -> Result<ExitCode> {
     let kernel = kernels(args, &cache, newest)?.pop().context("no kernel was asked for")?;
     let accel = match args.accel {
         Some(accel) => accel,
-        None => accel::choose(&cache, &kernel.image)?,
+        None => accel::choose(&cache, &kernel)?,
     };
     let dir = work_dir(&kernel)?;
     let initramfs = initramfs::build(&kernel, programs, &["--shell".to_owned()], &dir)?;
     let processors = args.processors.unwrap_or(2);
-    let image = &kernel.image;
-    let machine = Machine { image, initramfs: &initramfs, accel, dir: &dir, processors };
+    let (image, architecture) = (&kernel.image, kernel.architecture);
+    let machine =
+        Machine { image, architecture, initramfs: &initramfs, accel, dir: &dir, processors };
     say!("{}: leave with `exit`, or end the machine with Ctrl-A X", kernel.label);
     let status = machine.interact()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -368,6 +403,9 @@ mod tests {
     fn kernels_can_be_listed_and_unknown_ones_are_refused() {
         let names: Vec<_> = parse_series("6.1,7.2").unwrap().0.iter().map(|it| it.name).collect();
         assert_eq!(names, ["6.1", "7.2"]);
-        assert_eq!(parse_series("4.19").err().unwrap(), "there is 5.10, 6.1, 6.12, 7.2 and all");
+        assert_eq!(
+            parse_series("4.19").err().unwrap(),
+            "there is 5.10, 6.1, 6.12, 7.2, 6.1-arm64, 6.12-arm64-16k and all"
+        );
     }
 }

@@ -1,7 +1,12 @@
 //! The packages in a machine with a systemd of its own, which runs what a host's administrator does:
 //! `machine/try.sh`.
 
-use std::{fs, fs::File, io::BufWriter, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{
+    fs::{self, File},
+    io::BufWriter,
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -48,7 +53,7 @@ pub fn run(source: &Source, tree: &Path, place: &Path) -> Result<()> {
     for directory in ["dev", "proc", "sys", "run", "tmp", "var/cache", "var/lib/apt"] {
         files.dir(directory);
     }
-    copy(debian.path(), Path::new(""), &mut files)?;
+    files.copy(debian.path(), &LEFT_OUT)?;
     for (from, name) in [(older.path(), "old"), (place, "new")] {
         for ending in ["deb", "rpm"] {
             let package = packages::find(from, ending)?;
@@ -70,32 +75,5 @@ pub fn run(source: &Source, tree: &Path, place: &Path) -> Result<()> {
         say!("{line}");
     }
     print("in a machine with systemd: installed, started, upgraded, removed and purged");
-    Ok(())
-}
-
-/// Adds a directory's files, as far as they are wanted.
-fn copy(root: &Path, below: &Path, files: &mut Tree) -> Result<()> {
-    for entry in fs::read_dir(root.join(below))? {
-        let entry = entry?;
-        let path = below.join(entry.file_name());
-        let name = path.to_str().context("a path that is text")?;
-        let kind = entry.file_type()?;
-        if LEFT_OUT.contains(&name) {
-            continue;
-        }
-        if kind.is_dir() {
-            files.dir(name);
-            copy(root, &path, files)?;
-        } else if kind.is_symlink() {
-            let target = fs::read_link(entry.path())?;
-            files.link(name, target.to_str().context("a link that is text")?);
-        } else if kind.is_file() {
-            let data = fs::read(entry.path())?;
-            match entry.metadata()?.permissions().mode() & 0o111 {
-                0 => files.file(name, data),
-                _ => files.program(name, data),
-            }
-        }
-    }
     Ok(())
 }

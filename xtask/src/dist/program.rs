@@ -31,10 +31,7 @@ pub fn build(source: &Source) -> Result<Program> {
         command = source.command("rustup");
         // The distribution's compiler comes with the standard library of other architectures.
         command.args(["run", DEBIAN_TOOLCHAIN, "cargo"]);
-        let compiler = source.architecture.gnu("gcc");
-        let variable = target.replace('-', "_");
-        command.env(format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase()), &compiler);
-        command.env(format!("CC_{variable}"), &compiler);
+        build::cross(&mut command, source.architecture);
     }
     command
         .args(["build", "--locked", "--profile", "dist", "--package", "twtrace"])

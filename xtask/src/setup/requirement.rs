@@ -296,6 +296,12 @@ fn for_trying_releases(look: &dyn Look) -> Vec<Requirement> {
         tool("lintian", "finds fault with the Debian package", "lintian"),
         tool("rpmlint", "finds fault with the RPM package", "rpmlint"),
         tool("rpm", "the same", "rpm"),
+        packaged(
+            "node, npm",
+            "hold the dashboard against Grafana's types",
+            look.has_program("node") && look.has_program("npm"),
+            &["nodejs", "npm"],
+        ),
         tool("umoci", "unpacks the image", "umoci"),
         tool("runc", "runs the image", "runc"),
         Requirement {
@@ -336,6 +342,18 @@ pub fn for_crossing(architecture: Architecture, look: &dyn Look) -> Vec<Requirem
             "runs them here",
             look.has_program(&emulator),
             &["qemu-user-static"],
+        ),
+        packaged(
+            "emulator of its machines",
+            "runs scenarios there",
+            look.has_program(architecture.machine()),
+            &["qemu-system-arm"],
+        ),
+        packaged(
+            "mmdebstrap",
+            "unpacks tools for such a machine",
+            look.has_program("mmdebstrap"),
+            &["mmdebstrap"],
         ),
     ]
 }

@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::Result;
 
-use super::cache::Cache;
-use crate::{process::say, progress::Ongoing};
+use super::{cache::Cache, kernel::Kernel};
+use crate::{architecture::Architecture, process::say, progress::Ongoing};
 
 /// How long a kernel may take under KVM to say its first word; a real one needs 0.1 s.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,15 +28,21 @@ pub enum Accel {
 
 impl Accel {
     /// qemu's options for it.
-    pub const fn options(self) -> &'static [&'static str] {
-        match self {
-            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
+    pub const fn options(self, architecture: Architecture) -> &'static [&'static str] {
+        match (self, architecture) {
+            (Self::Kvm, _) => &["-accel", "kvm", "-cpu", "host"],
             // One thread for all processors: with several, a processor may run into the breakpoint
             // that another is just replacing in a traced function, and the kernel panics. Strings
             // are moved byte by byte where the processor says that it is good at that. An interrupt
             // between cmpxchg16b and whatever sets the flags next finds an address in them (qemu
             // 7.2), and where that has the bit of a nested task the kernel dies of a double fault.
-            Self::Tcg => &["-accel", "tcg,thread=single", "-cpu", "max,-erms,-cx16"],
+            (Self::Tcg, Architecture::X86_64) => {
+                &["-accel", "tcg,thread=single", "-cpu", "max,-erms,-cx16"]
+            }
+            // Pointers are signed in a way that is quicker to emulate.
+            (Self::Tcg, Architecture::Aarch64) => {
+                &["-accel", "tcg,thread=single", "-cpu", "max,pauth-impdef=on"]
+            }
         }
     }
 
@@ -68,12 +74,15 @@ impl Accel {
     /// processor is put to the test. Kernels that start them one after the other, those before 6.5,
     /// never see the second one come under a clock of instructions.
     pub fn processors(self, kernel: &str) -> u8 {
-        if self.has_own_clock() && ["5.10", "6.1"].contains(&kernel) { 1 } else { 2 }
+        if self.has_own_clock() && ["5.10", "6.1", "6.1-arm64"].contains(&kernel) { 1 } else { 2 }
     }
 }
 
 /// Finds out what works here; asks once for each boot of this machine.
-pub fn choose(cache: &Cache, image: &Path) -> Result<Accel> {
+pub fn choose(cache: &Cache, kernel: &Kernel) -> Result<Accel> {
+    if kernel.architecture != Architecture::here() {
+        return Ok(Accel::Tcg);
+    }
     if OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
         return Ok(Accel::Tcg);
     }
@@ -84,7 +93,7 @@ pub fn choose(cache: &Cache, image: &Path) -> Result<Accel> {
     if let Some(answer) = remembered.strip_prefix(boot.trim()) {
         return Ok(if answer.trim() == "works" { Accel::Kvm } else { Accel::Tcg });
     }
-    let works = boots_under_kvm(image)?;
+    let works = boots_under_kvm(&kernel.image)?;
     fs::write(&verdict, format!("{} {}\n", boot.trim(), if works { "works" } else { "hangs" }))?;
     if !works {
         say!(
@@ -99,8 +108,8 @@ pub fn choose(cache: &Cache, image: &Path) -> Result<Accel> {
 fn boots_under_kvm(image: &Path) -> Result<bool> {
     let _ongoing = Ongoing::begin("trying whether KVM works here");
     let log = tempfile::NamedTempFile::new()?;
-    let mut child = Command::new("qemu-system-x86_64")
-        .args(Accel::Kvm.options())
+    let mut child = Command::new(Architecture::here().machine())
+        .args(Accel::Kvm.options(Architecture::here()))
         .args(["-m", "256", "-no-reboot", "-nodefaults", "-display", "none", "-kernel"])
         .arg(image)
         .args(["-append", "earlyprintk=ttyS0 console=ttyS0 panic=-1", "-serial"])

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::sources::Archive;
-use crate::process;
+use crate::{architecture::Architecture, process};
 
 /// What vouches for the archive, where it is there; elsewhere whatever apt trusts by itself.
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -32,7 +32,12 @@ pub struct Package {
 
 impl Apt {
     /// Sets up the private directory for one suite of an archive.
-    pub fn open(dir: PathBuf, archive: &Archive, suite: &'static str) -> Result<Self> {
+    pub fn open(
+        dir: PathBuf,
+        archive: &Archive,
+        suite: &'static str,
+        architecture: Architecture,
+    ) -> Result<Self> {
         for part in ["lists/partial", "cache/archives/partial"] {
             let path = dir.join(part);
             fs::create_dir_all(&path)
@@ -40,7 +45,7 @@ impl Apt {
         }
         let apt = Self { dir, suite };
         fs::write(apt.sources(), sources_text(archive, suite))?;
-        fs::write(apt.config(), config_text(&apt.sources(), &apt.dir))?;
+        fs::write(apt.config(), config_text(&apt.sources(), &apt.dir, architecture))?;
         Ok(apt)
     }
 
@@ -95,7 +100,8 @@ impl Apt {
     }
 }
 
-fn config_text(sources: &Path, dir: &Path) -> String {
+fn config_text(sources: &Path, dir: &Path, architecture: Architecture) -> String {
+    let architecture = architecture.debian();
     let (sources, dir) = (sources.display(), dir.display());
     format!(
         "Dir::Etc::sourcelist \"{sources}\";\n\
@@ -104,8 +110,8 @@ fn config_text(sources: &Path, dir: &Path) -> String {
          // What the machine itself has installed is no answer here.\n\
          Dir::State::status \"/dev/null\";\n\
          Dir::Cache \"{dir}/cache\";\n\
-         APT::Architecture \"amd64\";\n\
-         APT::Architectures \"amd64\";\n\
+         APT::Architecture \"{architecture}\";\n\
+         APT::Architectures \"{architecture}\";\n\
          Acquire::Languages \"none\";\n\
          Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
          // The sandbox user cannot write below a private home directory.\n\

@@ -9,17 +9,22 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
+    foreign,
     kernel::Kernel,
     modules::{Modules, WANTED},
     tools,
     tree::Tree,
 };
-use crate::{build::Programs, process::say};
+use crate::{architecture::Architecture, build::Programs, process::say};
 
 /// Writes the initramfs for one kernel into a directory and gives back its path.
 pub fn build(kernel: &Kernel, programs: &Programs, args: &[String], dir: &Path) -> Result<PathBuf> {
     let mut tree = Tree::default();
-    tools::add(&mut tree)?;
+    if kernel.architecture == Architecture::here() {
+        tools::add(&mut tree)?;
+    } else {
+        foreign::add(&mut tree, kernel.architecture)?;
+    }
     for dir in ["dev", "proc", "sys", "run", "tmp", "root", "etc", "var"] {
         tree.dir(dir);
     }

@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{apt::Apt, cache::Cache, sources};
-use crate::process::{self, say};
+use crate::{
+    architecture::Architecture,
+    process::{self, say},
+};
 
 /// How long a fetched kernel is taken as the newest without asking.
 const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -20,25 +23,69 @@ const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);
 pub struct Series {
     /// What the user calls it.
     pub name: &'static str,
+    /// What its versions begin with.
+    version: &'static str,
+    /// The processors it is for.
+    pub architecture: Architecture,
+    /// What names of its packages end with.
+    flavour: &'static str,
     /// The Debian release that maintains it.
     suite: &'static str,
+    /// Ways to attach that work there.
+    attach: &'static str,
     /// Whether the suite's newest kernel will do when it has left this series behind.
     rolling: bool,
 }
 
+/// All ways to attach.
+const EVERY_WAY: &str = "fentry,kprobe,tracepoint";
+
 /// The matrix, oldest first.
 pub const ALL: [Series; 4] = [
-    Series { name: "5.10", suite: "bullseye", rolling: false },
-    Series { name: "6.1", suite: "bookworm", rolling: false },
-    Series { name: "6.12", suite: "trixie", rolling: false },
-    Series { name: "7.2", suite: "sid", rolling: true },
+    cloud("5.10", "bullseye", false),
+    cloud("6.1", "bookworm", false),
+    cloud("6.12", "trixie", false),
+    cloud("7.2", "sid", true),
 ];
+
+/// Those of 64-bit Arm, which run the core of the scenarios: with pages of 4 KiB, and of 16.
+pub const ARM: [Series; 2] = [
+    Series {
+        name: "6.1-arm64",
+        version: "6.1",
+        architecture: Architecture::Aarch64,
+        flavour: "-cloud-arm64",
+        // Ftrace calls no program directly on Arm before 6.4.
+        attach: "kprobe,tracepoint",
+        suite: "bookworm",
+        rolling: false,
+    },
+    Series {
+        name: "6.12-arm64-16k",
+        version: "6.12",
+        architecture: Architecture::Aarch64,
+        flavour: "-arm64-16k",
+        attach: EVERY_WAY,
+        suite: "trixie",
+        rolling: false,
+    },
+];
+
+/// A kernel that Debian makes for virtual machines.
+const fn cloud(version: &'static str, suite: &'static str, rolling: bool) -> Series {
+    let (architecture, flavour) = (Architecture::X86_64, "-cloud-amd64");
+    Series { name: version, version, architecture, flavour, suite, attach: EVERY_WAY, rolling }
+}
 
 /// A kernel on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// Its short name in test names, such as `6.1`.
     pub label: String,
+    /// The processors it is for.
+    pub architecture: Architecture,
+    /// Ways to attach that work there, with commas between.
+    pub attach: &'static str,
     /// The boot image.
     pub image: PathBuf,
     /// The directory that its modules lie under, if it has any.
@@ -74,12 +121,16 @@ fn update(series: Series, cache: &Cache, dir: &Path) -> Result<()> {
         "this machine's apt has no Debian archive to fetch kernels from; \
          name a kernel with --image and its modules with --modules",
     )?;
-    let apt = Apt::open(cache.dir().join("apt").join(series.suite), &archive, series.suite)?;
+    let place = match series.architecture {
+        Architecture::X86_64 => series.suite.to_owned(),
+        other => format!("{}-{}", series.suite, other.debian()),
+    };
+    let place = cache.dir().join("apt").join(place);
+    let apt = Apt::open(place, &archive, series.suite, series.architecture)?;
     apt.update()?;
     let names = apt.names("linux-image-")?;
-    let name = newest(&names, series).with_context(|| {
-        format!("Debian's {} has no cloud kernel {}", series.suite, series.name)
-    })?;
+    let name = newest(&names, series)
+        .with_context(|| format!("Debian's {} has no kernel {}", series.suite, series.name))?;
     let package = apt.show(name)?;
     let identity = format!("{name} {}\n", package.version);
     let stamp = dir.join("package");
@@ -114,18 +165,18 @@ fn is_part(name: &str) -> bool {
     ["linux-binary-", "linux-modules-", "linux-image-"].iter().any(|part| name.starts_with(part))
 }
 
-/// The newest signed cloud kernel of the series among package names.
+/// The newest signed kernel of the series among package names.
 fn newest(names: &[String], series: Series) -> Option<&str> {
     let candidates = |prefix: String| {
         let fits = move |name: &&String| {
             name.starts_with(&prefix)
-                && name.ends_with("-cloud-amd64")
+                && name.ends_with(series.flavour)
                 && name["linux-image-".len()..].starts_with(|c: char| c.is_ascii_digit())
         };
         let by_version = |name: &&String| natural_key(name);
         names.iter().filter(fits).max_by_key(by_version).map(String::as_str)
     };
-    let within = |separator| candidates(format!("linux-image-{}{separator}", series.name));
+    let within = |separator| candidates(format!("linux-image-{}{separator}", series.version));
     // 6.1.0-9 and 6.1+deb12, but not 6.12.
     ['.', '+', '-']
         .into_iter()
@@ -148,13 +199,14 @@ fn at(dir: &Path, series: Series) -> Option<Kernel> {
     let release = modules.file_name()?.to_str()?.to_owned();
     let in_boot = dir.join("boot").join(format!("vmlinuz-{release}"));
     let image = [in_boot, modules.join("vmlinuz")].into_iter().find(|path| path.is_file())?;
-    let label = if release.starts_with(series.name) {
+    let label = if release.starts_with(series.version) {
         series.name.to_owned()
     } else {
         // The rolling suite has moved on; do not claim the old series was tested.
         release.split('.').take(2).collect::<Vec<_>>().join(".")
     };
-    Some(Kernel { label, image, modules: Some(modules) })
+    let Series { architecture, attach, .. } = series;
+    Some(Kernel { label, architecture, attach, image, modules: Some(modules) })
 }
 
 fn age(path: &Path) -> Option<Duration> {
@@ -181,6 +233,8 @@ pub fn from_image(image: &Path, modules: Option<&Path>) -> Result<Kernel> {
     let name = image.file_name().unwrap_or_default().to_string_lossy();
     Ok(Kernel {
         label: name.trim_start_matches("vmlinuz-").to_owned(),
+        architecture: Architecture::here(),
+        attach: EVERY_WAY,
         image: image.to_owned(),
         modules: modules.map(Path::to_owned),
     })

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result};
 
 use super::accel::Accel;
 use crate::{
+    architecture::Architecture,
     events::{self, Event},
     process,
     report::End,
@@ -30,6 +31,8 @@ const LAST_WORDS: Duration = Duration::from_secs(30);
 pub struct Machine<'a> {
     /// The boot image.
     pub image: &'a Path,
+    /// Its processors'.
+    pub architecture: Architecture,
     /// The initramfs.
     pub initramfs: &'a Path,
     /// How instructions are run.
@@ -52,7 +55,13 @@ pub struct Limits {
 /// The kernel's command line. A busy host may emulate the timer too late for the kernel's own test
 /// of it at boot, which it need not make. An interrupt that nothing but [`Machine::question`] makes
 /// has it say where it is.
-const KERNEL_LINE: &str = "console=ttyS0 panic=-1 quiet no_timer_check unknown_nmi_panic";
+/// An Arm machine has one serial port, which guest and kernel share.
+const fn kernel_line(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::X86_64 => "console=ttyS0 panic=-1 quiet no_timer_check unknown_nmi_panic",
+        Architecture::Aarch64 => "console=ttyAMA0 panic=-1 quiet TWTRACE_PORT=/dev/ttyAMA0",
+    }
+}
 
 impl Machine<'_> {
     /// The kernel's own messages, kept after the run.
@@ -74,15 +83,15 @@ impl Machine<'_> {
         File::create(&console_log)
             .with_context(|| format!("cannot create {}", console_log.display()))?;
         let mut results = File::create(self.results_log())?;
-        let mut command = self.command(KERNEL_LINE);
+        let mut command = self.command();
         command
             .args(self.accel.own_clock())
             .args(["-display", "none", "-monitor"])
-            .arg(format!("unix:{},server=on,wait=off", self.monitor().display()))
-            .arg("-serial")
-            .arg(format!("file:{}", console_log.display()))
-            .args(["-serial", "stdio"])
-            .stdin(Stdio::null());
+            .arg(format!("unix:{},server=on,wait=off", self.monitor().display()));
+        if self.architecture == Architecture::X86_64 {
+            command.arg("-serial").arg(format!("file:{}", console_log.display()));
+        }
+        command.args(["-serial", "stdio"]).stdin(Stdio::null());
         let (child, lines) = process::piped(&mut command)?;
         let mut child = Reaper(child);
 
@@ -151,25 +160,26 @@ impl Machine<'_> {
 
     /// Runs the machine with its console on this terminal.
     pub fn interact(&self) -> Result<ExitStatus> {
-        let mut command = self.command(KERNEL_LINE);
+        let mut command = self.command();
         // With qemu's monitor behind it, which knows Ctrl-A X.
         command.args(["-display", "none", "-serial", "mon:stdio"]);
-        command.status().context("cannot run qemu-system-x86_64")
+        command.status().with_context(|| format!("cannot run {}", self.architecture.machine()))
     }
 
-    fn command(&self, kernel_line: &str) -> Command {
+    fn command(&self) -> Command {
         // qemu must not outlive an xtask that is killed: a hanging guest takes a processor.
         let mut command = Command::new("setpriv");
         command
-            .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
-            .args(self.accel.options())
+            .args(["--pdeathsig", "KILL", "--", self.architecture.machine()])
+            .args(self.architecture.board())
+            .args(self.accel.options(self.architecture))
             .args(["-m", "2048", "-no-reboot", "-nodefaults", "-smp"])
             .arg(self.processors.to_string())
             .arg("-kernel")
             .arg(self.image)
             .arg("-initrd")
             .arg(self.initramfs)
-            .args(["-append", kernel_line]);
+            .args(["-append", kernel_line(self.architecture)]);
         command
     }
 

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{Cursor, Write},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
 };
 
 use anyhow::{Context as _, Result};
@@ -41,6 +44,37 @@ impl Tree {
     /// Adds a symbolic link.
     pub fn link(&mut self, path: &str, target: &str) {
         self.add(path, Node::Link { target: target.to_owned() });
+    }
+
+    /// Adds the files, directories and links of a directory, but those that are left out.
+    pub fn copy(&mut self, root: &Path, left_out: &[&str]) -> Result<()> {
+        self.copy_below(root, Path::new(""), left_out)
+    }
+
+    fn copy_below(&mut self, root: &Path, below: &Path, left_out: &[&str]) -> Result<()> {
+        for entry in fs::read_dir(root.join(below))? {
+            let entry = entry?;
+            let path = below.join(entry.file_name());
+            let name = path.to_str().context("a path that is text")?;
+            let kind = entry.file_type()?;
+            if left_out.contains(&name) {
+                continue;
+            }
+            if kind.is_dir() {
+                self.dir(name);
+                self.copy_below(root, &path, left_out)?;
+            } else if kind.is_symlink() {
+                let target = fs::read_link(entry.path())?;
+                self.link(name, target.to_str().context("a link that is text")?);
+            } else if kind.is_file() {
+                let data = fs::read(entry.path())?;
+                match entry.metadata()?.permissions().mode() & 0o111 {
+                    0 => self.file(name, data),
+                    _ => self.program(name, data),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether something is there already.

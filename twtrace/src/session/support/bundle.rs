@@ -55,9 +55,9 @@ impl Bundle {
             text.push_str(&format!("  {name}: {why}\n"));
         }
         text.push_str(
-            "It was written to a file and sent nowhere. Addresses of peers and names of programs, \
-             namespaces and\ncontrol groups are in it; no payload, no environment, no command line \
-             of any program is.\n",
+            "It was written to a file and sent nowhere. Addresses of peers are in it, and names of \
+             programs, units,\ncontainers, pods, namespaces and control groups; no payload, no \
+             environment, and no command line of\nany program is.\n",
         );
         text
     }

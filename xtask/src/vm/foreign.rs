@@ -1,0 +1,57 @@
+//! Tools for a machine of another architecture: a Debian of it, of which nothing is run here.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+use super::tree::Tree;
+use crate::{architecture::Architecture, build, process};
+
+/// The release that it is.
+const SUITE: &str = "bookworm";
+
+/// What scenarios call.
+const PACKAGES: &str = "bash,iproute2,iptables,nftables,procps,util-linux";
+
+/// Has `/bin` and the like be links into `/usr`, as in the machines of this architecture.
+const MERGED: &str = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr";
+
+/// What of it no scenario needs.
+const LEFT_OUT: [&str; 11] = [
+    "usr/share",
+    "usr/games",
+    "usr/include",
+    "usr/lib/aarch64-linux-gnu/perl-base",
+    "usr/lib/aarch64-linux-gnu/gconv",
+    "var",
+    "etc",
+    "dev",
+    "proc",
+    "run",
+    "sys",
+];
+
+/// Adds them, fetched once.
+pub fn add(tree: &mut Tree, architecture: Architecture) -> Result<()> {
+    let place = build::target_dir().join(format!("vm/tools-{}", architecture.debian()));
+    if !place.exists() {
+        let fresh = place.with_extension("new");
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh)?;
+        }
+        let mut command = process::as_root("mmdebstrap")?;
+        // Unpacked and not configured, for which its own programs would be run.
+        command.args(["--variant=extract", "--quiet", "--include", PACKAGES, MERGED]);
+        command.arg("--architectures");
+        process::run(command.arg(architecture.debian()).arg(SUITE).arg(&fresh))?;
+        fs::rename(&fresh, &place)?;
+    }
+    tree.copy(&place, &LEFT_OUT)?;
+    // Without alternatives, which are made by what is not run.
+    for (name, target) in
+        [("iptables", "xtables-legacy-multi"), ("ip6tables", "xtables-legacy-multi")]
+    {
+        tree.link(&format!("usr/sbin/{name}"), target);
+    }
+    tree.contains("usr/bin/bash").then_some(()).context("no shell among the tools")
+}
