@@ -15,6 +15,7 @@ pub use crate::filter::PeerAddress;
 use crate::{
     attached::TypesFrom,
     config::{Attach, Flags, Key, WhichObject, parse, ring_bytes, value::Value},
+    diagnose::egress::Egress,
     filter::{Expr, FilterError, Op, Side, Term},
     peer::GroupBy,
     summary::SortKey,
@@ -138,6 +139,11 @@ pub struct ObserveArgs {
     /// The daemon's socket.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
+    /// An address that connections leave through, shared with others: its ports for each destination
+    /// (or ports-in-all), and how long it holds one after the end. Like `ports=64512 hold=120s
+    /// from=10.0.0.0/8 except=10.0.0.0/8`; may be given more than once.
+    #[arg(long, value_name = "DESCRIPTION")]
+    pub egress: Vec<Egress>,
     /// Take in a recording instead of watching this host.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["attach", "object", "btf", "buffer"])]
     pub replay: Option<PathBuf>,
@@ -184,6 +190,7 @@ impl ObserveArgs {
         Self {
             duration: None,
             netns: None,
+            egress: Vec::new(),
             attach: None,
             object: None,
             btf: None,

@@ -10,6 +10,7 @@ use twtrace_common::Entered;
 
 use crate::{
     aggregate::Settings,
+    diagnose::egress::Egress,
     event::Event,
     feed::{
         self, Core, DRAIN_INTERVAL, KernelFeed, NoMoment, Opening,
@@ -218,6 +219,11 @@ impl Pipeline {
     /// Changes how much is remembered; what is too much now is forgotten.
     pub fn set_memory(&mut self, memory: Memory) {
         self.sink.core.set_memory(memory);
+    }
+
+    /// Tells through which addresses connections leave.
+    pub fn set_egress(&mut self, egress: Vec<Egress>) {
+        self.sink.core.set_egress(egress);
     }
 
     /// Takes in what was known before.

@@ -117,6 +117,7 @@ fn everything_wrong() -> (Vec<Peer>, HostFacts) {
 
 fn examined(peers: &[Peer], facts: HostFacts) -> Examined {
     let case = Case {
+        egress: &[],
         owners: None,
         peers,
         failures: &twtrace::failures::NONE,

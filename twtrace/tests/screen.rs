@@ -191,6 +191,7 @@ impl Host {
             ..HostFacts::default()
         };
         let case = Case {
+            egress: &[],
             owners: None,
             peers: self.aggregate.table().rows(),
             failures: self.aggregate.failures(),

@@ -10,6 +10,7 @@ mod diagnosis;
 mod diagnosis_catalogue;
 mod diagnosis_failed;
 mod diagnosis_forecasts;
+mod egress;
 mod entry;
 mod events;
 mod expiry;
@@ -189,6 +190,7 @@ pub const ALL: &[Scenario] = &[
     kernel("filters", filters::filters),
     agent("filters_by_expression", filters::by_expression),
     agent("filters_by_names_of_the_time", filters::by_names_of_the_time),
+    agent("egress_of_a_shared_address", egress::shared_address),
     agent("owners_by_control_group", owners::by_control_group),
     agent("owners_by_network_namespace", owners::by_network_namespace),
     agent("owners_churned", owners::churned),

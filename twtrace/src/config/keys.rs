@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use super::choice::{Attach, WhichObject};
 use super::{
     TakesEffect,
-    value::{HostNames, Listen, LogLevel, Mode, Shape, Value, within},
+    value::{Egresses, HostNames, Listen, LogLevel, Mode, Shape, Value, within},
 };
 use crate::attached::TypesFrom;
 
@@ -129,6 +129,10 @@ settings! {
         max_live: u32 = "262144" in 1..=16_777_216, Restart;
         /// Most peers told apart; the others are counted together.
         max_peers: usize = "65536" in 1..=16_777_216, Restart;
+        /// Address that connections leave through, shared with others: ports for each destination (or
+        /// ports-in-all), and how long it holds one after the end, such as ports=64512 hold=120s
+        /// from=10.0.0.0/8 except=10.0.0.0/8; several with ; between.
+        egress: Option<Egresses> = "none", Reload;
         /// Size of the event buffer, such as 8MiB, rounded up to a power of two; a number alone is
         /// MiB.
         buffer: ByteSize = "4MiB" in ByteSize::mib(1)..=ByteSize::gib(1), Restart;

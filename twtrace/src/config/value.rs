@@ -11,7 +11,7 @@ use bytesize::ByteSize;
 use clap::ValueEnum;
 
 use super::choice::{Attach, WhichObject};
-use crate::attached::TypesFrom;
+use crate::{attached::TypesFrom, diagnose::egress::Egress};
 
 /// How the file writes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,22 @@ impl Value for String {
 
     fn show(&self) -> String {
         self.clone()
+    }
+}
+
+/// Addresses that connections leave through, one or several with `;` between.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Egresses(pub Vec<Egress>);
+
+impl Value for Egresses {
+    const NAME: &'static str = "DESCRIPTION";
+
+    fn read(text: &str) -> Result<Self, String> {
+        text.split(';').map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn show(&self) -> String {
+        self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     aggregate::Settings,
     config::{Changes, DaemonConfig, ring_bytes},
+    diagnose::egress::Egress,
     event::Event,
     feed::{
         beside::{Beside, Progress},
@@ -94,6 +95,7 @@ impl Owner {
             |origin| aggregate(&settings, origin),
             &mut |_| {},
         )?;
+        pipeline.set_egress(egress(&config));
         let feeds = Feeds::new(Arc::clone(dropped));
         pipeline.set_tap(Box::new(feeds.clone()));
         if let Some(diagnostics) = pipeline.diagnostics() {
@@ -305,6 +307,7 @@ impl Owner {
         self.config = self.config.reloaded(&config);
         self.restart_needed.clone_from(&changes.restart);
         self.pipeline.set_memory(memory(&self.config));
+        self.pipeline.set_egress(egress(&self.config));
         changes
     }
 
@@ -404,6 +407,11 @@ fn aggregate(config: &DaemonConfig, origin: &Origin) -> Settings {
         recycle_exists: origin.recycle_exists,
         follow_ends: true,
     }
+}
+
+/// Through which addresses connections leave.
+fn egress(config: &DaemonConfig) -> Vec<Egress> {
+    config.egress.clone().map(|egress| egress.0).unwrap_or_default()
 }
 
 /// How much history the settings leave room for.

@@ -1,6 +1,9 @@
 //! How far each limit is, said also when nothing is wrong.
 
-use super::{Scene, arithmetic, buckets::Buckets, pressure::Pressure, tracking::Tracking};
+use super::{
+    Scene, arithmetic, buckets::Buckets, egress::EgressMargin, pressure::Pressure,
+    tracking::Tracking,
+};
 use crate::host::facts::Rules;
 
 /// Bytes of a TIME_WAIT socket where the slab may not be read; 248 to 272 on 5.10 to 7.2.
@@ -28,6 +31,8 @@ pub struct NamespaceMargins {
 pub struct Margins {
     /// By namespace, in the order of their numbers.
     pub namespaces: Vec<NamespaceMargins>,
+    /// Ports of shared addresses, by destination.
+    pub egress: Vec<EgressMargin>,
     /// TIME_WAIT sockets of these namespaces.
     pub sockets: u64,
     /// Bytes that these sockets take, at most.
@@ -53,7 +58,8 @@ impl Margins {
         let sockets = namespaces.iter().filter_map(|ns| ns.buckets).map(|b| b.live).sum::<u64>();
         let facts = scene.case.facts;
         let each = facts.socket_bytes.unwrap_or(SOCKET_BYTES) + BUCKET_BYTES;
-        Self { namespaces, sockets, bytes: sockets * each, files: facts.files }
+        let egress = scene.egress().to_vec();
+        Self { namespaces, egress, sockets, bytes: sockets * each, files: facts.files }
     }
 
     /// How near all limits are.
@@ -79,7 +85,11 @@ impl Margins {
             });
             [ports, buckets, tracked].into_iter().flatten()
         });
-        namespaces.chain(files)
+        let egress = self.egress.iter().map(|margin| {
+            let name = format!("ports of the shared address towards {}", margin.target());
+            Limit::new(name, (margin.used_share(), margin.share()), false)
+        });
+        namespaces.chain(egress).chain(files)
     }
 
     /// The limit that is nearest; `None` if none is known.

@@ -5,6 +5,7 @@
 
 pub mod arithmetic;
 pub mod buckets;
+pub mod egress;
 pub mod finding;
 pub mod forecast;
 pub mod margins;
@@ -31,6 +32,7 @@ use crate::{
     units::{self, Clock},
 };
 use buckets::Buckets;
+use egress::{Egress, EgressMargin};
 pub use finding::{Evidence, Finding, Severity};
 pub use margins::Margins;
 use pressure::Pressure;
@@ -43,6 +45,8 @@ pub struct Case<'a> {
     pub peers: &'a [Peer],
     /// Calls that failed.
     pub failures: &'a Failures,
+    /// Addresses that connections leave through, as the user describes them.
+    pub egress: &'a [Egress],
     /// Whose sockets are, where anybody told.
     pub owners: Option<&'a Owners>,
     /// The sockets followed; without them live ones are taken to have come evenly.
@@ -92,6 +96,8 @@ pub struct Scene<'a> {
     subjects: Vec<Subject<'a>>,
     /// The port spaces, likewise.
     ports: Vec<Pressure>,
+    /// Of each shared address, the shortest first.
+    egress: Vec<EgressMargin>,
     /// By namespace.
     buckets: BTreeMap<u32, Buckets>,
 }
@@ -135,12 +141,18 @@ impl<'a> Scene<'a> {
             one.netns.cmp(&two.netns).then_with(|| share(two).total_cmp(&share(one)))
         });
         let buckets = buckets::of_all(case, &subjects);
-        Self { case: *case, subjects, ports, buckets }
+        let egress = egress::of_all(case);
+        Self { case: *case, subjects, ports, egress, buckets }
     }
 
     /// The port spaces, those of one namespace together, the shortest first.
     pub fn ports(&self) -> &[Pressure] {
         &self.ports
+    }
+
+    /// How short the ports of shared addresses are.
+    pub fn egress(&self) -> &[EgressMargin] {
+        &self.egress
     }
 
     /// Those that `bind(address, 0)` takes from.

@@ -22,6 +22,7 @@ pub const NOW_NS: u64 = 1_000_000_000_000;
 /// A case of a session without loss.
 pub fn case<'a>(peers: &'a [Peer], facts: &'a HostFacts) -> Case<'a> {
     Case {
+        egress: &[],
         owners: None,
         peers,
         failures: &crate::failures::NONE,

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use crate::origin::{Input, Moment, Origin};
 use crate::{
     aggregate::{Aggregate, Settings},
-    diagnose::{Case, diagnose},
+    diagnose::{Case, diagnose, egress::Egress},
     event::{Batch, Event},
     failures::FailedPlaces,
     host::{
@@ -58,6 +58,8 @@ pub struct Core {
     /// What is known of each namespace, by inode number.
     known: HashMap<u32, KnownNamespace>,
     moment: Option<Box<Moment>>,
+    /// Addresses that connections leave through.
+    egress: Vec<Egress>,
 }
 
 impl Core {
@@ -65,7 +67,15 @@ impl Core {
     pub fn new(origin: Origin, settings: Settings) -> Self {
         let mut aggregate = Aggregate::new(settings);
         aggregate.set_began(origin.clock.mono_ns);
-        Self { origin, aggregate, undecodable: 0, ready_ns: 0, known: HashMap::new(), moment: None }
+        Self {
+            origin,
+            aggregate,
+            undecodable: 0,
+            ready_ns: 0,
+            known: HashMap::new(),
+            moment: None,
+            egress: Vec::new(),
+        }
     }
 
     /// Where the inputs come from.
@@ -87,6 +97,11 @@ impl Core {
     pub fn clock(&self) -> Clock {
         let none = Clock { mono_ns: 0, wall: std::time::SystemTime::UNIX_EPOCH };
         self.moment.as_ref().map_or(none, |moment| moment.clock)
+    }
+
+    /// Tells through which addresses connections leave.
+    pub fn set_egress(&mut self, egress: Vec<Egress>) {
+        self.egress = egress;
     }
 
     /// Sets how much is kept of each peer's past, from now on.
@@ -249,6 +264,7 @@ impl Core {
         let owners = self.aggregate.owners().read();
         let diagnosis = diagnose(&Case {
             owners: Some(&owners),
+            egress: &self.egress,
             peers: self.aggregate.table().rows(),
             failures: self.aggregate.failures(),
             sockets: Some(self.aggregate.sockets()),

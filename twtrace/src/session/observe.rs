@@ -66,13 +66,14 @@ pub async fn open(
     plan: Plan,
     observe: &mut dyn FnMut(&Event),
 ) -> Result<Pipeline, SessionError> {
-    let pipeline = match &args.replay {
+    let mut pipeline = match &args.replay {
         Some(path) => replay(args, path, plan)?,
         None => match daemon(args, &plan).await? {
             Some((stream, origin)) => read(args, stream, origin, plan)?,
             None => attach(args, plan, observe)?,
         },
     };
+    pipeline.set_egress(args.egress.clone());
     announce(&pipeline, args);
     Ok(pipeline)
 }

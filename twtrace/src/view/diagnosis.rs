@@ -11,6 +11,7 @@ use crate::{
         Evidence, Finding, Severity,
         arithmetic::Exhaustion,
         buckets::Buckets,
+        egress::EgressMargin,
         finding::rounded,
         margins::{Margins, NamespaceMargins},
         pressure::{Holder, Pressure},
@@ -108,11 +109,30 @@ fn margins_document(margins: &Margins) -> Value {
             })
         })
         .collect();
+    let egress: Vec<Value> = margins.egress.iter().map(egress_document).collect();
     json!({
         "namespaces": namespaces,
+        "egress": egress,
         "time_wait_sockets": margins.sockets,
         "time_wait_bytes": margins.bytes,
         "open_files": margins.files.map(|(open, max)| json!({ "open": open, "max": max })),
+    })
+}
+
+fn egress_document(margin: &EgressMargin) -> Value {
+    let takers = margin.by_netns.iter().map(|(netns, taken)| {
+        json!({ "netns": netns, "open": taken.open.round(), "held": taken.held.round() })
+    });
+    json!({
+        "to": margin.to,
+        "ports": margin.ports,
+        "hold_s": margin.hold_s,
+        "open": margin.all.open.round(),
+        "held": margin.all.held.round(),
+        "now": margin.all.now().round(),
+        "to_come": margin.to_come().round(),
+        "rate": margin.all.rate,
+        "takers": takers.collect::<Vec<_>>(),
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod buckets;
+mod egress;
 mod failed;
 mod inherited;
 mod lifetimes;
@@ -81,5 +82,10 @@ pub const RULES: &[Rule] = &[
         id: FAILED,
         title: "connect() or bind() fails for want of a port",
         check: failed::calls,
+    },
+    Rule {
+        id: "TW020",
+        title: "the ports of a shared address are exhausted or about to be",
+        check: egress::exhausted,
     },
 ];

@@ -202,6 +202,18 @@ fn namespaces(out: &mut Exposition, summary: &Summary) {
             limit.gauge(labels, ports.usable);
         }
     }
+    let egress = &examined.diagnosis.margins.egress;
+    if !egress.is_empty() {
+        let help = "Ports of a shared address held towards a destination, estimated: open, or closed here \
+                    within the time that one is held.";
+        let mut used = out.family(FamilyKind::Gauge, "twtrace_egress_ports_used", "", help);
+        egress.iter().for_each(|margin| {
+            used.gauge(&[("to", &margin.target())], margin.all.now().round());
+        });
+        let help = "Ports there are.";
+        let mut limit = out.family(FamilyKind::Gauge, "twtrace_egress_ports_limit", "", help);
+        egress.iter().for_each(|margin| limit.gauge(&[("to", &margin.target())], margin.ports));
+    }
     let buckets: Vec<_> =
         all.iter().filter_map(|namespace| Some((namespace.netns, namespace.buckets?))).collect();
     if !buckets.is_empty() {

@@ -8,8 +8,8 @@ use ratatui::{
 use super::parts::{Theme, count, gauge, rate};
 use crate::{
     diagnose::{
-        arithmetic::Exhaustion, buckets::Buckets, margins::NamespaceMargins, pressure::Pressure,
-        tracking::Tracking,
+        arithmetic::Exhaustion, buckets::Buckets, egress::EgressMargin, margins::NamespaceMargins,
+        pressure::Pressure, tracking::Tracking,
     },
     host::facts::Conntrack,
     view::{
@@ -33,6 +33,9 @@ pub fn lines(_state: &State, moment: &Shot, area: Rect, theme: Theme) -> Vec<Lin
     }
     if margins.namespaces.is_empty() {
         lines.push(Line::styled("no network namespace could be read", theme.warning()));
+    }
+    for margin in &margins.egress {
+        lines.extend(of_egress(margin, width, theme));
     }
     lines.push(Line::raw(diagnosis::memory(margins)));
     if let Some((open, max)) = margins.files {
@@ -95,6 +98,21 @@ fn of_tracking(tracking: &Tracking, width: usize, theme: Theme) -> [Line<'static
     [
         bar("conntrack", tracking.used_share(), &words, width, theme),
         Line::from(vec![Span::raw(detail), when(tracking.exhaustion, tracking.share(), theme)]),
+    ]
+}
+
+/// Two lines likewise, of an address that others share.
+fn of_egress(margin: &EgressMargin, width: usize, theme: Theme) -> [Line<'static>; 2] {
+    let words = format!("about {:.0} of {} held", margin.all.now(), count(margin.ports.into()));
+    let detail = format!(
+        "            shared address towards {}: {}/s held for {:.0} s; ",
+        margin.target(),
+        rate(margin.all.rate),
+        margin.hold_s
+    );
+    [
+        bar("egress", margin.used_share(), &words, width, theme),
+        Line::from(vec![Span::raw(detail), when(margin.exhaustion, margin.share(), theme)]),
     ]
 }
 

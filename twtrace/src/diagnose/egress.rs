@@ -1,0 +1,297 @@
+//! The ports of an address that several network namespaces share behind NAT: how many of them the NAT
+//! holds now, how many it will, and who takes them.
+//!
+//! It is an estimate of what somebody else keeps. The NAT is taken to hold one port for each connection to
+//! a destination that is open, and for each that was closed here within the time it holds them; connections
+//! that the other end closed first leave no TIME_WAIT here and are not seen.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, time::Duration};
+
+use ipnet::IpNet;
+
+use super::{Case, arithmetic::Exhaustion};
+use crate::{
+    event::{Role, ip},
+    path::Class,
+    peer::{Group, Peer},
+    units::TCP_TIMEWAIT_LEN_MS,
+};
+
+/// Most destinations of one address that are told.
+const MOST_DESTINATIONS: usize = 16;
+/// Seconds that a socket is in TIME_WAIT, and so seen.
+const SEEN_S: f64 = TCP_TIMEWAIT_LEN_MS as f64 / 1000.0;
+
+/// An address that connections leave through, as a user describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Egress {
+    /// The local networks whose connections leave through it; all that are not loopback if there is none.
+    pub from: Vec<IpNet>,
+    /// Destinations that do not pass it.
+    pub except: Vec<IpNet>,
+    /// Ports it has.
+    pub ports: u32,
+    /// Whether those are for all destinations together, and not for each.
+    pub in_all: bool,
+    /// How long it holds a port after the end of a connection.
+    pub hold: Duration,
+}
+
+impl FromStr for Egress {
+    type Err = String;
+
+    /// Reads `ports=64512 hold=120s from=10.0.0.0/8 except=10.0.0.0/8,192.168.0.0/16`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut ports, mut hold, mut in_all) = (None, None, false);
+        let (mut from, mut except) = (Vec::new(), Vec::new());
+        for word in text.split_whitespace() {
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            match key {
+                "ports" | "ports-in-all" => {
+                    in_all = key == "ports-in-all";
+                    ports = value.parse::<u32>().ok().filter(|ports| *ports > 0);
+                }
+                "hold" => {
+                    let time = humantime::parse_duration(value).ok();
+                    hold = time.filter(|time| *time <= Duration::from_secs(3600));
+                }
+                "from" => from = networks(value)?,
+                "except" => except = networks(value)?,
+                _ => return Err(format!("does not know {key:?}: {WANTED}")),
+            }
+        }
+        match (ports, hold) {
+            (Some(ports), Some(hold)) => Ok(Self { from, except, ports, in_all, hold }),
+            _ => Err(format!("needs ports and hold: {WANTED}")),
+        }
+    }
+}
+
+const WANTED: &str = "ports=N or ports-in-all=N, hold=TIME up to 1h, and perhaps from=NETWORK,… and \
+                      except=NETWORK,…";
+
+fn networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let one = |word: &str| {
+        let address = || word.parse::<IpAddr>().ok().map(IpNet::from);
+        word.parse::<IpNet>().ok().or_else(address).ok_or(format!("{word:?} is no network"))
+    };
+    text.split(',').map(one).collect()
+}
+
+impl fmt::Display for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = if self.in_all { "ports-in-all" } else { "ports" };
+        write!(f, "{key}={} hold={}", self.ports, humantime::format_duration(self.hold))?;
+        for (key, networks) in [("from", &self.from), ("except", &self.except)] {
+            let words: Vec<String> = networks.iter().map(ToString::to_string).collect();
+            if !words.is_empty() {
+                write!(f, " {key}={}", words.join(","))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Egress {
+    /// Whether connections of a row leave through it.
+    fn carries(&self, row: &Peer) -> Option<(u32, IpAddr, u16)> {
+        let Group::Peer { netns, role: Role::Client, address, port } = row.group else {
+            return None;
+        };
+        let remote = ip(address);
+        let inside = |networks: &[IpNet], address: &IpAddr| {
+            networks.iter().any(|network| network.contains(address))
+        };
+        if remote.is_loopback() || inside(&self.except, &remote) {
+            return None;
+        }
+        let locals = row.history.locals();
+        let ours =
+            self.from.is_empty() || locals.iter().any(|(local, _)| inside(&self.from, &ip(*local)));
+        Some((netns.current()?, remote, port)).filter(|_| ours)
+    }
+}
+
+/// What one network namespace takes of a shared address.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Taken {
+    /// Open connections; only where they were looked at.
+    pub open: f64,
+    /// Ports held after the end.
+    pub held: f64,
+    /// Ports a second that are newly taken.
+    pub rate: f64,
+}
+
+impl Taken {
+    /// Ports it takes now.
+    pub fn now(&self) -> f64 {
+        self.open + self.held
+    }
+
+    fn add(&mut self, other: Self) {
+        self.open += other.open;
+        self.held += other.held;
+        self.rate += other.rate;
+    }
+}
+
+/// How short the ports of a shared address are towards one destination.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EgressMargin {
+    /// The destination; `None` where all share the ports.
+    pub to: Option<std::net::SocketAddr>,
+    /// Ports there are.
+    pub ports: u32,
+    /// How long one is held after the end, seconds.
+    pub hold_s: f64,
+    /// All together.
+    pub all: Taken,
+    /// Who takes how much, by inode number of the network namespace, whoever takes most first.
+    pub by_netns: Vec<(u32, Taken)>,
+    /// When nothing is left.
+    pub exhaustion: Exhaustion,
+}
+
+impl EgressMargin {
+    /// Ports that will be taken if things go on.
+    pub fn to_come(&self) -> f64 {
+        self.all.open + (self.all.rate * self.hold_s)
+    }
+
+    /// Share that is taken now.
+    pub fn used_share(&self) -> f64 {
+        self.all.now() / f64::from(self.ports)
+    }
+
+    /// Share that is taken, or will be if that is more.
+    pub fn share(&self) -> f64 {
+        self.used_share().max(self.to_come() / f64::from(self.ports))
+    }
+
+    /// The destination in words.
+    pub fn target(&self) -> String {
+        self.to.map_or_else(|| "all destinations".to_owned(), |to| to.to_string())
+    }
+}
+
+/// The margins of all shared addresses, the shortest of each first.
+pub fn of_all(case: &Case<'_>) -> Vec<EgressMargin> {
+    case.egress.iter().flat_map(|egress| of(case, egress)).collect()
+}
+
+fn of(case: &Case<'_>, egress: &Egress) -> Vec<EgressMargin> {
+    let hold_s = egress.hold.as_secs_f64();
+    let mut young: BTreeMap<u32, u64> = BTreeMap::new();
+    let since_ns =
+        case.now_ns.saturating_sub(u64::try_from(egress.hold.as_nanos()).unwrap_or(u64::MAX));
+    for (_, socket) in case.sockets.iter().flat_map(|sockets| sockets.iter()) {
+        // Of one that was there before it is not known when it entered: it is held by most.
+        if socket.entered_ns == 0 || socket.entered_ns >= since_ns {
+            *young.entry(socket.row).or_default() += 1;
+        }
+    }
+    type ByNetns = BTreeMap<u32, Taken>;
+    let mut destinations: BTreeMap<Option<std::net::SocketAddr>, ByNetns> = BTreeMap::new();
+    for (index, row) in case.peers.iter().enumerate() {
+        let Some((netns, remote, port)) = egress.carries(row) else { continue };
+        let to = std::net::SocketAddr::new(remote, port);
+        let number = u32::try_from(index).unwrap_or(u32::MAX).wrapping_add(1);
+        let rates = row.history.rates(case.now_ns, case.since_ns);
+        let live = young.get(&number).copied().unwrap_or(0) as f64;
+        // What sat its TIME_WAIT out is held on where the NAT's time is longer.
+        let beyond = (hold_s - SEEN_S).max(0.0);
+        let sat_out = row.counts().class(Class::TwoMsl) as f64;
+        let late = (rates.ended - rates.early).max(0.0) * beyond;
+        let open = case.facts.namespaces.get(&netns).and_then(|facts| facts.open.as_ref());
+        let open = open.and_then(|open| open.peers.get(&to)).map(|by| by.values().sum::<u64>());
+        let taken = Taken {
+            open: open.unwrap_or(0) as f64,
+            held: live + late.min(sat_out),
+            rate: (rates.entered - rates.early).max(0.0),
+        };
+        let key = (!egress.in_all).then_some(to);
+        destinations.entry(key).or_default().entry(netns).or_default().add(taken);
+    }
+    let margin = |(to, by): (Option<std::net::SocketAddr>, ByNetns)| {
+        let mut all = Taken::default();
+        by.values().for_each(|taken| all.add(*taken));
+        let mut by_netns: Vec<_> = by.into_iter().collect();
+        by_netns.sort_by(|one, two| two.1.now().total_cmp(&one.1.now()));
+        let mut margin = EgressMargin {
+            to,
+            ports: egress.ports,
+            hold_s,
+            all,
+            by_netns,
+            exhaustion: Exhaustion::Never,
+        };
+        let ports = f64::from(egress.ports);
+        margin.exhaustion = if all.now() >= ports {
+            Exhaustion::Now
+        } else if margin.to_come() > ports && all.rate > 0.0 {
+            Exhaustion::In((ports - all.now()) / all.rate)
+        } else {
+            Exhaustion::Never
+        };
+        margin
+    };
+    let mut margins: Vec<_> = destinations.into_iter().map(margin).collect();
+    margins.sort_by(|one, two| two.share().total_cmp(&one.share()));
+    margins.truncate(MOST_DESTINATIONS);
+    margins
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        diagnose::testing::{Client, NETNS, NOW_NS, case, facts, only},
+        host::open::OpenPorts,
+        track::{Due, Holding, LiveSockets, Tracked},
+    };
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for text in [
+            "ports=300 hold=2m",
+            "ports-in-all=64512 hold=4m from=10.0.0.0/8 except=10.0.0.0/8,192.0.2.1/32",
+        ] {
+            assert_eq!(text.parse::<Egress>().unwrap().to_string(), text);
+        }
+        for bad in
+            ["", "ports=300", "hold=1s", "ports=0 hold=1s", "ports=1 hold=2h", "x=1", "from=x"]
+        {
+            assert!(bad.parse::<Egress>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_open_and_what_is_held_are_summed_up_and_told_when_they_reach_the_end() {
+        let mut facts = facts();
+        let to = "10.2.0.2:443".parse().unwrap();
+        let local = "10.1.0.1".parse().unwrap();
+        let peers_open = [(to, [(local, 20)].into())].into();
+        only(&mut facts).open = Some(OpenPorts { peers: peers_open, ..OpenPorts::default() });
+        let peers = [Client::at("10.2.0.2", 443).rate(10.0).peer()];
+        let mut live = LiveSockets::with_capacity(1024);
+        for n in 0..100_u64 {
+            let due = Due::at(NOW_NS);
+            let holding = Holding { due, ..Holding::default() };
+            // Half of them entered longer ago than ports are held.
+            let age_s = if n < 50 { 10 } else { 40 };
+            let entered_ns = NOW_NS - age_s * 1_000_000_000;
+            live.enter(n + 1, Tracked { entered_ns, row: 1, netns: NETNS, holding });
+        }
+        let egress = ["ports=300 hold=30s".parse().unwrap()];
+        let case = Case { egress: &egress, sockets: Some(&live), ..case(&peers, &facts) };
+        let [margin] = &of_all(&case)[..] else { panic!("one destination") };
+        assert_eq!((margin.all.open, margin.all.held), (20.0, 50.0));
+        assert_eq!(margin.by_netns.len(), 1);
+        assert!((margin.to_come() - 320.0).abs() < 40.0, "{}", margin.to_come());
+        let other = ["ports=300 hold=30s except=10.0.0.0/8".parse().unwrap()];
+        assert_eq!(of_all(&Case { egress: &other, ..case }), []);
+        let full = ["ports=70 hold=30s".parse().unwrap()];
+        assert_eq!(of_all(&Case { egress: &full, ..case })[0].exhaustion, Exhaustion::Now);
+    }
+}
