@@ -1,14 +1,19 @@
 """Opens pages in Chromium and tells what is wrong with them.
 
-Standard input: a JSON list of {"name", "path", "whole"}; the only argument: where screenshots go.
+Standard input: a JSON list of {"name", "path", "whole", "kept"}. Arguments: where screenshots go, and
+where the pictures are that pages which are always the same have to look like; these are made anew where
+TWTRACE_REFERENCES is `update`.
 Standard output: a JSON object of faults by page, and how many pages, links and figures were looked at.
 """
 
 import json
+import os
 import pathlib
 import sys
+import tempfile
 
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image, ImageChops
 from playwright.sync_api import sync_playwright
 
 BROWSER = "/usr/bin/chromium-headless-shell"
@@ -18,6 +23,16 @@ SCHEMES = ("light", "dark")
 FEW = ((380, "dark"), (1280, "light"))
 # What axe-core has to be content with: WCAG 2.1 AA, contrast among it.
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
+
+# Of a page its beginning is compared, made smaller by this, in squares of so many pixels of the small
+# picture. What differs is the mean of a square, of 255; letters alone make 5 at most.
+BEGINNING, SMALLER, SQUARE, TOLERANCE = 1600, 4, 10, 20
+
+# The one font that pages are shown in, whatever else this machine has.
+FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>/usr/share/fonts/truetype/dejavu</dir><cachedir>{}</cachedir>
+<match><edit name="family" mode="assign" binding="strong"><string>DejaVu Sans</string></edit></match>
+</fontconfig>"""
 
 ANCHORS = """() => {
   const faults = [], ids = new Set();
@@ -55,7 +70,30 @@ def figures(page):
     return len(pictures), len(unnamed)
 
 
-def look(browser, path, name, whole, shots):
+def unlike(shot, reference):
+    """What a screenshot has that its reference has not, or nothing."""
+    seen = Image.open(shot).convert("L")
+    width, height = seen.width, min(seen.height, BEGINNING)
+    small = (width // SMALLER, height // SMALLER)
+    seen = seen.crop((0, 0, width, height)).resize(small, Image.Resampling.BOX)
+    if os.environ.get("TWTRACE_REFERENCES") == "update":
+        seen.quantize(32).save(reference, optimize=True)
+        return None
+    known = Image.open(reference).convert("L")
+    if known.size != seen.size:
+        return f"it is {seen.size} and was {known.size} pixels large"
+    squares = (small[0] // SQUARE, small[1] // SQUARE)
+    difference = ImageChops.difference(seen, known).resize(squares, Image.Resampling.BOX)
+    most = max(difference.getdata())
+    if most > TOLERANCE:
+        at = list(difference.getdata()).index(most)
+        across, down = at % squares[0], at // squares[0]
+        return f"it differs by {most} about {across * SQUARE * SMALLER}, {down * SQUARE * SMALLER}"
+    return None
+
+
+def look(browser, asked, shots, references):
+    path, name, whole = asked["path"], asked["name"], asked["whole"]
     faults = []
     counts = {"links": 0, "figures": 0}
     for width in WIDTHS:
@@ -79,7 +117,11 @@ def look(browser, path, name, whole, shots):
             ink = page.evaluate("getComputedStyle(document.body).backgroundColor")
             if ink not in ("rgb(255, 255, 255)", "rgb(15, 20, 26)"):
                 faults.append(f"{where}its style sheet is not at work: {ink}")
-            page.screenshot(path=str(shots / f"{name}-{width}-{scheme}.png"), full_page=True)
+            shot = shots / f"{name}-{width}-{scheme}.png"
+            page.screenshot(path=str(shot), full_page=True)
+            fault = unlike(shot, references / shot.name) if asked["kept"] else None
+            if fault:
+                faults.append(f"{where}not as it was: {fault}")
             # All that is folded is looked at as well.
             page.evaluate("document.querySelectorAll('details').forEach(it => it.open = true)")
             counts["links"], wrong = page.evaluate(ANCHORS)
@@ -99,13 +141,19 @@ def look(browser, path, name, whole, shots):
 
 def main():
     pages = json.load(sys.stdin)
-    shots = pathlib.Path(sys.argv[1])
+    shots, references = map(pathlib.Path, sys.argv[1:])
     shots.mkdir(parents=True, exist_ok=True)
     answer = {}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as own:
+        fonts = pathlib.Path(own) / "fonts.conf"
+        fonts.write_text(FONTS.format(own))
+        browser = playwright.chromium.launch(
+            executable_path=BROWSER,
+            args=["--no-sandbox"],
+            env={**os.environ, "FONTCONFIG_FILE": str(fonts)},
+        )
         for page in pages:
-            faults, counts = look(browser, page["path"], page["name"], page["whole"], shots)
+            faults, counts = look(browser, page, shots, references)
             answer[page["name"]] = {"faults": faults, **counts}
         browser.close()
     json.dump(answer, sys.stdout)

@@ -44,6 +44,18 @@ fn nobodys_text_is_markup_on_the_page() {
 }
 
 #[test]
+fn of_what_is_no_recording_there_is_no_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("r.twt");
+    fs::write(&file, "no recording").unwrap();
+    let out = directory.path().join("a.html");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_twtrace"));
+    let output = command.arg("report").arg(&out).arg("--replay").arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(!out.exists());
+}
+
+#[test]
 fn an_hour_is_a_small_page() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("r.twt");

@@ -21,6 +21,8 @@ use crate::twtrace::{self, Running};
 const PYTHON: &str = "TWTRACE_PYTHON";
 /// What it does with the browser.
 const LOOK: &str = include_str!("../../browser/look.py");
+/// What the pages that are always the same have to look like.
+const REFERENCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/browser/references");
 /// A page is not larger, whatever is on it.
 const MOST_BYTES: u64 = 300_000;
 
@@ -123,11 +125,14 @@ pub fn in_a_browser(lab: &Lab) -> Result<()> {
 /// What the browser says of pages.
 fn look(python: &str, pages: &[(&str, PathBuf)], shots: &Path) -> Result<Value> {
     let whole = |name: &str| ["story", "faults"].contains(&name);
-    let page = |(name, path): &(&str, PathBuf)| json!({ "name": name, "path": path, "whole": whole(name) });
+    // Made up, they are the same each time.
+    let kept = |name: &str| ["faults", "crowd", "cut"].contains(&name);
+    let page = |(name, path): &(&str, PathBuf)| json!({ "name": name, "path": path, "whole": whole(name), "kept": kept(name) });
     let pages: Vec<Value> = pages.iter().map(page).collect();
     let mut child = Command::new(python)
         .args(["-c", LOOK])
         .arg(shots)
+        .arg(REFERENCES)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

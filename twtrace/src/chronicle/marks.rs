@@ -93,17 +93,18 @@ impl Marks {
         let findings = summary.examined.iter().flat_map(|examined| &examined.diagnosis.findings);
         for finding in findings {
             if self.findings.insert((finding.id, finding.netns, finding.peer.clone())) {
-                let about = finding.peer.as_ref().map(|peer| format!(" ({peer})"));
+                let about = match (&finding.peer, finding.netns) {
+                    (Some(peer), _) => format!(": {peer}"),
+                    (None, Some(netns)) => {
+                        format!(": network namespace {}", summary.namespace(netns))
+                    }
+                    (None, None) => String::new(),
+                };
                 self.add(Mark {
                     mono_ns: now_ns,
                     after_ns,
                     kind: MarkKind::Finding,
-                    text: format!(
-                        "{} {} first{}",
-                        finding.id,
-                        finding.severity.as_str(),
-                        about.unwrap_or_default()
-                    ),
+                    text: format!("{} {} first{about}", finding.id, finding.severity.as_str()),
                 });
             }
         }

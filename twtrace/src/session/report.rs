@@ -21,6 +21,7 @@ use crate::{
     cli::{AskDaemon, ObserveArgs, ReportArgs},
     event::Event,
     feed::Core,
+    files,
     peer::minutes::Minute,
     recording::StreamEnd,
     summary::{RowChoice, Summary},
@@ -78,13 +79,23 @@ pub async fn report(args: &ReportArgs) -> Result<ExitCode, SessionError> {
         asked.daemon = AskDaemon::Always;
     }
     // Before anything is observed for a minute: whether there will be a page.
-    let out = File::create(&args.out).map_err(|source| unwritable(&args.out, &source))?;
+    let out = files::create(&args.out).map_err(|source| unwritable(&args.out, &source))?;
+    let made = make(args, &asked, out).await;
+    // Of a session that came to nothing there is no page, not an empty one.
+    if made.is_err() && std::fs::metadata(&args.out).is_ok_and(|it| it.is_file() && it.len() == 0) {
+        let _ = std::fs::remove_file(&args.out);
+    }
+    made
+}
+
+/// Observes, and writes the page.
+async fn make(args: &ReportArgs, asked: &ObserveArgs, out: File) -> Result<ExitCode, SessionError> {
     let plan =
         Plan { record: args.keep.record.clone().map(|path| (path, None)), ..Plan::default() };
     let mut stop = Stop::listen()?;
     let worlds = Worlds::of(Remedy::usual());
     let mut seen = Observed { chronicle: Chronicle::default(), worlds };
-    let mut pipeline = observe::open(&asked, plan, &mut |event| seen.event(event)).await?;
+    let mut pipeline = observe::open(asked, plan, &mut |event| seen.event(event)).await?;
     seen.worlds.begin(pipeline.core().origin());
     let duration = match (asked.duration, &asked.replay, args.since) {
         (Some(duration), ..) => Some(duration),
@@ -94,12 +105,12 @@ pub async fn report(args: &ReportArgs) -> Result<ExitCode, SessionError> {
     };
     if duration != Some(Duration::ZERO) {
         seen.moment(pipeline.core());
-        observe_for(&mut pipeline, &mut stop, &asked, duration, &mut seen).await?;
+        observe_for(&mut pipeline, &mut stop, asked, duration, &mut seen).await?;
     }
-    observe::catch_up(&mut pipeline, &asked, &mut |event| seen.event(event)).await?;
+    observe::catch_up(&mut pipeline, asked, &mut |event| seen.event(event)).await?;
     let choice = RowChoice { with_past: args.since.is_some(), ..RowChoice::default() };
     let mut summary =
-        observe::last_summary(&mut pipeline, &asked, &choice, &mut |event| seen.event(event))?;
+        observe::last_summary(&mut pipeline, asked, &choice, &mut |event| seen.event(event))?;
     let core = pipeline.core();
     seen.worlds.moment(core);
     seen.chronicle.finish(&summary, core.clock(), core.ready_ns());
@@ -108,7 +119,7 @@ pub async fn report(args: &ReportArgs) -> Result<ExitCode, SessionError> {
         let since_ns = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
         Minute::at(core.clock().mono_ns.cast_signed().saturating_sub(since_ns))
     });
-    let broken = broken(&asked, pipeline.end());
+    let broken = broken(asked, pipeline.end());
     let page = Report {
         summary: &summary,
         origin: core.origin(),
@@ -123,7 +134,7 @@ pub async fn report(args: &ReportArgs) -> Result<ExitCode, SessionError> {
         .map_err(|source| unwritable(&args.out, &source))?;
     say(&format!("the report is in {}", visible(&args.out.display().to_string())));
     pipeline.finish_recording()?;
-    observe::ended_well(&pipeline, &asked)?;
+    observe::ended_well(&pipeline, asked)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,7 +11,8 @@ use crate::{build, process};
 pub const VARIABLE: &str = "TWTRACE_PYTHON";
 
 /// What is installed; a later major version may do it otherwise.
-const PACKAGES: [&str; 4] = ["duckdb<3", "nfpm<3", "playwright<2", "axe-playwright-python<1"];
+const PACKAGES: [&str; 5] =
+    ["duckdb<3", "nfpm<3", "playwright<2", "axe-playwright-python<1", "pillow<14"];
 
 /// Where it is.
 pub fn place() -> PathBuf {
