@@ -3,18 +3,25 @@
 //! The measurements themselves are made by others: `twtrace-tests bench` as root, here and in a
 //! virtual machine, and the benchmarks of `twtrace/benches/`. This gathers and tells.
 
+mod against;
 mod lab;
 mod plot;
 mod report;
 mod samples;
 mod userspace;
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    build::{self, Programs},
+    build::{self, Programs, Tree},
     process::{self, say},
     setup,
     steps::Steps,
@@ -30,6 +37,12 @@ pub struct Args {
     /// Keep what the last run measured of the other areas, and write the documents' figures.
     #[arg(long, conflicts_with = "quick", requires = "areas")]
     keep: bool,
+    /// Measure this commit and the checkout in turns instead, and print what has changed.
+    #[arg(long, value_name = "COMMIT", conflicts_with_all = ["quick", "keep"])]
+    against: Option<String>,
+    /// How often, against a commit: from six on it is said how sure a change is.
+    #[arg(long, value_name = "NUMBER", default_value = "7", requires = "against")]
+    turns: NonZeroUsize,
     /// The kernel of the virtual machine in which the ways are compared that this host may not
     /// have.
     #[arg(long, value_name = "SERIES", default_value = "6.12")]
@@ -40,10 +53,11 @@ pub struct Args {
 }
 
 /// All areas, in the order they are measured.
-const AREAS: [&str; 10] = [
+const AREAS: [&str; 11] = [
     USERSPACE,
     INSTRUCTIONS,
     "start",
+    "idle",
     "kernel",
     MACHINE,
     "endtoend",
@@ -68,13 +82,16 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         areas => areas.iter().any(|it| it == area),
     };
     setup::ensure(if wanted(MACHINE) { setup::Purpose::Vm } else { setup::Purpose::Bench })?;
+    if let Some(commit) = &args.against {
+        return against::main(commit, &args.areas, args.turns.get());
+    }
     let kept = build::target_dir().join("bench.ndjson");
     let mut samples = if args.keep { Samples::load(&kept)? } else { Samples::default() };
     let lab =
         AREAS.into_iter().any(|area| wanted(area) && ![USERSPACE, INSTRUCTIONS].contains(&area));
     let programs = lab.then(build::programs).transpose()?;
     let benchmark = [USERSPACE, INSTRUCTIONS].into_iter().any(wanted);
-    let benchmark = benchmark.then(|| build::benchmark("twtrace", "userspace", args.quick));
+    let benchmark = benchmark.then(|| Tree::here().benchmark("twtrace", "userspace", args.quick));
     let built = Built { programs, benchmark: benchmark.transpose()? };
     let mut steps = Steps::default();
     for area in AREAS.into_iter().filter(|area| wanted(area)) {
@@ -108,7 +125,14 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 
 /// The step of `cargo xtask test`: every benchmark works.
 pub fn smoke() -> Result<()> {
-    let args = Args { quick: true, keep: false, kernel: String::new(), areas: Vec::new() };
+    let args = Args {
+        quick: true,
+        keep: false,
+        against: None,
+        turns: NonZeroUsize::MIN,
+        kernel: String::new(),
+        areas: Vec::new(),
+    };
     if main(&args)? != ExitCode::SUCCESS {
         bail!("a benchmark does not work");
     }
@@ -122,13 +146,28 @@ struct Built {
 }
 
 fn measure(area: &str, samples: &mut Samples, built: &Built, args: &Args) -> Result<()> {
-    let benchmark = built.benchmark.as_ref().context("the benchmarks were not built");
-    let programs = built.programs.as_ref().context("the programs were not built");
+    if area == MACHINE {
+        return lab::in_machine(samples, built.programs()?, &args.kernel);
+    }
+    measure_here(area, samples, built, args.quick)
+}
+
+/// Measures an area that needs no virtual machine.
+fn measure_here(area: &str, samples: &mut Samples, built: &Built, quick: bool) -> Result<()> {
     match area {
-        USERSPACE => userspace::criterion(samples, benchmark?, args.quick),
-        INSTRUCTIONS => userspace::instructions(samples, benchmark?, args.quick),
-        MACHINE => lab::in_machine(samples, programs?, &args.kernel),
-        _ => lab::here(samples, programs?, area, args.quick),
+        USERSPACE => userspace::criterion(samples, built.benchmark()?, quick),
+        INSTRUCTIONS => userspace::instructions(samples, built.benchmark()?, quick),
+        _ => lab::here(samples, built.programs()?, area, quick),
+    }
+}
+
+impl Built {
+    fn programs(&self) -> Result<&Programs> {
+        self.programs.as_ref().context("the programs were not built")
+    }
+
+    fn benchmark(&self) -> Result<&Path> {
+        self.benchmark.as_deref().context("the benchmarks were not built")
     }
 }
 

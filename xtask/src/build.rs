@@ -48,12 +48,9 @@ pub struct Programs {
     pub tests: PathBuf,
 }
 
-/// Builds the tracer and the scenarios.
+/// Builds the tracer and the scenarios of this checkout.
 pub fn programs() -> Result<Programs> {
-    let mut command = static_cargo("build");
-    command.args(["--package", "twtrace", "--package", "twtrace-tests"]);
-    let [twtrace, tests] = executables(&mut command, ["twtrace", "twtrace-tests"])?;
-    Ok(Programs { twtrace, tests })
+    Tree::here().programs()
 }
 
 /// Builds both for an architecture: for another one than this machine's by the distribution's compiler,
@@ -84,39 +81,74 @@ pub fn cross(command: &mut Command, architecture: Architecture) {
 /// What makes programs static.
 const STATIC: &str = "-C target-feature=+crt-static";
 
-/// Builds the tracer: as above, or quickly and without optimisations.
-pub fn tracer(debug: bool) -> Result<PathBuf> {
-    let mut command = if debug { cargo_with("build") } else { static_cargo("build") };
-    let [twtrace] = executables(command.args(["--package", "twtrace"]), ["twtrace"])?;
-    Ok(twtrace)
+/// Sources, and where what is built of them goes.
+pub struct Tree {
+    top: PathBuf,
+    /// Where cargo puts it by itself, if `None`.
+    target: Option<PathBuf>,
 }
 
-/// Builds a package's benchmarks of that name and gives back their program: of the same build as
-/// the programs, or, where nothing is to be measured, as the tests are built.
-pub fn benchmark(package: &str, name: &str, debug: bool) -> Result<PathBuf> {
-    let mut command = if debug { cargo_with("test") } else { static_cargo("bench") };
-    command.args(["--package", package, "--bench", name, "--no-run"]);
-    let [program] = executables(&mut command, [name])?;
-    Ok(program)
-}
-
-fn cargo_with(word: &str) -> Command {
-    let mut command = cargo();
-    command.arg(word);
-    command
-}
-
-/// A cargo command for optimised programs that need nothing of the system they run on, as a virtual
-/// machine has it.
-fn static_cargo(word: &str) -> Command {
-    let mut command = cargo_with(word);
-    if word == "build" {
-        command.arg("--release");
+impl Tree {
+    /// This checkout.
+    pub fn here() -> Self {
+        Self { top: workspace().to_owned(), target: None }
     }
-    // Naming the target keeps the flags off build scripts.
-    let target = Architecture::here().target();
-    command.args(["--target", &target]).env("RUSTFLAGS", STATIC);
-    command
+
+    /// Another one.
+    pub fn at(top: PathBuf, target: PathBuf) -> Self {
+        Self { top, target: Some(target) }
+    }
+
+    /// Its top directory.
+    pub fn top(&self) -> &Path {
+        &self.top
+    }
+
+    /// Builds the tracer and the scenarios.
+    pub fn programs(&self) -> Result<Programs> {
+        let mut command = self.static_cargo("build");
+        command.args(["--package", "twtrace", "--package", "twtrace-tests"]);
+        let [twtrace, tests] = executables(&mut command, ["twtrace", "twtrace-tests"])?;
+        Ok(Programs { twtrace, tests })
+    }
+
+    /// Builds the tracer: as above, or quickly and without optimisations.
+    pub fn tracer(&self, debug: bool) -> Result<PathBuf> {
+        let mut command = if debug { self.cargo("build") } else { self.static_cargo("build") };
+        let [twtrace] = executables(command.args(["--package", "twtrace"]), ["twtrace"])?;
+        Ok(twtrace)
+    }
+
+    /// Builds a package's benchmarks of that name and gives back their program: of the same build as
+    /// the programs, or, where nothing is to be measured, as the tests are built.
+    pub fn benchmark(&self, package: &str, name: &str, debug: bool) -> Result<PathBuf> {
+        let mut command = if debug { self.cargo("test") } else { self.static_cargo("bench") };
+        command.args(["--package", package, "--bench", name, "--no-run"]);
+        let [program] = executables(&mut command, [name])?;
+        Ok(program)
+    }
+
+    fn cargo(&self, word: &str) -> Command {
+        let mut command = cargo();
+        command.current_dir(&self.top).arg(word);
+        if let Some(target) = &self.target {
+            command.env("CARGO_TARGET_DIR", target);
+        }
+        command
+    }
+
+    /// A cargo command for optimised programs that need nothing of the system they run on, as a virtual
+    /// machine has it.
+    fn static_cargo(&self, word: &str) -> Command {
+        let mut command = self.cargo(word);
+        if word == "build" {
+            command.arg("--release");
+        }
+        // Naming the target keeps the flags off build scripts.
+        let target = Architecture::here().target();
+        command.args(["--target", &target]).env("RUSTFLAGS", STATIC);
+        command
+    }
 }
 
 /// Runs a cargo build and picks the programs of these names from its messages.

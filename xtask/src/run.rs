@@ -27,7 +27,7 @@ pub struct Args {
 /// Installs, builds, and becomes the tracer: signals and the exit code are its own.
 pub fn main(args: &Args) -> Result<ExitCode> {
     setup::ensure(setup::Purpose::Run)?;
-    let program = build::tracer(args.debug)?;
+    let program = build::Tree::here().tracer(args.debug)?;
     let mut command: Command = process::as_root(&program)?;
     let error = command.args(&args.args).exec();
     Err(error).with_context(|| format!("cannot run {}", program.display()))

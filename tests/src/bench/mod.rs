@@ -9,6 +9,7 @@ mod audit;
 mod burst;
 mod endtoend;
 mod growth;
+mod idle;
 mod kernel;
 mod load;
 mod screen;
@@ -39,8 +40,9 @@ pub struct Bench {
 type Area = (&'static str, fn(&Bench) -> Result<()>);
 
 /// All areas, in the order they are run.
-const AREAS: [Area; 8] = [
+const AREAS: [Area; 9] = [
     ("start", start::run),
+    ("idle", idle::run),
     ("kernel", kernel::run),
     ("endtoend", endtoend::run),
     ("snapshot", snapshot::run),

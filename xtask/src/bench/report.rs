@@ -1,7 +1,7 @@
 //! The tables of docs/PERFORMANCE.md and docs/performance/, between their markers: never written by
 //! hand.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
@@ -22,7 +22,7 @@ pub const PAGES: [&str; 4] = [
     "performance/moments.md",
 ];
 
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     (PAGES[0], "goals", goals),
     (PAGES[0], "machine", machine),
     (PAGES[1], "kernel", kernel),
@@ -30,6 +30,7 @@ const TABLES: [Table; 10] = [
     (PAGES[2], "events", events),
     (PAGES[2], "views", views),
     (PAGES[3], "start", start),
+    (PAGES[3], "idle", idle),
     (PAGES[3], "snapshot", snapshot),
     (PAGES[3], "burst", burst),
     (PAGES[3], "audit", audit),
@@ -57,7 +58,7 @@ pub fn write(samples: &Samples, docs: &Path) -> Result<String> {
 }
 
 /// Lines of a table, its heading first; empty without lines.
-fn table(heading: &[&str], lines: Vec<Vec<String>>) -> String {
+pub fn table(heading: &[&str], lines: Vec<Vec<String>>) -> String {
     if lines.is_empty() {
         return String::new();
     }
@@ -87,12 +88,12 @@ fn spread(median: Median) -> String {
     format!("{} ±{}", short(median.value), short(median.spread))
 }
 
-fn middle(figure: &Figure) -> String {
+pub fn middle(figure: &Figure) -> String {
     figure.median().map_or_else(|| "-".to_owned(), spread)
 }
 
 /// A change in percent from the ratios of pairs, and where it surely lies.
-fn change(ratios: Vec<f64>) -> String {
+pub fn change(ratios: Vec<f64>) -> String {
     let percent = |ratio: f64| format!("{:+.1}", (ratio - 1.0) * 100.0);
     let middle = median(ratios.clone()).map_or_else(|| "-".to_owned(), |it| percent(it.value));
     match interval(ratios) {
@@ -181,6 +182,13 @@ fn goals(samples: &Samples) -> String {
     let got = shares.into_iter().find(|(count, _)| *count == 64.0);
     let got = got.map(|(_, share)| (format!("{} %", short(share)), Some(share <= 1.0)));
     goal("comparing 64 namespaces a second, of one core", "1 %", got);
+    for (what, aim, most) in [("processor", "0.5 ms/s", 0.5), ("wake-ups", "2 a second", 2.0)] {
+        let figure = samples.get(&format!("idle/twtrace/{what}"));
+        let got = figure.and_then(|it| Some((it.median()?.value, &it.unit)));
+        let got =
+            got.map(|(value, unit)| (format!("{} {unit}", short(value)), Some(value <= most)));
+        goal(&format!("nothing to see: {what}"), aim, got);
+    }
     table(&["", "goal", "measured", ""], lines)
 }
 
@@ -331,6 +339,19 @@ fn start(samples: &Samples) -> String {
         })
         .collect();
     table(&["--attach", "part", ""], lines)
+}
+
+fn idle(samples: &Samples) -> String {
+    let tools: BTreeSet<_> =
+        samples.below("idle").filter_map(|(name, _)| Some(name.split_once('/')?.0)).collect();
+    let line = |tool: &str| {
+        let each = ["processor", "wake-ups", "resident"].map(|what| {
+            let figure = samples.get(&format!("idle/{tool}/{what}"));
+            figure.map_or_else(String::new, |it| format!("{} {}", middle(it), it.unit))
+        });
+        [vec![tool.to_owned()], each.to_vec()].concat()
+    };
+    table(&["", "processor", "wake-ups", "resident"], tools.into_iter().map(line).collect())
 }
 
 fn snapshot(samples: &Samples) -> String {

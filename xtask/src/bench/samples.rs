@@ -55,6 +55,20 @@ impl Samples {
         figure.values.push((x, value));
     }
 
+    /// Adds the middle of each figure as one value: what one turn of several measured.
+    pub fn add_medians(&mut self, turn: &Self) {
+        for (name, figure) in &turn.figures {
+            if let Some(median) = figure.median() {
+                self.add(name, &figure.unit, None, median.value);
+            }
+        }
+    }
+
+    /// All figures, in order of their names.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Figure)> {
+        self.figures.iter().map(|(name, figure)| (name.as_str(), figure))
+    }
+
     /// Takes what an area measured instead of what is known of it.
     pub fn replace(&mut self, area: &str, measured: Self) {
         let of_area = |name: &str| {
