@@ -46,6 +46,10 @@ pub struct Cli {
     /// When to use colour; NO_COLOR is honoured.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
+    /// Where the host's root is mounted, such as /host in a debugging container: all files are looked
+    /// for there, those of the command line with a slash in front as well.
+    #[arg(long, global = true, value_name = "DIRECTORY", value_hint = clap::ValueHint::DirPath)]
+    pub host_root: Option<PathBuf>,
 }
 
 /// When to use colour.

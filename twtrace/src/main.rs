@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     if !matches!(cli.command, Command::Daemon(_)) {
         begin_log(cli.verbose, matches!(cli.command, Command::Support(_)));
     }
-    match run(&cli) {
+    match enter_host(&cli).and_then(|()| run(&cli)) {
         Ok(code) => code,
         Err(error) => {
             let session = error.downcast_ref::<SessionError>();
@@ -61,6 +61,12 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
         (true, false) => ExitCode::from(USAGE),
     }
+}
+
+/// Makes the host's root this process's own, if it is mounted somewhere.
+fn enter_host(cli: &Cli) -> anyhow::Result<()> {
+    let Some(root) = &cli.host_root else { return Ok(()) };
+    twtrace::kernel::enter_root(root).with_context(|| format!("--host-root {}", root.display()))
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {

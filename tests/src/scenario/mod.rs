@@ -193,6 +193,7 @@ pub const ALL: &[Scenario] = &[
     agent("egress_of_a_shared_address", egress::shared_address),
     agent("owners_by_control_group", owners::by_control_group),
     agent("owners_by_network_namespace", owners::by_network_namespace),
+    agent("owners_below_a_mounted_root", owners::below_a_mounted_root),
     agent("owners_churned", owners::churned),
     kernel("filters_in_userspace_against_the_kernel", filters::in_userspace),
     kernel("why_a_socket_is_blocked", entry::why_a_socket_is_blocked),

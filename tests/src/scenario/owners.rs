@@ -229,3 +229,41 @@ pub fn through_groups(args: &[String]) -> Result<()> {
     let root = twtrace::host::cgroup::root().context("no control groups are mounted")?;
     fs::write(root.join("cgroup.procs"), std::process::id().to_string()).context("leaving")
 }
+
+/// In a container whose own /sys and /var/log are empty, everything is found below the place where the
+/// host's root is mounted.
+pub fn below_a_mounted_root(lab: &Lab) -> Result<()> {
+    let serial = std::process::id();
+    let _logs = PodLogs::new("default", &format!("root-{serial}"), &uid(9), "nginx")?;
+    let place = tempfile::tempdir()?;
+    let (host, script) = (place.path().join("host"), place.path().join("twtrace"));
+    fs::create_dir(&host)?;
+    let (host, program) = (host.display(), lab.twtrace.canonicalize()?);
+    let inside = format!(
+        "mount --rbind / {host} && mount -t tmpfs none /sys && mount -t tmpfs none /var/log && \
+         exec {} --host-root {host} \"$@\"",
+        program.display()
+    );
+    let text = format!(
+        "#!/bin/sh\nexec unshare --mount --propagation private sh -c '{inside}' sh \"$@\"\n"
+    );
+    fs::write(&script, text)?;
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let contained = Lab { twtrace: script, ..lab.clone() };
+
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let netns = net.client.name();
+    let events = Tracer::events(&contained, &["--netns", netns])?;
+    let group = Cgroup::ending(&format!("/kubepods/pod{}/{}", uid(9), id(9)))?;
+    group.connect(&net.client, server.addr(), 3)?;
+    settled(&net.client, 3)?;
+    let told = events.finish_events()?;
+    let owners = told.iter().filter(|event| is_entry(event)).map(|event| {
+        let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+        (text("owner"), text("container"))
+    });
+    let owners = owners.collect::<Vec<_>>();
+    let web = (format!("default/root-{serial}"), "nginx".to_owned());
+    expect::equal("owner and container of each", &vec![web; 3], &owners)
+}

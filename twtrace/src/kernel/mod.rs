@@ -21,6 +21,7 @@ mod preflight;
 mod programs;
 pub mod rights;
 mod ringbuf;
+mod root;
 mod selftest;
 mod source;
 mod symbols;
@@ -42,6 +43,7 @@ pub use namespaces::{
 pub use object::bytes as object_bytes;
 pub use options::Options;
 pub use preflight::{give_back_memory, release};
+pub use root::enter as enter_root;
 pub use source::{Followed, SocketNames, Source};
 pub use symbols::SymbolError;
 
