@@ -1,6 +1,6 @@
 //! What a processor architecture is called by whom: the one place that names any.
 
-use std::{env, fmt};
+use std::{env, fmt, path::PathBuf};
 
 /// An architecture that twtrace is released for and tested on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -53,6 +53,19 @@ impl Architecture {
             tool.to_owned()
         } else {
             format!("{}-linux-gnu-{tool}", self.name())
+        }
+    }
+
+    /// Where Debian keeps its libraries.
+    pub fn libraries(self) -> PathBuf {
+        format!("/usr/lib/{}-linux-gnu", self.name()).into()
+    }
+
+    /// Debian's package of [`Self::machine`].
+    pub const fn machine_package(self) -> &'static str {
+        match self {
+            Self::X86_64 => "qemu-system-x86",
+            Self::Aarch64 => "qemu-system-arm",
         }
     }
 

@@ -222,9 +222,10 @@ fn for_benchmarks(look: &dyn Look) -> Vec<Requirement> {
 }
 
 fn for_machines(look: &dyn Look) -> Vec<Requirement> {
-    let qemu = look.has_program("qemu-system-x86_64");
+    let (here, why) = (Architecture::here(), "runs other kernels");
+    let qemu = look.has_program(here.machine());
     vec![
-        packaged("qemu-system-x86_64", "runs other kernels", qemu, &["qemu-system-x86"]),
+        packaged(here.machine(), why, qemu, &[here.machine_package()]),
         packaged(
             "busybox",
             "prompt inside a virtual machine",
@@ -347,7 +348,7 @@ pub fn for_crossing(architecture: Architecture, look: &dyn Look) -> Vec<Requirem
             "emulator of its machines",
             "runs scenarios there",
             look.has_program(architecture.machine()),
-            &["qemu-system-arm"],
+            &[architecture.machine_package()],
         ),
         packaged(
             "mmdebstrap",
@@ -422,13 +423,13 @@ pub mod tests {
         assert!(missing(Purpose::Test).contains(&"iptables".to_owned()));
         assert!(!missing(Purpose::Test).contains(&"bpftrace".to_owned()));
         assert!(missing(Purpose::Bench).contains(&"bpftrace".to_owned()));
-        assert!(missing(Purpose::Vm).contains(&"qemu-system-x86_64".to_owned()));
+        assert!(missing(Purpose::Vm).contains(&Architecture::here().machine().to_owned()));
         assert!(!missing(Purpose::Vm).contains(&"cargo-fuzz".to_owned()));
         assert!(missing(Purpose::Dist).contains(&"cargo-cyclonedx".to_owned()));
         assert!(!missing(Purpose::Dist).contains(&"iptables".to_owned()));
         assert!(!missing(Purpose::Dist).contains(&"lintian".to_owned()));
         assert!(missing(Purpose::TryDist).contains(&"lintian".to_owned()));
-        assert!(missing(Purpose::TryDist).contains(&"qemu-system-x86_64".to_owned()));
+        assert!(missing(Purpose::TryDist).contains(&Architecture::here().machine().to_owned()));
         assert!(missing(Purpose::Fuzz).contains(&"cargo-fuzz".to_owned()));
     }
 }

@@ -17,19 +17,8 @@ const PACKAGES: &str = "bash,iproute2,iptables,nftables,procps,util-linux";
 const MERGED: &str = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr";
 
 /// What of it no scenario needs.
-const LEFT_OUT: [&str; 11] = [
-    "usr/share",
-    "usr/games",
-    "usr/include",
-    "usr/lib/aarch64-linux-gnu/perl-base",
-    "usr/lib/aarch64-linux-gnu/gconv",
-    "var",
-    "etc",
-    "dev",
-    "proc",
-    "run",
-    "sys",
-];
+const LEFT_OUT: [&str; 9] =
+    ["usr/share", "usr/games", "usr/include", "var", "etc", "dev", "proc", "run", "sys"];
 
 /// Adds them, fetched once.
 pub fn add(tree: &mut Tree, architecture: Architecture) -> Result<()> {
@@ -46,7 +35,11 @@ pub fn add(tree: &mut Tree, architecture: Architecture) -> Result<()> {
         process::run(command.arg(architecture.debian()).arg(SUITE).arg(&fresh))?;
         fs::rename(&fresh, &place)?;
     }
-    tree.copy(&place, &LEFT_OUT)?;
+    let libraries = architecture.libraries();
+    let libraries = libraries.strip_prefix("/")?;
+    let unused = ["perl-base", "gconv"].map(|name| libraries.join(name).display().to_string());
+    let left_out: Vec<_> = LEFT_OUT.into_iter().chain(unused.iter().map(String::as_str)).collect();
+    tree.copy(&place, &left_out)?;
     // Without alternatives, which are made by what is not run.
     for (name, target) in
         [("iptables", "xtables-legacy-multi"), ("ip6tables", "xtables-legacy-multi")]

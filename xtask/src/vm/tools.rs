@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::tree::Tree;
-use crate::process;
+use crate::{architecture::Architecture, process};
 
 /// What scenarios call. Not every machine has all; a scenario that misses one says so.
 const TOOLS: [&str; 19] = [
@@ -34,9 +34,6 @@ const TOOLS: [&str; 19] = [
     "iptables-nft",
     "ip6tables-nft",
 ];
-
-/// Where Debian keeps iptables' extensions.
-const XTABLES: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 
 /// Extensions of iptables that scenarios use, less their prefix and ending.
 const EXTENSIONS: [&str; 6] =
@@ -79,8 +76,10 @@ pub fn add(tree: &mut Tree) -> Result<()> {
     for path in TOOLS.iter().filter_map(|name| process::find(name)) {
         add_program(tree, &path, &mut libraries)?;
     }
+    // Where Debian keeps iptables' extensions.
+    let extensions = Architecture::here().libraries().join("xtables");
     for name in EXTENSIONS {
-        let path = Path::new(XTABLES).join(format!("lib{name}.so"));
+        let path = extensions.join(format!("lib{name}.so"));
         if path.exists() {
             add_program(tree, &path, &mut libraries)?;
         }
