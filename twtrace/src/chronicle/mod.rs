@@ -4,9 +4,11 @@
 //! never more than [`MOST_SAMPLES`]. What changed, or was there for the first time, is marked.
 
 mod marks;
+mod owners;
 mod peers;
 
 pub use marks::{Mark, MarkKind};
+pub use owners::{Owned, OwnerEntries};
 pub use peers::Entries;
 
 use std::collections::BTreeMap;
@@ -135,6 +137,7 @@ pub struct Chronicle {
     step_ns: u64,
     marks: Marks,
     peers: PeerEntries,
+    owners: OwnerEntries,
     /// A clock to tell times of day by.
     clock: Clock,
     /// When the session was ready.
@@ -148,6 +151,7 @@ impl Default for Chronicle {
             step_ns: FIRST_STEP_NS,
             marks: Marks::default(),
             peers: PeerEntries::default(),
+            owners: OwnerEntries::default(),
             clock: Clock { mono_ns: 0, wall: std::time::SystemTime::UNIX_EPOCH },
             ready_ns: 0,
         }
@@ -158,6 +162,7 @@ impl Chronicle {
     /// Takes in an event.
     pub fn event(&mut self, event: &Event) {
         self.peers.event(event);
+        self.owners.event(event);
     }
 
     /// Takes in the facts of a moment: settings that are not what they were are marked.
@@ -216,6 +221,11 @@ impl Chronicle {
     /// The entries of a row over time, if it is a peer of which any were seen.
     pub fn entries(&self, group: &Group) -> Option<Entries<'_>> {
         self.peers.of(group)
+    }
+
+    /// Entries by whose they are.
+    pub const fn owners(&self) -> &OwnerEntries {
+        &self.owners
     }
 
     /// The clock of the last moment.

@@ -8,6 +8,7 @@
 mod findings;
 mod lifetimes;
 mod measured;
+mod owners;
 mod peers;
 mod remedies;
 mod svg;
@@ -60,13 +61,14 @@ pub struct Report<'a> {
 }
 
 /// Sections, by the name of their anchor.
-const SECTIONS: [(&str, &str); 8] = [
+const SECTIONS: [(&str, &str); 9] = [
     ("time", "What happened when"),
     ("peers", "Peers"),
     ("findings", "Findings"),
     ("remedies", "Remedies, tried on what happened"),
     ("limits", "Limits over time"),
     ("lifetimes", "Lifetimes"),
+    ("owners", "Owners"),
     ("settings", "Settings"),
     ("measured", "How it was measured"),
 ];
@@ -123,8 +125,9 @@ fn page(report: &Report<'_>) -> Markup {
                     (part(3, &remedies::section(report.what_if)))
                     (part(4, &timeline::limits(report)))
                     (part(5, &lifetimes::section(report.summary)))
-                    (part(6, &measured::settings(report.summary)))
-                    (part(7, &measured::section(report)))
+                    (part(6, &owners::section(report)))
+                    (part(7, &measured::settings(report.summary)))
+                    (part(8, &measured::section(report)))
                 }
             }
         }
