@@ -24,6 +24,8 @@ FEW = ((380, "dark"), (1280, "light"))
 # What axe-core has to be content with: WCAG 2.1 AA, contrast among it.
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
 
+# A screenshot is no higher: of what is much higher a browser may fail to make one.
+HIGHEST = 4000
 # Of a page its beginning is compared, made smaller by this, in squares of so many pixels of the small
 # picture. What differs is the mean of a square, of 255; letters alone make 5 at most.
 BEGINNING, SMALLER, SQUARE, TOLERANCE = 1600, 4, 10, 20
@@ -118,7 +120,9 @@ def look(browser, asked, shots, references):
             if ink not in ("rgb(255, 255, 255)", "rgb(15, 20, 26)"):
                 faults.append(f"{where}its style sheet is not at work: {ink}")
             shot = shots / f"{name}-{width}-{scheme}.png"
-            page.screenshot(path=str(shot), full_page=True)
+            high = min(page.evaluate("document.documentElement.scrollHeight"), HIGHEST)
+            clip = {"x": 0, "y": 0, "width": width, "height": high}
+            page.screenshot(path=str(shot), full_page=True, clip=clip)
             fault = unlike(shot, references / shot.name) if asked["kept"] else None
             if fault:
                 faults.append(f"{where}not as it was: {fault}")
@@ -149,7 +153,7 @@ def main():
         fonts.write_text(FONTS.format(own))
         browser = playwright.chromium.launch(
             executable_path=BROWSER,
-            args=["--no-sandbox"],
+            args=["--no-sandbox", "--disable-dev-shm-usage"],
             env={**os.environ, "FONTCONFIG_FILE": str(fonts)},
         )
         for page in pages:
