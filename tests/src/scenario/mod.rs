@@ -194,6 +194,7 @@ pub const ALL: &[Scenario] = &[
     agent("owners_by_control_group", owners::by_control_group),
     agent("owners_by_network_namespace", owners::by_network_namespace),
     agent("owners_below_a_mounted_root", owners::below_a_mounted_root),
+    agent("owners_of_a_container", owners::of_a_container),
     agent("owners_churned", owners::churned),
     kernel("filters_in_userspace_against_the_kernel", filters::in_userspace),
     kernel("why_a_socket_is_blocked", entry::why_a_socket_is_blocked),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
 use crate::daemon::Daemon;
@@ -24,7 +24,8 @@ use crate::twtrace::{Running, Tracer};
 
 /// A container's id that no other scenario has.
 fn id(tail: u8) -> String {
-    format!("{:032x}{:030x}{tail:02x}", std::process::id(), 0)
+    // Its first digits are what tools show.
+    format!("{tail:02x}{:08x}{:054x}", std::process::id(), 0)
 }
 
 /// A pod's UID that no other scenario has.
@@ -266,4 +267,83 @@ pub fn below_a_mounted_root(lab: &Lab) -> Result<()> {
     let owners = owners.collect::<Vec<_>>();
     let web = (format!("default/root-{serial}"), "nginx".to_owned());
     expect::equal("owner and container of each", &vec![web; 3], &owners)
+}
+
+/// Sockets of a real container, run by runc in a network namespace of its own, where docker has it run
+/// them.
+pub fn of_a_container(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let tracer = Tracer::watch(lab, &["--netns", net.client.name(), "--by", "owner"])?;
+    let bundle = tempfile::tempdir()?;
+    let own = std::env::current_exe()?;
+    let beside = own.parent().context("the directory of this program")?;
+    let bind = |source: &Path, to: &str| json!({ "destination": to, "type": "bind", "source": source, "options": ["rbind", "ro"] });
+    let mut mounts = vec![json!({ "destination": "/proc", "type": "proc", "source": "proc" })];
+    let host = ["/usr", "/bin", "/lib", "/lib64"].map(Path::new);
+    mounts.extend(
+        host.iter()
+            .filter(|path| path.exists())
+            .map(|path| bind(path, &path.display().to_string())),
+    );
+    mounts.push(bind(beside, "/tests"));
+    let name = own.file_name().and_then(|name| name.to_str()).context("a name")?;
+    // It stays until it is told to end: its group has to be there when its sockets are looked at.
+    let script = format!("/tests/{name} traffic {} 6 && exec sleep infinity", server.addr());
+    let id = id(0xc0);
+    let config = json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": { "uid": 0, "gid": 0 },
+            "args": ["/bin/sh", "-c", script],
+            "env": ["PATH=/usr/bin:/bin"],
+            "cwd": "/",
+        },
+        "root": { "path": "rootfs" },
+        "mounts": mounts,
+        "linux": {
+            "cgroupsPath": format!("/docker/{id}"),
+            "namespaces": [
+                { "type": "pid" },
+                { "type": "mount" },
+                { "type": "ipc" },
+                { "type": "network", "path": net.client.path() },
+            ],
+        },
+    });
+    fs::create_dir(bundle.path().join("rootfs"))?;
+    fs::write(bundle.path().join("config.json"), config.to_string())?;
+    let mut container = Container::run(bundle.path(), &id)?;
+    let settled = settled(&net.client, 6);
+    settled.with_context(|| format!("runc: {:?}", container.0.try_wait()))?;
+    let rows = by_owner(&tracer.finish()?)?;
+    drop(container);
+    let want = counts(&[(&format!("docker:{}", &id[..12]), 6)]);
+    expect::equal("entered by owner", &want, &rows)
+}
+
+/// A container that runc runs, ended when dropped.
+struct Container(Child, PathBuf, String);
+
+impl Container {
+    fn run(bundle: &Path, id: &str) -> Result<Self> {
+        let state = bundle.join("state");
+        let mut runc = std::process::Command::new("runc");
+        runc.arg("--root").arg(&state).args(["run", "--bundle"]).arg(bundle).arg(id);
+        let child = runc.stdin(Stdio::null()).spawn().context("runc, of the package runc")?;
+        Ok(Self(child, state, id.to_owned()))
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let mut runc = std::process::Command::new("runc");
+        let _ = runc.arg("--root").arg(&self.1).args(["delete", "--force", &self.2]).status();
+        let _ = self.0.wait();
+        // What runc made above it in each hierarchy, and leaves.
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(hierarchy.path().join("docker"));
+        }
+        let _ = fs::remove_dir("/sys/fs/cgroup/docker");
+    }
 }

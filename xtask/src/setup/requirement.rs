@@ -171,6 +171,7 @@ fn for_tests(look: &dyn Look) -> Vec<Requirement> {
         remedy: Remedy::ByHand(remedy),
     };
     let mut all = vec![
+        packaged("runc", "runs a container of a scenario", look.has_program("runc"), &["runc"]),
         component("rustfmt", "cargo-fmt", "rustup component add rustfmt"),
         component("clippy", "cargo-clippy", "rustup component add clippy"),
         static_library(look),
