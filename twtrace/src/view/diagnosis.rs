@@ -323,6 +323,19 @@ fn write_margins(
         }
         wrapped(out, "    rules        ", namespace.rules.sentence())?;
     }
+    for margin in &margins.egress {
+        let (all, ports) = (&margin.all, margin.ports);
+        let text = format!(
+            "about {:.0} of {ports} ports of the shared address are held towards {}: {:.0} open, {:.0} \
+             after the end; {:.0} to come. An estimate of what the NAT keeps.",
+            all.now(),
+            margin.target(),
+            all.open,
+            all.held,
+            margin.to_come()
+        );
+        wrapped(out, "  egress         ", &text)?;
+    }
     let memory = format!("{}; memory is no reason to avoid them", memory(margins));
     wrapped(out, "  memory         ", &memory)?;
     if let Some((open, max)) = margins.files {
