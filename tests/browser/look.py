@@ -27,8 +27,8 @@ RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"
 # A screenshot is no higher: of what is much higher a browser may fail to make one.
 HIGHEST = 4000
 # Of a page its beginning is compared, made smaller by this, in squares of so many pixels of the small
-# picture. What differs is the mean of a square, of 255; letters alone make 5 at most.
-BEGINNING, SMALLER, SQUARE, TOLERANCE = 1600, 4, 10, 20
+# picture. What differs is the mean of a square, of 255; the few greys kept make 8.
+BEGINNING, SMALLER, SQUARE, TOLERANCE = 1600, 4, 10, 12
 
 # The one font that pages are shown in, whatever else this machine has.
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">

@@ -366,7 +366,10 @@ impl WhatIf {
         let parts = calls.min(PARTS);
         for part in 1..=parts {
             let at_ms = since_ms + (until_ms - since_ms) * part / parts;
-            self.want_at(key, at_ms, calls / parts + u64::from(part <= calls % parts));
+            // As many in each half of the time.
+            let until =
+                |part: u64| (u128::from(calls) * u128::from(part) / u128::from(parts)) as u64;
+            self.want_at(key, at_ms, until(part) - until(part - 1));
         }
     }
 
