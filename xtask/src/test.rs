@@ -77,6 +77,11 @@ pub fn main(args: &Args) -> Result<ExitCode> {
                 judged(vm::matrix(&programs, extent, filter)?, &mut all)
             });
         }
+        if args.all && filter.is_none() {
+            steps.run("core scenarios with PREEMPT_RT", || {
+                judged(vm::realtime(&programs)?, &mut all)
+            });
+        }
     } else {
         steps.skip("scenarios on this host");
         if !args.quick {

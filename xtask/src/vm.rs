@@ -45,7 +45,8 @@ pub const TRACER_VARIABLE: &str = "TWTRACE_BIN";
 /// What the user asked for.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Kernel series: 5.10, 6.1, 6.12, 7.2 or all, which is these; 6.1-arm64, 6.12-arm64-16k.
+    /// Kernel series: 5.10, 6.1, 6.12, 7.2 or all, which is these; 7.2-rt, 6.1-arm64,
+    /// 6.12-arm64-16k.
     #[arg(long, value_name = "SERIES", value_parser = parse_series, default_value = "all")]
     kernel: SeriesList,
     /// A boot image of your own instead.
@@ -117,8 +118,17 @@ impl Args {
 pub fn arm() -> Result<Tally> {
     setup::cross(Architecture::Aarch64)?;
     let programs = build::programs_for(Architecture::Aarch64)?;
-    let args = Args { core: true, kernel: SeriesList(kernel::ARM.to_vec()), ..defaults(None)? };
-    run(&args, Extent::All, &programs)
+    core_of(&kernel::ARM, &programs)
+}
+
+/// The core of the scenarios on a kernel with PREEMPT_RT.
+pub fn realtime(programs: &Programs) -> Result<Tally> {
+    core_of(&[kernel::RT], programs)
+}
+
+fn core_of(series: &[Series], programs: &Programs) -> Result<Tally> {
+    let args = Args { core: true, kernel: SeriesList(series.to_vec()), ..defaults(None)? };
+    run(&args, Extent::All, programs)
 }
 
 /// What `--kernel` stands for.
@@ -130,7 +140,7 @@ fn parse_series(text: &str) -> Result<SeriesList, String> {
         return Ok(SeriesList(kernel::ALL.to_vec()));
     }
     let find = |name: &str| {
-        let known = || kernel::ALL.into_iter().chain(kernel::ARM);
+        let known = || kernel::ALL.into_iter().chain([kernel::RT]).chain(kernel::ARM);
         known().find(|series| series.name == name).ok_or_else(|| {
             let names: Vec<_> = known().map(|series| series.name).collect();
             format!("there is {} and all", names.join(", "))

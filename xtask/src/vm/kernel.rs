@@ -71,6 +71,10 @@ pub const ARM: [Series; 2] = [
     },
 ];
 
+/// A kernel in which tasks are switched where others have interrupts or softirqs off. It runs the core.
+pub const RT: Series =
+    Series { name: "7.2-rt", version: "7.2", flavour: "-rt-amd64", ..cloud("7.2", "sid", true) };
+
 /// A kernel that Debian makes for virtual machines.
 const fn cloud(version: &'static str, suite: &'static str, rolling: bool) -> Series {
     let (architecture, flavour) = (Architecture::X86_64, "-cloud-amd64");
