@@ -415,7 +415,7 @@ mod tests {
         assert_eq!(names, ["6.1", "7.2"]);
         assert_eq!(
             parse_series("4.19").err().unwrap(),
-            "there is 5.10, 6.1, 6.12, 7.2, 6.1-arm64, 6.12-arm64-16k and all"
+            "there is 5.10, 6.1, 6.12, 7.2, 7.2-rt, 6.1-arm64, 6.12-arm64-16k and all"
         );
     }
 }
