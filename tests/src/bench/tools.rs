@@ -60,6 +60,11 @@ impl Tool {
         }
     }
 
+    /// Whether it is twtrace.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Twtrace | Self::NoEnds)
+    }
+
     /// Whether this machine has it.
     pub fn is_here(self) -> bool {
         let program = match self {
