@@ -3,7 +3,14 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::{Report, shown, time};
+use super::{
+    Report, shown,
+    table::{
+        Column::{Numbers, Words},
+        table,
+    },
+    time,
+};
 use crate::{
     diagnose::{Evidence, Finding, Severity},
     failures::{Cause, Place},
@@ -74,36 +81,31 @@ pub fn failed(report: &Report<'_>) -> Markup {
             }
             "." (note)
         } }
-        div class="scroll" tabindex="0" role="region" aria-label="what failed" {
-            table {
-                caption { "What failed, of which program; before this session too, where a daemon knows" }
-                thead { tr {
-                    th scope="col" { "program" }
-                    th scope="col" { "what" }
-                    th scope="col" class="n" { "failed" }
-                    th scope="col" class="n" { "of" }
-                    th scope="col" class="n" { "first" }
-                    th scope="col" class="n" { "last" }
-                } }
-                tbody {
-                    @for (place, tried) in places.iter().take(MOST_PLACES) {
-                        tr {
-                            th scope="row" { (shown(&place.program.to_string())) }
-                            td { (what(place)) }
-                            td class="n" { (place.count) }
-                            td class="n" {
-                                @match tried {
-                                    Some(tried) => (*tried.max(&place.count)),
-                                    None => "not known",
-                                }
+        (table(
+            "what failed",
+            "What failed, of which program; before this session too, where a daemon knows",
+            [
+                Words("program"), Words("what"), Numbers("failed"), Numbers("of"),
+                Numbers("first"), Numbers("last"),
+            ],
+            &html! {
+                @for (place, tried) in places.iter().take(MOST_PLACES) {
+                    tr {
+                        th scope="row" { (shown(&place.program.to_string())) }
+                        td { (what(place)) }
+                        td class="n" { (place.count) }
+                        td class="n" {
+                            @match tried {
+                                Some(tried) => (*tried.max(&place.count)),
+                                None => "not known",
                             }
-                            td class="n" { (time(clock.wall(place.first_ns))) }
-                            td class="n" { (time(clock.wall(place.last_ns))) }
                         }
+                        td class="n" { (time(clock.wall(place.first_ns))) }
+                        td class="n" { (time(clock.wall(place.last_ns))) }
                     }
                 }
-            }
-        }
+            },
+        ))
         @if places.len() > MOST_PLACES {
             p class="soft" { (places.len() - MOST_PLACES) " more places are not shown." }
         }
@@ -151,25 +153,20 @@ fn one(summary: &Summary, number: usize, finding: &Finding) -> Markup {
             }
             p { (shown(&finding.summary)) }
             @if !finding.evidence.is_empty() {
-                div class="scroll" tabindex="0" role="region" aria-label={ "evidence of finding " (number) ", " (finding.id) } {
-                    table {
-                        caption { "What it rests on" }
-                        thead { tr {
-                            th scope="col" { "figure" }
-                            th scope="col" { "value" }
-                            th scope="col" { "from" }
-                        } }
-                        tbody {
-                            @for figure in &finding.evidence {
-                                tr {
-                                    th scope="row" { (figure.name()) }
-                                    td { (value(figure)) }
-                                    td { (figure.source) }
-                                }
+                (table(
+                    &format!("evidence of finding {number}, {}", finding.id),
+                    "What it rests on",
+                    [Words("figure"), Words("value"), Words("from")],
+                    &html! {
+                        @for figure in &finding.evidence {
+                            tr {
+                                th scope="row" { (figure.name()) }
+                                td { (value(figure)) }
+                                td { (figure.source) }
                             }
                         }
-                    }
-                }
+                    },
+                ))
             }
             dl {
                 dt { "So" } dd { (shown(&finding.consequence)) }

@@ -2,7 +2,13 @@
 
 use maud::{Markup, html};
 
-use super::{amount, svg};
+use super::{
+    amount, svg,
+    table::{
+        Column::{Numbers, Words},
+        table,
+    },
+};
 use crate::{
     summary::{LIFETIME_BOUNDS_MS, Summary},
     view::table::millis,
@@ -60,25 +66,20 @@ pub fn section(summary: &Summary) -> Markup {
         } @else {
             p class="soft" { "No retransmission timeout was seen, so none is marked." }
         }
-        div class="scroll" tabindex="0" role="region" aria-label="table of lifetimes" {
-            table {
-                caption { "Sockets by how long they lived" }
-                thead { tr {
-                    th scope="col" { "lifetime" }
-                    th scope="col" class="n" { "sockets" }
-                    th scope="col" class="n" { "share" }
-                } }
-                tbody {
-                    @for (name, count) in names.iter().zip(&row.lifetime_buckets).filter(|(_, n)| **n > 0) {
-                        tr {
-                            th scope="row" { (name) }
-                            td class="n" { (count) }
-                            td class="n" { (amount(*count as f64 * 100.0 / all as f64)) "%" }
-                        }
+        (table(
+            "table of lifetimes",
+            "Sockets by how long they lived",
+            [Words("lifetime"), Numbers("sockets"), Numbers("share")],
+            &html! {
+                @for (name, count) in names.iter().zip(&row.lifetime_buckets).filter(|(_, n)| **n > 0) {
+                    tr {
+                        th scope="row" { (name) }
+                        td class="n" { (count) }
+                        td class="n" { (amount(*count as f64 * 100.0 / all as f64)) "%" }
                     }
                 }
-            }
-        }
+            },
+        ))
     }
 }
 

@@ -2,7 +2,13 @@
 
 use maud::{Markup, html};
 
-use super::{Report, amount, shown};
+use super::{
+    Report, amount, shown,
+    table::{
+        Column::{Numbers, Words},
+        table,
+    },
+};
 use crate::{
     audit::{Audited, Compared},
     summary::Summary,
@@ -91,27 +97,22 @@ fn audit(summary: &Summary) -> Markup {
                 None => "Nothing that the kernel counted is missing.",
             }
         }
-        div class="scroll" tabindex="0" role="region" aria-label="audit" {
-            table {
-                caption { "The kernel's own counters against what was seen, by network namespace" }
-                thead { tr {
-                    th scope="col" { "namespace" }
-                    th scope="col" class="n" { "kernel" }
-                    th scope="col" class="n" { "counted" }
-                    th scope="col" class="n" { "missing" }
-                    th scope="col" { "taken over, missing" }
-                    th scope="col" { "overflow, missing" }
-                } }
-                tbody {
-                    @for (netns, audited) in audit.namespaces.iter().take(MOST) {
-                        (compared(&summary.namespace(*netns), audited))
-                    }
-                    @if audit.namespaces.len() > MOST {
-                        (compared("all together", &audit.total()))
-                    }
+        (table(
+            "audit",
+            "The kernel's own counters against what was seen, by network namespace",
+            [
+                Words("namespace"), Numbers("kernel"), Numbers("counted"), Numbers("missing"),
+                Words("taken over, missing"), Words("overflow, missing"),
+            ],
+            &html! {
+                @for (netns, audited) in audit.namespaces.iter().take(MOST) {
+                    (compared(&summary.namespace(*netns), audited))
                 }
-            }
-        }
+                @if audit.namespaces.len() > MOST {
+                    (compared("all together", &audit.total()))
+                }
+            },
+        ))
     }
 }
 

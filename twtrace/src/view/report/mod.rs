@@ -12,6 +12,7 @@ mod owners;
 mod peers;
 mod remedies;
 mod svg;
+mod table;
 mod timeline;
 
 use std::{

@@ -2,7 +2,13 @@
 
 use maud::{Markup, html};
 
-use super::{Report, amount, shown};
+use super::{
+    Report, amount, shown,
+    table::{
+        Column::{Numbers, Words},
+        table,
+    },
+};
 use crate::text::counted;
 
 /// Owners shown.
@@ -18,27 +24,21 @@ pub fn section(report: &Report<'_>) -> Markup {
         @if named.is_empty() {
             p { "Of no entry of this time it is known whose it was." }
         } @else {
-            div class="scroll" tabindex="0" role="region" aria-label="table of owners" {
-                table {
-                    caption { "Entries by unit, container or pod, or by control group where nobody could tell" }
-                    thead { tr {
-                        th scope="col" { "owner" }
-                        th scope="col" class="n" { "uid" }
-                        th scope="col" class="n" { "entered" }
-                        th scope="col" class="n" { "share" }
-                    } }
-                    tbody {
-                        @for owned in named.iter().take(MOST) {
-                            tr {
-                                th scope="row" { (shown(&owned.name)) }
-                                td class="n" { (owned.uid) }
-                                td class="n" { (owned.entries) }
-                                td class="n" { (amount(owned.entries as f64 * 100.0 / all.max(1) as f64)) "%" }
-                            }
+            (table(
+                "table of owners",
+                "Entries by unit, container or pod, or by control group where nobody could tell",
+                [Words("owner"), Numbers("uid"), Numbers("entered"), Numbers("share")],
+                &html! {
+                    @for owned in named.iter().take(MOST) {
+                        tr {
+                            th scope="row" { (shown(&owned.name)) }
+                            td class="n" { (owned.uid) }
+                            td class="n" { (owned.entries) }
+                            td class="n" { (amount(owned.entries as f64 * 100.0 / all.max(1) as f64)) "%" }
                         }
                     }
-                }
-            }
+                },
+            ))
         }
         @if named.len() > MOST { p class="soft" { (named.len() - MOST) " more owners are not shown." } }
         @if owners.unknown() > 0 {

@@ -2,7 +2,14 @@
 
 use maud::{Markup, html};
 
-use super::{Report, amount, shown, svg, timeline::class_words};
+use super::{
+    Report, amount, shown, svg,
+    table::{
+        Column::{Numbers, Words},
+        table,
+    },
+    timeline::class_words,
+};
 use crate::{
     chronicle::Entries,
     needs::Needs,
@@ -41,36 +48,30 @@ pub fn section(report: &Report<'_>) -> Markup {
                  pictures, by the minute."
             }
         }
-        div class="scroll" tabindex="0" role="region" aria-label="table of peers" {
-            table {
-                caption { "Peers by entries; address:port where this host is the client" }
-                thead { tr {
-                    th scope="col" { "peer" }
-                    th scope="col" { "entries over time" }
-                    th scope="col" class="n" { "entered" }
-                    th scope="col" class="n" { "live" }
-                    @for class in Class::ALL { th scope="col" class="n" { (class_words(class)) } }
-                    th scope="col" class="n" { "with timestamps" }
-                    th scope="col" { "why not fast" }
-                } }
-                tbody {
-                    @for row in rows { (line(report, row)) }
-                    @if summary.rows.len() > rows.len() { (rest(summary, &summary.rows[MOST..])) }
-                    @if let Some((count, other)) = &summary.other {
-                        tr {
-                            th scope="row" { "others" @if *count > 0 { " (" (count) ")" } }
-                            td { }
-                            (counts(summary, other))
-                        }
-                    }
+        (table(
+            "table of peers",
+            "Peers by entries; address:port where this host is the client",
+            [Words("peer"), Words("entries over time"), Numbers("entered"), Numbers("live")]
+                .into_iter()
+                .chain(Class::ALL.map(|class| Numbers(class_words(class))))
+                .chain([Numbers("with timestamps"), Words("why not fast")]),
+            &html! {
+                @for row in rows { (line(report, row)) }
+                @if summary.rows.len() > rows.len() { (rest(summary, &summary.rows[MOST..])) }
+                @if let Some((count, other)) = &summary.other {
                     tr {
-                        th scope="row" { "all" }
+                        th scope="row" { "others" @if *count > 0 { " (" (count) ")" } }
                         td { }
-                        (counts(summary, &summary.totals))
+                        (counts(summary, other))
                     }
                 }
-            }
-        }
+                tr {
+                    th scope="row" { "all" }
+                    td { }
+                    (counts(summary, &summary.totals))
+                }
+            },
+        ))
         (stories(report, rows))
         (figures(summary))
     }
@@ -188,28 +189,23 @@ fn figures(summary: &Summary) -> Markup {
     html! {
         details {
             summary { "All that is counted, of all peers together" }
-            div class="scroll" tabindex="0" role="region" aria-label="all figures" {
-                table {
-                    caption { "As in `watch -o json`, under `totals`" }
-                    thead { tr {
-                        th scope="col" { "figure" }
-                        th scope="col" class="n" { "value" }
-                        th scope="col" { "what it is" }
-                    } }
-                    tbody {
-                        @for figure in row_figures() {
-                            @let value = figure.value(&summary.totals, known);
-                            tr {
-                                th scope="row" { (figure.csv.as_deref().unwrap_or(figure.key)) }
-                                td class="n" {
-                                    @if value == Field::Null { "not known" } @else { (value.to_string()) }
-                                }
-                                td class="wide" { (figure.sentence) }
+            (table(
+                "all figures",
+                "As in `watch -o json`, under `totals`",
+                [Words("figure"), Numbers("value"), Words("what it is")],
+                &html! {
+                    @for figure in row_figures() {
+                        @let value = figure.value(&summary.totals, known);
+                        tr {
+                            th scope="row" { (figure.csv.as_deref().unwrap_or(figure.key)) }
+                            td class="n" {
+                                @if value == Field::Null { "not known" } @else { (value.to_string()) }
                             }
+                            td class="wide" { (figure.sentence) }
                         }
                     }
-                }
-            }
+                },
+            ))
         }
     }
 }

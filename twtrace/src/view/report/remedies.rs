@@ -2,7 +2,13 @@
 
 use maud::{Markup, html};
 
-use super::shown;
+use super::{
+    shown,
+    table::{
+        Column::{Numbers, Words},
+        table,
+    },
+};
 use crate::{
     view::what_if::{caveats, replayed},
     what_if::{BASIS, Prediction, WhatIf},
@@ -21,20 +27,16 @@ pub fn section(what_if: Option<&WhatIf>) -> Markup {
     let predictions = what_if.predictions();
     html! {
         p { (replayed(what_if)) " What would have been under other settings, by a model of the port space:" }
-        div class="scroll" tabindex="0" role="region" aria-label="table of remedies" {
-            table {
-                caption { "The first row is the model with nothing changed: how far it is from what was \
-                           recorded is how far to trust the others" }
-                thead { tr {
-                    th scope="col" { "settings" }
-                    th scope="col" class="n" { "would have failed" }
-                    th scope="col" class="n" { "most ports held" }
-                    th scope="col" class="n" { "of" }
-                    th scope="col" { "fullest port space" }
-                } }
-                tbody { @for prediction in &predictions { (line(prediction)) } }
-            }
-        }
+        (table(
+            "table of remedies",
+            "The first row is the model with nothing changed: how far it is from what was \
+             recorded is how far to trust the others",
+            [
+                Words("settings"), Numbers("would have failed"), Numbers("most ports held"),
+                Numbers("of"), Words("fullest port space"),
+            ],
+            &html! { @for prediction in &predictions { (line(prediction)) } },
+        ))
         details {
             summary { "What these predictions rest on, and what they do not know" }
             ul { @for sentence in BASIS.into_iter().chain(caveats(&predictions)) { li { (sentence) } } }

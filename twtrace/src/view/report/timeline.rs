@@ -5,6 +5,10 @@ use maud::{Markup, html};
 use super::{
     Report, amount, shown,
     svg::{Chart, Hover, Line, STYLES, Tick},
+    table::{
+        Column::{Numbers, Words},
+        table,
+    },
 };
 use crate::{
     chronicle::{Mark, MarkKind, Sample},
@@ -133,7 +137,7 @@ pub fn section(report: &Report<'_>, intervals: &[Interval]) -> Markup {
                 p class="soft" { (report.chronicle.marks_left_out()) " more are not shown." }
             }
         }
-        (table(intervals, &clock))
+        (as_table(intervals, &clock))
     }
 }
 
@@ -323,7 +327,7 @@ fn line(
 }
 
 /// The figures behind the pictures.
-fn table(intervals: &[Interval], clock: &Clock) -> Markup {
+fn as_table(intervals: &[Interval], clock: &Clock) -> Markup {
     let each = intervals.len().div_ceil(MOST_ROWS).max(1);
     let rows: Vec<Interval> = intervals
         .chunks(each)
@@ -333,33 +337,28 @@ fn table(intervals: &[Interval], clock: &Clock) -> Markup {
     html! {
         details {
             summary { "The figures as a table" }
-            div class="scroll" tabindex="0" role="region" aria-label="figures over time" {
-                table {
-                    caption { "Counts of each time; `live` is at its end" }
-                    thead { tr {
-                        th scope="col" { "from" }
-                        th scope="col" class="n" { "seconds" }
-                        th scope="col" class="n" { "entered" }
-                        @for class in Class::ALL { th scope="col" class="n" { (class_words(class)) } }
-                        th scope="col" class="n" { "connect() failed" }
-                        th scope="col" class="n" { "live" }
-                    } }
-                    tbody {
-                        @for row in &rows {
-                            tr {
-                                th scope="row" { (time_of_day(clock.wall_at(row.from_ns))) }
-                                td class="n" { (format!("{:.1}", row.seconds())) }
-                                td class="n" { (row.entered) }
-                                @for class in 0..Class::ALL.len() {
-                                    td class="n" { (cell(row.ends.map(|ends| ends[class]))) }
-                                }
-                                td class="n" { (cell(row.failed)) }
-                                td class="n" { (cell(row.live)) }
+            (table(
+                "figures over time",
+                "Counts of each time; `live` is at its end",
+                [Words("from"), Numbers("seconds"), Numbers("entered")]
+                    .into_iter()
+                    .chain(Class::ALL.map(|class| Numbers(class_words(class))))
+                    .chain([Numbers("connect() failed"), Numbers("live")]),
+                &html! {
+                    @for row in &rows {
+                        tr {
+                            th scope="row" { (time_of_day(clock.wall_at(row.from_ns))) }
+                            td class="n" { (format!("{:.1}", row.seconds())) }
+                            td class="n" { (row.entered) }
+                            @for class in 0..Class::ALL.len() {
+                                td class="n" { (cell(row.ends.map(|ends| ends[class]))) }
                             }
+                            td class="n" { (cell(row.failed)) }
+                            td class="n" { (cell(row.live)) }
                         }
                     }
-                }
-            }
+                },
+            ))
         }
     }
 }
@@ -412,27 +411,21 @@ pub fn limits(report: &Report<'_>) -> Markup {
             top: &format!("{}%", amount(top * 100.0)),
             across: [&across[0], &across[1], &across[2]],
         }.markup())
-        div class="scroll" tabindex="0" role="region" aria-label="table of limits" {
-            table {
-                caption { "The most that was taken of each limit when it was looked at" }
-                thead { tr {
-                    th scope="col" { "limit" }
-                    th scope="col" class="n" { "taken" }
-                    th scope="col" class="n" { "of" }
-                    th scope="col" class="n" { "share" }
-                } }
-                tbody {
-                    @for (key, taken) in &keys {
-                        tr {
-                            th scope="row" { (shown(&name(key))) }
-                            td class="n" { (taken.used) }
-                            td class="n" { (taken.of) }
-                            td class="n" { (amount(taken.share() * 100.0)) "%" }
-                        }
+        (table(
+            "table of limits",
+            "The most that was taken of each limit when it was looked at",
+            [Words("limit"), Numbers("taken"), Numbers("of"), Numbers("share")],
+            &html! {
+                @for (key, taken) in &keys {
+                    tr {
+                        th scope="row" { (shown(&name(key))) }
+                        td class="n" { (taken.used) }
+                        td class="n" { (taken.of) }
+                        td class="n" { (amount(taken.share() * 100.0)) "%" }
                     }
                 }
-            }
-        }
+            },
+        ))
         @if keys.len() > STYLES.len() {
             p class="soft" { "The picture has the " (STYLES.len()) " that are nearest." }
         }
