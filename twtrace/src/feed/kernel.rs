@@ -137,6 +137,9 @@ impl KernelFeed {
     /// # Errors
     /// [`KernelError::Ring`].
     pub async fn due(&mut self, soon: bool) -> Result<(), KernelError> {
+        if self.held.is_some() {
+            return Ok(());
+        }
         let source = &self.source;
         self.gathering.due(soon || !source.wakes(), || source.woken()).await
     }
