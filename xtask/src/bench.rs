@@ -14,7 +14,7 @@ use std::{
     fs,
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
     time::Instant,
 };
 
@@ -184,8 +184,13 @@ fn draft() -> Result<PathBuf> {
 
 /// The commit that is measured, with a mark if files differ from it.
 fn commit() -> Option<String> {
-    let mut command = std::process::Command::new("git");
-    command.current_dir(build::workspace());
-    let said = process::output(command.args(["describe", "--always", "--dirty", "--abbrev=9"]));
+    let said = process::output(git().args(["describe", "--always", "--dirty", "--abbrev=9"]));
     Some(said.ok()?.trim().to_owned())
+}
+
+/// A git command in the workspace.
+fn git() -> Command {
+    let mut command = Command::new("git");
+    command.current_dir(build::workspace());
+    command
 }

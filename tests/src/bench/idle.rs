@@ -32,37 +32,24 @@ pub fn run(bench: &Bench) -> Result<()> {
 /// What an agent takes each second while nothing happens.
 fn rest(bench: &Bench, name: &str, agent: &Agent) -> Result<()> {
     wait::pass(bench.size(REST, Duration::ZERO));
-    let (began, before) = (Instant::now(), Taken::by(agent)?);
+    let (began, used, woken) = (Instant::now(), agent.cpu_seconds()?, wake_ups(agent)?);
     wait::pass(bench.size(Duration::from_secs(10), Duration::from_secs(1)));
-    let (seconds, after) = (began.elapsed().as_secs_f64(), Taken::by(agent)?);
-    let millis = (after.nanoseconds - before.nanoseconds) as f64 / 1e6 / seconds;
+    let seconds = began.elapsed().as_secs_f64();
+    let millis = (agent.cpu_seconds()? - used) * 1e3 / seconds;
     sample(&format!("idle/{name}/processor"), "ms/s", millis);
-    let switches = (after.switches - before.switches) as f64 / seconds;
-    sample(&format!("idle/{name}/wake-ups"), "a second", switches);
+    let woken = (wake_ups(agent)? - woken) as f64 / seconds;
+    sample(&format!("idle/{name}/wake-ups"), "a second", woken);
     sample(&format!("idle/{name}/resident"), "MiB", agent.resident()? / f64::from(1 << 20));
     Ok(())
 }
 
-/// What the threads of an agent have taken so far.
-struct Taken {
-    /// Processor time.
-    nanoseconds: u64,
-    /// Times one of them was given a processor, having waited for something.
-    switches: u64,
-}
-
-impl Taken {
-    fn by(agent: &Agent) -> Result<Self> {
-        let mut taken = Self { nanoseconds: 0, switches: 0 };
-        for thread in fs::read_dir(agent.proc("task"))? {
-            let thread = thread?.path();
-            let time = fs::read_to_string(thread.join("schedstat"))?;
-            let time = time.split_ascii_whitespace().next().context("schedstat")?;
-            taken.nanoseconds += time.parse::<u64>()?;
-            let status = fs::read_to_string(thread.join("status"))?;
-            let count = status.lines().find_map(|it| it.strip_prefix("voluntary_ctxt_switches:"));
-            taken.switches += count.context("voluntary_ctxt_switches")?.trim().parse::<u64>()?;
-        }
-        Ok(taken)
+/// Times one of its threads was given a processor, having waited for something.
+fn wake_ups(agent: &Agent) -> Result<u64> {
+    let mut all = 0;
+    for thread in fs::read_dir(agent.proc("task"))? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        let count = status.lines().find_map(|it| it.strip_prefix("voluntary_ctxt_switches:"));
+        all += count.context("voluntary_ctxt_switches")?.trim().parse::<u64>()?;
     }
+    Ok(all)
 }

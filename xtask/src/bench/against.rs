@@ -1,14 +1,11 @@
 //! Two commits measured in turns, so that what else the machine does meets both.
 
-use std::{
-    path::Path,
-    process::{Command, ExitCode},
-};
+use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    Built, INSTRUCTIONS, MACHINE, USERSPACE,
+    Built, INSTRUCTIONS, MACHINE, USERSPACE, git,
     report::{change, middle, table},
     samples::{Samples, ratios},
 };
@@ -118,10 +115,4 @@ fn remove(top: &Path) {
     {
         say!("{} is left behind: {error:#}", top.display());
     }
-}
-
-fn git() -> Command {
-    let mut command = Command::new("git");
-    command.current_dir(build::workspace());
-    command
 }
