@@ -37,17 +37,18 @@ fn rest(bench: &Bench, name: &str, agent: &Agent) -> Result<()> {
     let seconds = began.elapsed().as_secs_f64();
     let millis = (agent.cpu_seconds()? - used) * 1e3 / seconds;
     sample(&format!("idle/{name}/processor"), "ms/s", millis);
-    let woken = (wake_ups(agent)? - woken) as f64 / seconds;
+    let woken = wake_ups(agent)?.saturating_sub(woken) as f64 / seconds;
     sample(&format!("idle/{name}/wake-ups"), "a second", woken);
     sample(&format!("idle/{name}/resident"), "MiB", agent.resident()? / f64::from(1 << 20));
     Ok(())
 }
 
-/// Times one of its threads was given a processor, having waited for something.
+/// Times one of its threads, those there now, was given a processor, having waited for something.
 fn wake_ups(agent: &Agent) -> Result<u64> {
     let mut all = 0;
     for thread in fs::read_dir(agent.proc("task"))? {
-        let status = fs::read_to_string(thread?.path().join("status"))?;
+        // A thread may have ended since it was listed.
+        let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue };
         let count = status.lines().find_map(|it| it.strip_prefix("voluntary_ctxt_switches:"));
         all += count.context("voluntary_ctxt_switches")?.trim().parse::<u64>()?;
     }
