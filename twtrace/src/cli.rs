@@ -17,6 +17,7 @@ use crate::{
     config::{Attach, Flags, Key, WhichObject, parse, ring_bytes, value::Value},
     diagnose::egress::Egress,
     filter::{Expr, FilterError, Op, Side, Term},
+    names,
     peer::GroupBy,
     summary::SortKey,
     view::{ExportFormat, Format, ReportFormat},
@@ -168,6 +169,15 @@ pub struct KeepArgs {
     pub record: Option<PathBuf>,
 }
 
+/// What is shown beside.
+#[derive(Clone, Debug, Default, Args)]
+pub struct NamesArgs {
+    /// Names for peers, of the first of these that has one: `hosts` for /etc/hosts, `dns` for what this
+    /// host resolves addresses with, and files of lines `address[:port] name`.
+    #[arg(long, value_name = "SOURCES", value_delimiter = ',')]
+    pub names: Vec<names::Source>,
+}
+
 /// Where the daemon answers unless its configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/twtrace/twtrace.sock";
 
@@ -294,6 +304,9 @@ pub struct WatchArgs {
     /// A simple table on a terminal as well, instead of the full screen.
     #[arg(long)]
     pub plain: bool,
+    /// What peers are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
     /// What is kept of it.
     #[command(flatten)]
     pub keep: KeepArgs,
@@ -381,6 +394,9 @@ pub struct PeerArgs {
     /// Which sockets, and how.
     #[command(flatten)]
     pub observe: ObserveArgs,
+    /// What peers are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
     /// What is kept of it.
     #[command(flatten)]
     pub keep: KeepArgs,
@@ -395,6 +411,9 @@ pub struct DiagnoseArgs {
     /// Which sockets, and how.
     #[command(flatten)]
     pub observe: ObserveArgs,
+    /// What peers are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
     /// What is kept of it.
     #[command(flatten)]
     pub keep: KeepArgs,
@@ -412,6 +431,9 @@ pub struct ExplainArgs {
     /// Which sockets, and how.
     #[command(flatten)]
     pub observe: ObserveArgs,
+    /// What peers are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
     /// What is kept of it.
     #[command(flatten)]
     pub keep: KeepArgs,
@@ -432,6 +454,9 @@ pub struct ReportArgs {
     /// Which sockets, and how.
     #[command(flatten)]
     pub observe: ObserveArgs,
+    /// What peers are called.
+    #[command(flatten)]
+    pub names: NamesArgs,
     /// What is kept of it.
     #[command(flatten)]
     pub keep: KeepArgs,

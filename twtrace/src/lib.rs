@@ -12,6 +12,7 @@
 //! | `attached`, `totals`, `needs`, `trust` | how the programs are attached and what they cannot see so; what they counted; what a figure needs to be known; what makes counts less than exact, in one list |
 //! | `peer`, `track` | rows; live sockets |
 //! | `filter` | expressions: which sockets; in the kernel as far as it can, else in `aggregate` |
+//! | `names` | names for peers, for whoever looks at them |
 //! | `aggregate` | the one place that folds events into rows and live sockets |
 //! | `host` | facts of the host, by namespace |
 //! | `audit` | the kernel's counters against what its programs counted |
@@ -50,6 +51,7 @@ pub mod filter;
 pub mod host;
 pub mod kernel;
 pub mod manual;
+pub mod names;
 pub mod needs;
 pub mod origin;
 pub mod owner;

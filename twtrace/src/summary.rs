@@ -1,6 +1,11 @@
 //! The read model: what a session knows at one moment. Views see nothing else.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustc_hash::FxHashMap;
 use twtrace_common::Counter;
@@ -9,10 +14,11 @@ use crate::{
     aggregate::Aggregate,
     attached::{self, Backend, FailedWay, ObjectKind, Types},
     audit::Audit,
-    diagnose::Diagnosis,
+    diagnose::{Diagnosis, Finding},
     failures::FailedPlaces,
     filter::{Expr, Open, PeerAddress, RowFacts},
     host::facts::HostFacts,
+    names::Names,
     needs::Needs,
     owner::{Book, Owner, Owners},
     path::Class,
@@ -291,6 +297,8 @@ pub struct Summary {
     pub cgroup_names: HashMap<u64, String>,
     /// Whose sockets are.
     pub owners: Book,
+    /// Names of the peers shown, where somebody wants to see them.
+    pub peer_names: Option<Names>,
     /// Calls that failed, by place and program; `None` where nobody looked.
     pub failed: Option<FailedPlaces>,
     /// Findings; `None` unless rows stand for peers and ends are followed.
@@ -450,6 +458,7 @@ impl Summary {
             netns_names: context.netns_names,
             cgroup_names: context.cgroup_names,
             owners: aggregate.owners().clone(),
+            peer_names: None,
             failed: None,
             examined: None,
         }
@@ -492,6 +501,26 @@ impl Summary {
             Group::Uid(uid) => uid.to_string(),
             _ => group.to_string(),
         }
+    }
+
+    /// The name of a row's peer, where names are wanted and one is known. It is text of others.
+    pub fn peer_name(&self, group: &Group) -> Option<&str> {
+        self.peer_names.as_ref()?.of_group(group)
+    }
+
+    /// The peer of a finding as far as it is one, and its name.
+    pub fn named_peer(&self, finding: &Finding) -> Option<(PeerAddress, &str)> {
+        let peer = finding.peer.as_deref()?.parse().ok()?;
+        Some((peer, self.peer_names.as_ref()?.of(&peer)?))
+    }
+
+    /// The peers that a view shows: those of findings, then those of rows in their order.
+    pub fn peers_shown(&self) -> Vec<PeerAddress> {
+        let findings = self.examined.iter().flat_map(|examined| &examined.diagnosis.findings);
+        let of_findings = findings.filter_map(|finding| finding.peer.as_deref()?.parse().ok());
+        let of_rows = self.rows.iter().filter_map(|row| PeerAddress::of(&row.group));
+        let mut seen = HashSet::new();
+        of_findings.chain(of_rows).filter(|peer| seen.insert(*peer)).collect()
     }
 
     /// Whose a row is: the owner it stands for, or the one whose its namespace is, with all that was in it

@@ -122,6 +122,9 @@ fn what_strangers_wrote_is_shown_and_does_nothing() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = hostile(directory.path());
     let file = path.to_str().expect("a path that is text");
+    let names = directory.path().join("names");
+    std::fs::write(&names, "10.2.0.2 na\u{1b}[2Jme\u{202e}\u{9b}2J\n").expect("it can be written");
+    let names = names.to_str().expect("a path that is text");
     let mut seen = String::new();
     for arguments in [
         &["replay", file][..],
@@ -132,6 +135,9 @@ fn what_strangers_wrote_is_shown_and_does_nothing() {
         &["diagnose", "--replay", file],
         &["explain", "10.2.0.2:8080", "--replay", file],
         &["peer", "10.2.0.2:8080", "--replay", file],
+        &["replay", file, "--names", names],
+        &["diagnose", "--replay", file, "--names", names],
+        &["peer", "10.2.0.2:8080", "--replay", file, "--names", names],
         &["check", "--replay", file],
         &["watch", "--replay", "/no/such/file\u{1b}[2J"],
         &["diagnose", "--replay", file, "--netns", HOSTILE],
@@ -145,6 +151,8 @@ fn what_strangers_wrote_is_shown_and_does_nothing() {
     }
     let times = seen.matches(r"x\u{1b}]0;title\u{7}\u{9b}2J\nFORGED\r\u{202e}y").count();
     assert!(times > 12, "it is shown only {times} times, so little was asked:\n{seen}");
+    let named = seen.matches(r"(na\u{1b}[2Jme\u{202e}\u{9b}2J").count();
+    assert!(named >= 2, "names are shown {named} times:\n{seen}");
 }
 
 #[test]

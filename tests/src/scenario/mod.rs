@@ -23,6 +23,7 @@ mod killed;
 mod lab;
 mod limits;
 mod manual;
+mod names;
 mod offsets;
 mod old_kernels;
 mod overflow;
@@ -191,6 +192,8 @@ pub const ALL: &[Scenario] = &[
     agent("filters_by_expression", filters::by_expression),
     agent("filters_by_names_of_the_time", filters::by_names_of_the_time),
     agent("egress_of_a_shared_address", egress::shared_address),
+    agent("names_out_of_a_file", names::out_of_a_file),
+    agent("names_of_a_name_server", names::of_a_name_server),
     agent("owners_by_control_group", owners::by_control_group),
     agent("owners_by_network_namespace", owners::by_network_namespace),
     agent("owners_below_a_mounted_root", owners::below_a_mounted_root),

@@ -1,12 +1,16 @@
 //! A peer as people name it.
 
-use std::{net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use super::{Expr, Op, Side, Term};
 use crate::{event::ip, peer::Group};
 
 /// An address, and its port if the peer is the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerAddress {
     /// Its address.
     pub ip: IpAddr,
@@ -26,6 +30,17 @@ pub enum NoPeer {
 }
 
 impl PeerAddress {
+    /// That of a row, if it has one.
+    pub fn of(group: &Group) -> Option<Self> {
+        match *group {
+            Group::Peer { address, port, .. } => {
+                Some(Self { ip: ip(address), port: (port != 0).then_some(port) })
+            }
+            Group::Addr { address, .. } => Some(Self { ip: ip(address), port: None }),
+            _ => None,
+        }
+    }
+
     /// Its sockets.
     pub fn selection(self) -> Expr {
         let host = Term::Host(Side::Remote, self.ip.into()).into();
@@ -45,11 +60,20 @@ impl PeerAddress {
     }
 }
 
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
+            None => self.ip.fmt(f),
+        }
+    }
+}
+
 impl FromStr for PeerAddress {
     type Err = NoPeer;
 
     fn from_str(text: &str) -> Result<Self, NoPeer> {
-        if let Ok(socket) = text.parse::<std::net::SocketAddr>() {
+        if let Ok(socket) = text.parse::<SocketAddr>() {
             let ip = socket.ip().to_canonical();
             return match socket.port() {
                 0 => Err(NoPeer::NoPort),

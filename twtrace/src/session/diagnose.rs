@@ -19,8 +19,12 @@ pub(super) const OBSERVE: Duration = Duration::from_secs(15);
 /// # Errors
 /// [`SessionError`].
 pub async fn diagnose(args: &DiagnoseArgs, palette: Palette) -> Result<ExitCode, SessionError> {
-    let question =
-        Question { usual: Some(OBSERVE), keep: args.keep.clone(), ..Question::default() };
+    let question = Question {
+        usual: Some(OBSERVE),
+        keep: args.keep.clone(),
+        names: args.names.clone(),
+        ..Question::default()
+    };
     gather(&args.observe, question, |out, summary| match args.output {
         ReportFormat::Json => view::diagnosis::write_json(out, summary),
         ReportFormat::Text => view::diagnosis::write(out, summary, palette),

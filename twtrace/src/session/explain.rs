@@ -23,6 +23,7 @@ pub async fn explain(args: &ExplainArgs, palette: Palette) -> Result<ExitCode, S
         usual: Some(OBSERVE),
         choice: RowChoice { with_past: true, ..RowChoice::default() },
         keep: args.keep.clone(),
+        names: args.names.clone(),
     };
     gather(&args.observe, question, |out, summary| match args.output {
         ReportFormat::Json => view::diagnosis::write_json(out, summary),

@@ -14,9 +14,10 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    cli::{KeepArgs, ObserveArgs, PeerAddress},
+    cli::{KeepArgs, NamesArgs, ObserveArgs, PeerAddress},
     event::Event,
     feed::{Core, DRAIN_INTERVAL},
+    names::Namer,
     pipeline::{Drained, Pipeline},
     summary::{RowChoice, Summary},
 };
@@ -35,6 +36,8 @@ pub struct Question {
     pub choice: RowChoice,
     /// What is kept.
     pub keep: KeepArgs,
+    /// Where names for peers are taken from.
+    pub names: NamesArgs,
 }
 
 /// Somebody who looks on while a session takes things in.
@@ -86,12 +89,14 @@ pub async fn summed_up(
         record: question.keep.record.map(|path| (path, None)),
         ..Plan::default()
     };
+    let mut namer = Namer::of(&question.names.names)?;
     let mut stop = Stop::listen()?;
     let mut pipeline = observe::open(args, plan, &mut |_| {}).await?;
     let usual = question.usual.filter(|_| args.replay.is_none());
     observe_for(&mut pipeline, &mut stop, args, args.duration.or(usual), &mut ()).await?;
     observe::catch_up(&mut pipeline, args, &mut |_| {}).await?;
-    let summary = observe::last_summary(&mut pipeline, args, &question.choice, &mut |_| {})?;
+    let mut summary = observe::last_summary(&mut pipeline, args, &question.choice, &mut |_| {})?;
+    observe::give_names(&mut summary, namer.as_mut(), observe::PATIENCE);
     Ok((pipeline, summary))
 }
 

@@ -66,6 +66,9 @@ pub enum SessionError {
     /// A daemon that was to be asked.
     #[error(transparent)]
     Daemon(#[from] remote::DaemonError),
+    /// A file of names that cannot be read.
+    #[error(transparent)]
+    Names(#[from] crate::names::Unreadable),
     /// Taking things in.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),

@@ -13,6 +13,7 @@ use crate::{
     filter::{BindError, Expr, Name, Selection, Term},
     host::cgroup,
     kernel::{Options, find_namespace},
+    names::Namer,
     origin::{Origin, Wishes},
     peer::{GroupBy, Prefixes, minutes::Memory},
     pipeline::{Drained, Pipeline, PipelineError},
@@ -304,6 +305,14 @@ pub fn last_summary(
         ended_well(pipeline, args)?;
         Err(PipelineError::from(nothing).into())
     })
+}
+
+/// How long the last summary of a session waits for names.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Gives what a summary shows of peers their names, as far as they are known after this long.
+pub fn give_names(summary: &mut Summary, namer: Option<&mut Namer>, patience: Duration) {
+    summary.peer_names = namer.map(|namer| namer.names(&summary.peers_shown(), patience));
 }
 
 /// Whether a stream ended as it should; says on stderr if a daemon stopped. To be called when the

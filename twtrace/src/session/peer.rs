@@ -19,8 +19,12 @@ pub async fn peer(args: &PeerArgs, palette: Palette) -> Result<ExitCode, Session
     if matches!(args.output, Format::Csv | Format::Ndjson) {
         return Err(SessionError::Usage("peer writes table or json".into()));
     }
-    let question =
-        Question { peer: Some(args.peer), keep: args.keep.clone(), ..Question::default() };
+    let question = Question {
+        peer: Some(args.peer),
+        keep: args.keep.clone(),
+        names: args.names.clone(),
+        ..Question::default()
+    };
     gather(&args.observe, question, |out, summary| match args.output {
         Format::Json => view::json::write_pretty(out, summary),
         _ => view::peer::write(out, summary, palette),

@@ -22,6 +22,7 @@ use crate::{
     event::Event,
     feed::Core,
     files,
+    names::Namer,
     peer::minutes::Minute,
     recording::StreamEnd,
     summary::{RowChoice, Summary},
@@ -93,6 +94,7 @@ async fn make(args: &ReportArgs, asked: &ObserveArgs, out: File) -> Result<ExitC
     let plan =
         Plan { record: args.keep.record.clone().map(|path| (path, None)), ..Plan::default() };
     let mut stop = Stop::listen()?;
+    let mut namer = Namer::of(&args.names.names)?;
     let worlds = Worlds::of(Remedy::usual());
     let mut seen = Observed { chronicle: Chronicle::default(), worlds };
     let mut pipeline = observe::open(asked, plan, &mut |event| seen.event(event)).await?;
@@ -111,6 +113,7 @@ async fn make(args: &ReportArgs, asked: &ObserveArgs, out: File) -> Result<ExitC
     let choice = RowChoice { with_past: args.since.is_some(), ..RowChoice::default() };
     let mut summary =
         observe::last_summary(&mut pipeline, asked, &choice, &mut |event| seen.event(event))?;
+    observe::give_names(&mut summary, namer.as_mut(), observe::PATIENCE);
     let core = pipeline.core();
     seen.worlds.moment(core);
     seen.chronicle.finish(&summary, core.clock(), core.ready_ns());

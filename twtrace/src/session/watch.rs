@@ -20,6 +20,7 @@ use crate::{
     cli::WatchArgs,
     event::Event,
     feed::Core,
+    names::Namer,
     pipeline::Drained,
     summary::{RowChoice, Summary},
     units::{Clock, Hz},
@@ -48,6 +49,7 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
         facts: true,
         record: args.keep.record.clone().map(|path| (path, None)),
     };
+    let mut namer = Namer::of(&args.names.names)?;
     let mut stop = Stop::listen()?;
     let mut screen = Screen::new(args, palette)?;
     let mut pipeline = observe::open(&args.observe, plan, &mut |event| screen.take(event)).await?;
@@ -106,7 +108,9 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
         }
         if due && screen.refreshes() {
             let choice = screen.choice.clone();
-            let summary = pipeline.summary(&choice, &mut |event| screen.take(event))?;
+            let mut summary = pipeline.summary(&choice, &mut |event| screen.take(event))?;
+            // What is asked for is shown when it is known: nothing here waits.
+            observe::give_names(&mut summary, namer.as_mut(), Duration::ZERO);
             screen.refresh(summary, pipeline.core().clock())?;
         }
         if enough && !stop.has_command() || over && !screen.is_full() {
@@ -120,7 +124,10 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     screen.close();
     let choice = screen.choice.clone();
     let mut take = |event: &Event| screen.take(event);
-    let summary = observe::last_summary(&mut pipeline, &args.observe, &choice, &mut take)?;
+    let mut summary = observe::last_summary(&mut pipeline, &args.observe, &choice, &mut take)?;
+    if !args.events {
+        observe::give_names(&mut summary, namer.as_mut(), observe::PATIENCE);
+    }
     screen.finish(&summary)?;
     pipeline.finish_recording()?;
     observe::ended_well(&pipeline, &args.observe)?;

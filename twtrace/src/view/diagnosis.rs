@@ -269,6 +269,9 @@ fn write_finding(
         None => writeln!(out, "{heading}")?,
     }
     wrapped(out, "  ", &finding.summary)?;
+    if let Some((peer, name)) = summary.named_peer(finding) {
+        wrapped(out, "  ", &format!("{peer} is {name}."))?;
+    }
     // What was said of the same peer a moment ago need not be said again.
     let of_peer = |other: &&Finding| {
         finding.peer.is_some() && other.peer == finding.peer && other.netns == finding.netns

@@ -62,6 +62,9 @@ impl Serialize for Peer<'_> {
         let Self { summary, row, known } = *self;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("peer", &summary.label(&row.group))?;
+        if summary.peer_names.is_some() {
+            map.serialize_entry("name", &summary.peer_name(&row.group))?;
+        }
         map.serialize_entry("role", &row.group.role().map(|role| role.as_str()))?;
         map.serialize_entry("netns", &row.group.netns())?;
         map.serialize_entry("netns_cookie", &row.netns_cookie)?;

@@ -45,7 +45,9 @@ fn write_row(
     let netns = row.group.netns().unwrap_or(0);
     let namespace = summary.namespace(netns);
     let namespace = visible(&namespace);
-    let title = format!("{} (we are the {role}; network namespace {namespace})", row.group);
+    let known = summary.peer_name(&row.group).map(|name| format!("{}; ", visible(name)));
+    let known = known.unwrap_or_default();
+    let title = format!("{} ({known}we are the {role}; network namespace {namespace})", row.group);
     writeln!(out, "{}", palette.heading(title))?;
     writeln!(out, "  seen through {} for {:.1} s", summary.backend, summary.elapsed.as_secs_f64())?;
     write!(out, "  entered {} ({} as FIN_WAIT2", counts.entered, counts.fin_wait2)?;

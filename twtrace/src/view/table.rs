@@ -117,6 +117,9 @@ impl<'a> RowNames<'a> {
     /// Name of one row.
     pub fn name(&self, row: &Row) -> String {
         let mut name = visible(&self.summary.label(&row.group)).into_owned();
+        if let Some(known) = self.summary.peer_name(&row.group) {
+            let _ = write!(name, " ({})", visible(known));
+        }
         let Some(role) = row.group.role() else { return name };
         let _ = write!(name, " {}", role.as_str());
         if let Some(netns) = row.group.namespace().filter(|_| self.several) {

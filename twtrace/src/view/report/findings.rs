@@ -152,6 +152,9 @@ fn one(summary: &Summary, number: usize, finding: &Finding) -> Markup {
                 }
             }
             p { (shown(&finding.summary)) }
+            @if let Some((peer, name)) = summary.named_peer(finding) {
+                p { (peer) " is " (shown(name)) "." }
+            }
             @if !finding.evidence.is_empty() {
                 (table(
                     &format!("evidence of finding {number}, {}", finding.id),

@@ -84,6 +84,7 @@ fn line(report: &Report<'_>, row: &Row) -> Markup {
         tr {
             th scope="row" {
                 (shown(&summary.label(&row.group)))
+                @if let Some(name) = summary.peer_name(&row.group) { " (" (shown(name)) ")" }
                 @if let Some(role) = row.group.role() { " " span class="soft" { (role.as_str()) } }
                 @if let Some(netns) = netns { br; span class="soft" { "in " (shown(&netns)) } }
             }
