@@ -31,7 +31,8 @@ impl Counters {
                 fs::read_to_string("/proc/thread-self/net/sockstat")?,
             ))
         })?;
-        let ext = |name| tcp_ext(&netstat, name).with_context(|| format!("no TcpExt {name}"));
+        let ext =
+            |name| counter(&netstat, "TcpExt:", name).with_context(|| format!("no TcpExt {name}"));
         Ok(Self {
             tw: ext("TW")?,
             tw_killed: ext("TWKilled")?,
@@ -53,8 +54,15 @@ impl Counters {
     }
 }
 
-fn tcp_ext(netstat: &str, name: &str) -> Option<u64> {
-    let mut lines = netstat.lines().filter(|line| line.starts_with("TcpExt:"));
+/// Tcp `RetransSegs` of `netns`: segments that were sent again since it was made.
+pub fn retransmitted(netns: &Netns) -> Result<u64> {
+    let snmp = netns.run(|| Ok(fs::read_to_string("/proc/thread-self/net/snmp")?))?;
+    counter(&snmp, "Tcp:", "RetransSegs").context("no Tcp RetransSegs")
+}
+
+/// A counter of a file in which a line of names comes before the line of their values.
+fn counter(text: &str, group: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter(|line| line.starts_with(group));
     let names = lines.next()?.split_whitespace();
     let values = lines.next()?.split_whitespace();
     let (_, value) = names.zip(values).find(|(found, _)| *found == name)?;
@@ -75,8 +83,8 @@ mod tests {
     #[test]
     fn a_counter_is_found_by_its_name_in_the_header_line() {
         let text = "TcpExt: SyncookiesSent TW TWRecycled\nTcpExt: 1 22 3\nIpExt: A\nIpExt: 5\n";
-        assert_eq!(tcp_ext(text, "TW"), Some(22));
-        assert_eq!(tcp_ext(text, "TWKilled"), None);
+        assert_eq!(counter(text, "TcpExt:", "TW"), Some(22));
+        assert_eq!(counter(text, "TcpExt:", "TWKilled"), None);
     }
 
     #[test]

@@ -12,6 +12,11 @@ pub fn equal<T: Debug + PartialEq>(what: &str, want: &T, got: &T) -> Result<()> 
         return Ok(());
     }
     let step = Location::caller();
+    let short = format!("{want:?} expected, {got:?} came");
+    if short.len() < 80 {
+        // Whoever quotes the first line only quotes all of it.
+        bail!("{what}: {short}, at {step}");
+    }
     bail!("{what}: not as expected, at {step}\n--- expected\n{want:#?}\n--- got\n{got:#?}\n---");
 }
 
