@@ -7,6 +7,7 @@ use twtrace_common::{Filter, Layout};
 use super::{
     Inventory, KernelError, Namespaces, Options, Source,
     events::OwnEvents,
+    kprobes::Kprobes,
     maps, perf,
     platform::Platform,
     preflight, ringbuf,
@@ -28,6 +29,8 @@ pub struct Tracer {
     basis: Option<Basis>,
     refused: Vec<FailedWay>,
     attached: Vec<&'static str>,
+    /// Holds those attached that are kprobes.
+    _kprobes: Kprobes,
     /// Whether the kernel recycles TIME_WAIT sockets.
     recycles: bool,
     /// Whether it keeps the time of the last timestamp as a `long`.
@@ -73,8 +76,9 @@ impl Tracer {
 
     /// Starts the object for ring buffers.
     fn start_ringbuf(options: &Options) -> Result<Self, KernelError> {
-        let ringbuf::Started { ebpf, platform, layout, backend, refused, attached } =
-            ringbuf::start(options)?;
+        let started = ringbuf::start(options)?;
+        let ringbuf::Started { ebpf, platform, layout, backend, refused, .. } = started;
+        let ringbuf::Started { attached, kprobes, .. } = started;
         Ok(Self {
             ebpf: Loaded::new(ebpf),
             backend,
@@ -84,6 +88,7 @@ impl Tracer {
             basis: Some(basis(&layout)),
             refused,
             attached,
+            _kprobes: kprobes,
             // Gone long before ring buffers came.
             recycles: false,
             long_stamps: false,
@@ -96,7 +101,7 @@ impl Tracer {
     fn start_perf(options: &Options, refused: Vec<FailedWay>) -> Result<Self, KernelError> {
         let started = perf::start(options)?;
         let perf::Started { ebpf, platform, types, numbers_namespaces, layout, .. } = started;
-        let perf::Started { attached, recycles, events, .. } = started;
+        let perf::Started { attached, kprobes, recycles, events, .. } = started;
         let basis = (types.are_known() && numbers_namespaces).then(|| basis(&layout));
         Ok(Self {
             ebpf: Loaded::new(ebpf),
@@ -107,6 +112,7 @@ impl Tracer {
             basis,
             refused,
             attached,
+            _kprobes: kprobes,
             recycles,
             long_stamps: layout.ts_recent_stamp.size == 8,
             platform: Some(Platform::Perf(platform)),

@@ -9,6 +9,7 @@ mod events;
 mod failures;
 mod hooks;
 mod inventory;
+mod kprobes;
 mod layout;
 mod listing;
 mod maps;

@@ -1,14 +1,11 @@
 //! The embedded kernel object and its settings.
 
-use std::{
-    io::ErrorKind,
-    path::{Path, PathBuf},
-};
+use std::{io::ErrorKind, path::PathBuf};
 
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::MapError};
 use twtrace_common::{CallerRange, Config, EndReason, Field, Layout, MAX_CALLERS, entered_flags};
 
-use super::{BtfError, BtfIndex, KernelError, Options, namespaces, preflight, symbols};
+use super::{BtfError, BtfIndex, KernelError, Options, namespaces, preflight, symbols::Kallsyms};
 use crate::attached::{ObjectKind, TypesFrom};
 
 /// The two embedded objects, compiled by build.rs from the same bodies.
@@ -131,7 +128,8 @@ pub fn read_symbols() -> Result<Symbols, String> {
     let callers = callers();
     let mut names: Vec<&str> = callers.iter().map(|(name, _)| *name).collect();
     names.push("tw_timer_handler");
-    let found = symbols::functions(Path::new("/proc/kallsyms"), &names)
+    let found = Kallsyms::read()
+        .and_then(|kallsyms| kallsyms.ranges(&names))
         .map_err(|error| error.to_string())?;
     let handler = found.get("tw_timer_handler");
     let known = callers.iter().filter_map(|(name, meaning)| {

@@ -1,7 +1,7 @@
 //! Starts the object for perf buffers, on kernels from 4.4 on: settings in a map, kprobes, and a connection of our own that
 //! proves the positions of the fields right.
 
-use std::{collections::HashSet, path::Path};
+use std::path::Path;
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -13,18 +13,18 @@ use twtrace_common::{Config, Field, Filter, Layout};
 use super::{
     KernelError, Options,
     events::OwnEvents,
-    hooks, layout, listing,
+    hooks,
+    kprobes::Kprobes,
+    layout, listing,
     maps::take,
     object::{self, PodConfig},
     platform::Perf,
     programs::{attach_kprobes, attach_one_kprobe, detach},
     selftest::{self, Trial, Unproved},
-    symbols,
+    symbols::{Functions, Kallsyms},
 };
 use crate::attached::{Backend, FailedWay, ObjectKind, Types, TypesFrom};
 
-/// Where the kernel lists its symbols.
-const KALLSYMS: &str = "/proc/kallsyms";
 /// Connections tried before what is not seen is taken not to be there.
 const TRIALS: usize = 3;
 /// The setting, where it can be seen.
@@ -39,6 +39,8 @@ pub struct Started {
     /// Where the kernel keeps its fields.
     pub layout: Layout,
     pub attached: Vec<&'static str>,
+    /// What holds them attached.
+    pub kprobes: Kprobes,
     /// Whether the kernel recycles TIME_WAIT sockets (`tcp_tw_recycle`, up to 4.11).
     pub recycles: bool,
     /// What the kprobes leave, to be held until after the programs.
@@ -60,12 +62,18 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
     let types = if known.is_some() { Types::Known } else { Types::Unknown };
     let layout = known.as_ref().map_or_else(layout::front, |(layout, _)| *layout);
     let mut config = object::configure(options, layout);
-    add_globals(&mut config, layout);
+    let kallsyms = Kallsyms::read().unwrap_or_else(|error| {
+        tracing::debug!(%error, "all functions are taken to be there");
+        Kallsyms::default()
+    });
+    add_globals(&mut config, layout, &kallsyms);
     // Before the programs, so that it is dropped after them.
     let events = OwnEvents::begin();
     let mut ebpf = load(options)?;
     let mut platform = Perf::open(&mut ebpf, options.ring_bytes)?;
     let mut config_map = ConfigMap::take(&mut ebpf)?;
+    let functions = kallsyms.functions();
+    let mut kprobes = Kprobes::new(&functions);
 
     let trial = Trial::connect();
     if let (Types::Unknown, Ok(trial)) = (types, &trial) {
@@ -77,10 +85,10 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
     }
     // Nothing but our own connection is reported until the positions have proved right.
     config_map.set(&Config { filter: nothing(), ..config })?;
-    let functions = symbols::function_names(Path::new(KALLSYMS));
     // Without types, what tcp_time_wait() is called with is all that tells the state.
     let wanted = if options.follow_ends || !types.are_known() { hooks::ALL } else { hooks::ENTRY };
-    let attached = attach_kprobes(&mut ebpf, wanted, &functions).map_err(|reason| {
+    let attached = attach_kprobes(&mut ebpf, &mut kprobes, wanted, &functions);
+    let attached = attached.map_err(|reason| {
         KernelError::NothingAttached(vec![FailedWay { backend: Backend::Kprobe, reason }])
     })?;
     let types = match trial {
@@ -88,7 +96,7 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
             let ends = options.follow_ends;
             let outcome = try_out(trial, &mut platform, &mut config_map, config, ends)?;
             if let Err(what) = outcome {
-                detach(&mut ebpf, &attached);
+                detach(&mut ebpf, &mut kprobes, &attached);
                 return Err(match known {
                     Some((_, path)) => {
                         let what = format!("of a connection that twtrace made to itself, {what}");
@@ -114,6 +122,7 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
         numbers_namespaces: can_single_out,
         layout,
         attached,
+        kprobes,
         recycles: recycles(&functions),
         events,
     })
@@ -179,11 +188,11 @@ fn load(options: &Options) -> Result<Ebpf, KernelError> {
 
 /// Adds the settings that were global variables before namespaces had their own, and the port range
 /// for where the namespace's cannot be read.
-fn add_globals(config: &mut Config, layout: Layout) {
+fn add_globals(config: &mut Config, layout: Layout, kallsyms: &Kallsyms) {
     const REUSE: &str = "sysctl_tcp_tw_reuse";
     const TIMESTAMPS: &str = "sysctl_tcp_timestamps";
     const DEATH_ROW: &str = "tcp_death_row";
-    let found = symbols::variables(Path::new(KALLSYMS), &[REUSE, TIMESTAMPS, DEATH_ROW]);
+    let found = kallsyms.variables(&[REUSE, TIMESTAMPS, DEATH_ROW]);
     let address = |name: &str| found.get(name).copied().unwrap_or(0);
     let int = Field::whole(0, 4);
     if !layout.tcp_tw_reuse.exists() && address(REUSE) != 0 {
@@ -217,11 +226,13 @@ fn learn(
     let probe = Trial::connect().ok();
     let (Some(probe), Some(inum)) = (probe, trial.netns()) else { return Ok(Field::default()) };
     config_map.set(&Config { filter: probe.filter(), ..config })?;
-    attach_one_kprobe(ebpf, PROGRAM, "tcp_time_wait").map_err(|reason| {
+    let mut kprobes = Kprobes::default();
+    let attached = attach_one_kprobe(ebpf, &mut kprobes, PROGRAM, "tcp_time_wait");
+    attached.map_err(|reason| {
         KernelError::NothingAttached(vec![FailedWay { backend: Backend::Kprobe, reason }])
     })?;
     let shown = probe.end().ok().and_then(|_| selftest::first_bytes(platform));
-    detach(ebpf, &[PROGRAM]);
+    detach(ebpf, &mut kprobes, &[PROGRAM]);
     Ok(shown.map_or_else(Field::default, |bytes| position(&bytes, inum)))
 }
 
@@ -240,11 +251,11 @@ fn position(bytes: &[u8], value: u32) -> Field {
 ///
 /// # Source
 /// `tcp_tw_remember_stamp()`, net/ipv4/tcp_metrics.c, 4.4 to 4.11.
-fn recycles(functions: &HashSet<String>) -> bool {
-    if functions.is_empty() {
+fn recycles(functions: &Functions<'_>) -> bool {
+    if functions.are_unknown() {
         return Path::new(RECYCLE).exists();
     }
-    functions.contains("tcp_tw_remember_stamp")
+    functions.has("tcp_tw_remember_stamp")
 }
 
 #[cfg(test)]
@@ -253,9 +264,9 @@ mod tests {
 
     #[test]
     fn recycling_exists_where_its_function_does_whatever_namespace_asks() {
-        let functions = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        assert!(recycles(&functions(&["tcp_time_wait", "tcp_tw_remember_stamp"])));
-        assert!(!recycles(&functions(&["tcp_time_wait"])));
+        let of = |names: &[&'static str]| names.iter().map(|name| (*name, 0)).collect();
+        assert!(recycles(&of(&["tcp_time_wait", "tcp_tw_remember_stamp"])));
+        assert!(!recycles(&of(&["tcp_time_wait"])));
     }
 
     #[test]

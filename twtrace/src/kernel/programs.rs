@@ -1,22 +1,23 @@
 //! Attaches and detaches single programs.
 
-use std::collections::HashSet;
-
 use aya::{
     Btf, Ebpf,
-    programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint},
+    programs::{FExit, KProbe, Program, ProgramError, RawTracePoint},
 };
 
 use super::{
     BtfIndex,
     hooks::{self, Hook},
-    object, preflight, symbols,
+    kprobes::Kprobes,
+    object, preflight,
+    symbols::Functions,
 };
 use crate::attached::Backend;
 
 /// Detaches programs, the last attached first.
-pub fn detach(ebpf: &mut Ebpf, attached: &[&'static str]) {
+pub fn detach(ebpf: &mut Ebpf, kprobes: &mut Kprobes, attached: &[&'static str]) {
     for name in attached.iter().rev() {
+        kprobes.detach(name);
         let Some(program) = ebpf.program_mut(name) else { continue };
         let unloaded = match program {
             Program::FEntry(program) => program.unload(),
@@ -35,17 +36,18 @@ pub fn detach(ebpf: &mut Ebpf, attached: &[&'static str]) {
 /// the programs.
 pub fn attach_kprobes(
     ebpf: &mut Ebpf,
+    kprobes: &mut Kprobes,
     wanted: &[Hook],
-    functions: &HashSet<String>,
+    functions: &Functions<'_>,
 ) -> Result<Vec<&'static str>, String> {
-    let exists = |hook: &Hook| symbols::has(functions, hook.function);
+    let exists = |hook: &Hook| functions.has(hook.function);
     if !hooks::ENTRY.iter().any(exists) {
         return Err("the kernel has no function inet_twsk_hashdance".to_owned());
     }
     let mut attached = Vec::new();
     let result = wanted.iter().chain(hooks::CALLS).try_for_each(|hook| {
         for name in programs_for(Backend::Kprobe, hook, exists(hook).then_some(0))? {
-            attach_one_kprobe(ebpf, name, hook.function)?;
+            attach_one_kprobe(ebpf, kprobes, name, hook.function)?;
             attached.push(name);
         }
         Ok(())
@@ -53,16 +55,25 @@ pub fn attach_kprobes(
     match result {
         Ok(()) => Ok(attached),
         Err(reason) => {
-            detach(ebpf, &attached);
+            detach(ebpf, kprobes, &attached);
             Err(reason)
         }
     }
 }
 
 /// Loads and attaches one kprobe program; the error is one line.
-pub fn attach_one_kprobe(ebpf: &mut Ebpf, name: &str, function: &str) -> Result<(), String> {
+pub fn attach_one_kprobe(
+    ebpf: &mut Ebpf,
+    kprobes: &mut Kprobes,
+    name: &'static str,
+    function: &str,
+) -> Result<(), String> {
     let program = ebpf.program_mut(name).ok_or("the embedded object lacks a program")?;
-    let attach = |program: &mut Program| attach_kprobe(program.try_into()?, function);
+    let mut attach = |program: &mut Program| -> Result<(), ProgramError> {
+        let program: &mut KProbe = program.try_into()?;
+        program.load()?;
+        kprobes.attach(name, program, function)
+    };
     attach(program).map_err(|error| kprobe_fault(function, &brief(&error)))
 }
 
@@ -74,6 +85,7 @@ fn kprobe_fault(function: &str, error: &str) -> String {
 /// Attaches the programs of one hook.
 pub fn attach_hook(
     ebpf: &mut Ebpf,
+    kprobes: &mut Kprobes,
     backend: Backend,
     hook: &Hook,
     (types, btf): (&BtfIndex<'_>, &Btf),
@@ -81,19 +93,11 @@ pub fn attach_hook(
 ) -> Result<(), String> {
     let programs = programs_for(backend, hook, types.function_args(hook.function))?;
     for name in programs {
-        let program = ebpf.program_mut(name).ok_or("the embedded object lacks a program")?;
-        let result = match program {
-            Program::FEntry(program) => attach_fentry(program, hook.function, btf),
-            Program::FExit(program) => attach_fexit(program, hook.function, btf),
-            Program::KProbe(program) => attach_kprobe(program, hook.function),
-            _ => return Err(format!("{name} is of an unexpected kind")),
-        };
-        result.map_err(|error| {
-            if backend == Backend::Kprobe {
-                return kprobe_fault(hook.function, &brief(&error));
-            }
-            format!("{}: {}", hook.function, brief(&error))
-        })?;
+        if backend == Backend::Kprobe {
+            attach_one_kprobe(ebpf, kprobes, name, hook.function)?;
+        } else {
+            attach_trampoline(ebpf, name, hook.function, btf)?;
+        }
         attached.push(name);
     }
     Ok(())
@@ -129,19 +133,23 @@ fn programs_for(
     Ok(programs)
 }
 
-fn attach_fentry(program: &mut FEntry, function: &str, btf: &Btf) -> Result<(), ProgramError> {
-    program.load(function, btf)?;
-    program.attach().map(drop)
-}
-
-fn attach_fexit(program: &mut FExit, function: &str, btf: &Btf) -> Result<(), ProgramError> {
-    program.load(function, btf)?;
-    program.attach().map(drop)
-}
-
-fn attach_kprobe(program: &mut KProbe, function: &str) -> Result<(), ProgramError> {
-    program.load()?;
-    program.attach(function, 0).map(drop)
+/// Loads and attaches one fentry or fexit program; the error is one line.
+fn attach_trampoline(ebpf: &mut Ebpf, name: &str, function: &str, btf: &Btf) -> Result<(), String> {
+    let program = ebpf.program_mut(name).ok_or("the embedded object lacks a program")?;
+    let attach = |program: &mut Program| -> Result<(), ProgramError> {
+        match program {
+            Program::FEntry(program) => {
+                program.load(function, btf)?;
+                program.attach().map(drop)
+            }
+            program => {
+                let program: &mut FExit = program.try_into()?;
+                program.load(function, btf)?;
+                program.attach().map(drop)
+            }
+        }
+    };
+    attach(program).map_err(|error| format!("{function}: {}", brief(&error)))
 }
 
 /// Attaches a program to a raw tracepoint.

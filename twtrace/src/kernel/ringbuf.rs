@@ -8,11 +8,13 @@ use twtrace_common::{Config, Layout};
 use super::{
     BtfIndex, KernelError, Options,
     hooks::{self, Hook},
+    kprobes::{self, Kprobes},
     layout,
     object::{self, Symbols},
     platform::RingBuf,
     preflight,
     programs::{attach_hook, attach_tracepoint, detach},
+    symbols::Kallsyms,
     walks,
 };
 use crate::attached::{Backend, FailedWay};
@@ -31,6 +33,8 @@ pub struct Started {
     pub refused: Vec<FailedWay>,
     /// Its programs, in the order they were attached.
     pub attached: Vec<&'static str>,
+    /// What holds the kprobes among them attached.
+    pub kprobes: Kprobes,
 }
 
 /// Loads and attaches.
@@ -63,7 +67,8 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
     };
     tracing::debug!(elapsed = ?started.elapsed(), "kernel types parsed for attaching");
     let symbols = symbols.and_then(Result::ok);
-    let mut loader = ObjectLoader { options, config, symbols, loaded: None, fatal: None };
+    let kprobes = Kprobes::default();
+    let mut loader = ObjectLoader { options, config, symbols, loaded: None, kprobes, fatal: None };
     let (found, refused) = choose(&candidates, |backend| loader.attach(backend, &types, &btf));
     tracing::debug!(elapsed = ?started.elapsed(), "attached");
     match (found, loader.loaded, loader.fatal) {
@@ -73,7 +78,8 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
                 walks::load(&mut ebpf, &btf)?;
             }
             let layout = config.layout;
-            Ok(Started { ebpf, platform, layout, backend, refused, attached })
+            let kprobes = loader.kprobes;
+            Ok(Started { ebpf, platform, layout, backend, refused, attached, kprobes })
         }
         (_, _, Some(error)) => Err(error),
         _ => Err(KernelError::NothingAttached(refused)),
@@ -111,6 +117,7 @@ struct ObjectLoader<'a> {
     /// What the tracepoint programs know timers and callers by, once it was read.
     symbols: Option<Result<Symbols, String>>,
     loaded: Option<Ebpf>,
+    kprobes: Kprobes,
     /// Why no way will work at all.
     fatal: Option<KernelError>,
 }
@@ -148,6 +155,12 @@ impl ObjectLoader<'_> {
                 }
             },
         };
+        if backend == Backend::Kprobe && kprobes::names_are_slow() {
+            self.kprobes = Kallsyms::read()
+                .map(|kallsyms| Kprobes::new(&kallsyms.functions()))
+                .unwrap_or_default();
+        }
+        let kprobes = &mut self.kprobes;
         let follow_ends = self.options.follow_ends;
         let mut attached = Vec::new();
         let result = match backend {
@@ -167,12 +180,12 @@ impl ObjectLoader<'_> {
                     return Err("the kernel has no function inet_twsk_hashdance".to_owned());
                 }
                 hooks.iter().chain(hooks::CALLS).try_for_each(|hook| {
-                    attach_hook(ebpf, backend, hook, (types, btf), &mut attached)
+                    attach_hook(ebpf, kprobes, backend, hook, (types, btf), &mut attached)
                 })
             }
         };
         if let Err(reason) = result {
-            detach(ebpf, &attached);
+            detach(ebpf, kprobes, &attached);
             return Err(reason);
         }
         Ok(attached)

@@ -1,9 +1,8 @@
-//! Kernel functions' addresses, from `/proc/kallsyms`: what the tracepoint backend knows timers
-//! and callers by.
+//! Addresses of the kernel's functions and variables, from `/proc/kallsyms`.
 
 use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
+    collections::HashMap,
+    path::{Path, PathBuf},
 };
 
 /// Why symbols could not be read.
@@ -13,7 +12,7 @@ pub enum SymbolError {
     #[error("cannot read {path}: {source}")]
     Unreadable {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
@@ -24,43 +23,90 @@ pub enum SymbolError {
     )]
     Hidden {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
     },
 }
 
 /// First address of a function, and the first behind it.
 pub type Range = std::ops::Range<u64>;
 
-/// Looks functions of the core kernel up. A name that is missing is missing from the answer.
-///
-/// # Errors
-/// [`SymbolError`].
-pub fn functions(kallsyms: &Path, names: &[&str]) -> Result<HashMap<String, Range>, SymbolError> {
-    let text = std::fs::read_to_string(kallsyms)
-        .map_err(|source| SymbolError::Unreadable { path: kallsyms.to_owned(), source })?;
-    let found = parse(&text, names);
-    if found.is_empty() || found.values().all(|range| range.start == 0) {
-        return Err(SymbolError::Hidden { path: kallsyms.to_owned() });
+/// The list of the kernel's symbols, as it was read.
+#[derive(Debug, Default)]
+pub struct Kallsyms {
+    path: PathBuf,
+    text: String,
+}
+
+impl Kallsyms {
+    /// Reads the running kernel's.
+    ///
+    /// # Errors
+    /// [`SymbolError::Unreadable`].
+    pub fn read() -> Result<Self, SymbolError> {
+        Self::of(Path::new("/proc/kallsyms"))
     }
-    Ok(found)
+
+    fn of(path: &Path) -> Result<Self, SymbolError> {
+        let path = path.to_owned();
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Self { path, text }),
+            Err(source) => Err(SymbolError::Unreadable { path, source }),
+        }
+    }
+
+    /// Looks functions of the core kernel up. A name that is missing is missing from the answer.
+    ///
+    /// # Errors
+    /// [`SymbolError::Hidden`].
+    pub fn ranges(&self, names: &[&str]) -> Result<HashMap<String, Range>, SymbolError> {
+        let found = ranges(&self.text, names);
+        if found.is_empty() || found.values().all(|range| range.start == 0) {
+            return Err(SymbolError::Hidden { path: self.path.clone() });
+        }
+        Ok(found)
+    }
+
+    /// Looks variables of the core kernel up, by address; whatever is missing or hidden is missing
+    /// from the answer.
+    pub fn variables(&self, names: &[&str]) -> HashMap<String, u64> {
+        let is_variable = |kind: &str| matches!(kind, "b" | "B" | "d" | "D" | "r" | "R");
+        symbols(&self.text, is_variable)
+            .filter(|(address, name)| *address != 0 && names.contains(name))
+            .map(|(address, name)| (name.to_owned(), address))
+            .collect()
+    }
+
+    /// All functions of the core kernel, which are told even where their addresses are hidden.
+    pub fn functions(&self) -> Functions<'_> {
+        symbols(&self.text, is_function).map(|(address, name)| (name, address)).collect()
+    }
 }
 
-/// Looks variables of the core kernel up, by address; whatever is missing or hidden is missing from
-/// the answer.
-pub fn variables(kallsyms: &Path, names: &[&str]) -> HashMap<String, u64> {
-    let text = std::fs::read_to_string(kallsyms).unwrap_or_default();
-    let found = symbols(&text, |kind| matches!(kind, "b" | "B" | "d" | "D" | "r" | "R"));
-    found
-        .filter(|(address, name)| *address != 0 && names.contains(name))
-        .map(|(address, name)| (name.to_owned(), address))
-        .collect()
+/// The core kernel's functions; of several with one name, one.
+#[derive(Debug, Default)]
+pub struct Functions<'a>(HashMap<&'a str, u64>);
+
+impl<'a> FromIterator<(&'a str, u64)> for Functions<'a> {
+    fn from_iter<I: IntoIterator<Item = (&'a str, u64)>>(functions: I) -> Self {
+        Self(functions.into_iter().collect())
+    }
 }
 
-/// Names of the core kernel's functions, which are there even where the addresses are hidden;
-/// empty where they cannot be read at all.
-pub fn function_names(kallsyms: &Path) -> HashSet<String> {
-    let text = std::fs::read_to_string(kallsyms).unwrap_or_default();
-    symbols(&text, is_function).map(|(_, name)| name.to_owned()).collect()
+impl Functions<'_> {
+    /// Whether they could not be read.
+    pub fn are_unknown(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the kernel has a function; all are taken to be there where they could not be read.
+    pub fn has(&self, name: &str) -> bool {
+        self.are_unknown() || self.0.contains_key(name)
+    }
+
+    /// Where a function begins, unless that is hidden.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied().filter(|address| *address != 0)
+    }
 }
 
 fn is_function(kind: &str) -> bool {
@@ -78,7 +124,7 @@ fn symbols(text: &str, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = (u
     })
 }
 
-fn parse(text: &str, names: &[&str]) -> HashMap<String, Range> {
+fn ranges(text: &str, names: &[&str]) -> HashMap<String, Range> {
     let mut addresses = Vec::new();
     let mut found = HashMap::new();
     for (address, name) in symbols(text, is_function) {
@@ -93,11 +139,6 @@ fn parse(text: &str, names: &[&str]) -> HashMap<String, Range> {
         range.end = addresses.get(behind).copied().unwrap_or(range.start + 4096);
     }
     found
-}
-
-/// Whether the kernel has a function; all are taken to be there where the list cannot be read.
-pub fn has(functions: &HashSet<String>, name: &str) -> bool {
-    functions.is_empty() || functions.contains(name)
 }
 
 #[cfg(test)]
@@ -116,30 +157,40 @@ ffffffffc0000000 t tcp_time_wait\t[module]
 
     #[test]
     fn a_function_ends_where_the_next_one_begins() {
-        let found = parse(TEXT, &["tcp_time_wait", "tw_timer_handler", "missing"]);
+        let found = ranges(TEXT, &["tcp_time_wait", "tw_timer_handler", "missing"]);
         assert_eq!(found.len(), 2);
         assert_eq!(found["tcp_time_wait"], 0xffff_ffff_8100_0100..0xffff_ffff_8100_0200);
         assert_eq!(found["tw_timer_handler"], 0xffff_ffff_8100_0300..0xffff_ffff_8100_0380);
     }
 
+    fn kallsyms(text: &str) -> Kallsyms {
+        Kallsyms { path: "kallsyms".into(), text: text.to_owned() }
+    }
+
     #[test]
-    fn variables_and_names_are_found_beside_functions() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("kallsyms");
-        std::fs::write(&path, TEXT).unwrap();
-        let found = variables(&path, &["some_data", "tcp_time_wait"]);
+    fn variables_and_functions_are_told_apart() {
+        let kallsyms = kallsyms(TEXT);
+        let found = kallsyms.variables(&["some_data", "tcp_time_wait"]);
         assert_eq!(found, HashMap::from([("some_data".to_owned(), 0xffff_ffff_8100_0320)]));
-        assert!(function_names(&path).contains("tw_timer_handler"));
-        assert!(!function_names(&path).contains("some_data"));
-        assert!(function_names(directory.path()).is_empty(), "unreadable");
+        let functions = kallsyms.functions();
+        assert_eq!(functions.address("tw_timer_handler"), Some(0xffff_ffff_8100_0300));
+        assert!(functions.has("tw_timer_handler") && !functions.has("some_data"));
+    }
+
+    #[test]
+    fn every_function_is_taken_to_be_there_where_none_can_be_read() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Kallsyms::of(directory.path()).is_err());
+        assert!(Functions::default().has("tcp_time_wait"));
+        assert_eq!(Functions::default().address("tcp_time_wait"), None);
     }
 
     #[test]
     fn hidden_addresses_are_said_to_be_hidden() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("kallsyms");
-        std::fs::write(&path, "0000000000000000 T tcp_time_wait\n").unwrap();
-        let error = functions(&path, &["tcp_time_wait"]).unwrap_err().to_string();
+        let kallsyms = kallsyms("0000000000000000 T tcp_time_wait\n");
+        let error = kallsyms.ranges(&["tcp_time_wait"]).unwrap_err().to_string();
         assert!(error.contains("CAP_SYSLOG"), "{error}");
+        let functions = kallsyms.functions();
+        assert!(functions.has("tcp_time_wait") && functions.address("tcp_time_wait").is_none());
     }
 }
