@@ -2,6 +2,7 @@
 
 use std::{
     process::ExitCode,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -51,18 +52,25 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     if steps.run("setup", || setup::ensure(purpose)).is_none() {
         bail!("the set-up is incomplete");
     }
-    steps.run("format", || process::run(build::cargo().args(["fmt", "--all", "--check"])));
-    steps.run("lints of user space", lint_user_space);
-    steps.run("lints of the kernel programs", lint_kernel_programs);
-    steps.run("unit and documentation tests", || {
-        let mut tests = build::cargo();
-        tests.args(["test", "--workspace", "--exclude", "twtrace-ebpf", "--no-fail-fast"]);
-        if !args.all {
-            tests.env("PROPTEST_RNG_SEED", PROPERTIES_SEED);
-        }
-        process::run_visibly(tests.args(filter))
+    let programs = thread::scope(|scope| {
+        // Into directories of their own: what the steps before leave idle, this build takes.
+        let programs = scope.spawn(build::programs);
+        steps.run("format", || process::run(build::cargo().args(["fmt", "--all", "--check"])));
+        steps.run("lints of user space", lint_user_space);
+        steps.run("lints of the kernel programs", lint_kernel_programs);
+        steps.run("unit and documentation tests", || {
+            let mut tests = build::cargo();
+            tests.args(["test", "--workspace", "--exclude", "twtrace-ebpf", "--no-fail-fast"]);
+            if !args.all {
+                tests.env("PROPTEST_RNG_SEED", PROPERTIES_SEED);
+            }
+            process::run_visibly(tests.args(filter))
+        });
+        steps.run("static programs, begun with the format", || {
+            programs.join().unwrap_or_else(|_| bail!("the thread that builds them panicked"))
+        })
     });
-    if let Some(programs) = steps.run("static programs", build::programs) {
+    if let Some(programs) = programs {
         steps.run("scenarios on this host", || {
             let began = Instant::now();
             let tally = scenarios::on_host(&programs, filter)?;
