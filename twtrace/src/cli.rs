@@ -146,7 +146,7 @@ pub struct ObserveArgs {
     pub socket: PathBuf,
     /// An address that connections leave through, shared with others: its ports for each destination
     /// (or ports-in-all), and how long it holds one after the end. Like `ports=64512 hold=120s
-    /// from=10.0.0.0/8 except=10.0.0.0/8`; may be given more than once.
+    /// from=10.0.0.0/8 netns=blue except=10.0.0.0/8`; may be given more than once.
     #[arg(long, value_name = "DESCRIPTION")]
     pub egress: Vec<Egress>,
     /// Take in a recording instead of watching this host.

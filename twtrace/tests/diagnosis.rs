@@ -118,6 +118,7 @@ fn everything_wrong() -> (Vec<Peer>, HostFacts) {
 fn examined(peers: &[Peer], facts: HostFacts) -> Examined {
     let case = Case {
         egress: &[],
+        netns_names: None,
         owners: None,
         peers,
         failures: &twtrace::failures::NONE,

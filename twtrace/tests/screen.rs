@@ -192,6 +192,7 @@ impl Host {
         };
         let case = Case {
             egress: &[],
+            netns_names: None,
             owners: None,
             peers: self.aggregate.table().rows(),
             failures: self.aggregate.failures(),

@@ -111,6 +111,7 @@ fn set<'t>(
         return Err((name_span, Problem::Unknown(name, value.get_ref())));
     };
     let text = match (value.get_ref(), key.shape) {
+        (DeValue::Array(tables), Shape::Tables) => return set_tables(config, key, tables),
         (DeValue::String(text), Shape::Text | Shape::Size) => text.to_string(),
         (DeValue::Integer(number), Shape::Number | Shape::Size) if number.radix() == 10 => {
             number.as_str().to_owned()
@@ -120,6 +121,7 @@ fn set<'t>(
                 Shape::Text => "a string in quotes",
                 Shape::Number => "a whole number without quotes",
                 Shape::Size => "a size in quotes, or a whole number of MiB",
+                Shape::Tables => "a list of tables",
             };
             let example = assignment(key);
             let problem = format!("{name} must be {wanted}, such as {example}");
@@ -130,11 +132,62 @@ fn set<'t>(
         .map_err(|error| (value.span(), Problem::Said(format!("{name} {error}"))))
 }
 
+/// Sets a key that has tables, by the text that its flag would have.
+fn set_tables<'t>(
+    config: &mut DaemonConfig,
+    key: &Key,
+    tables: &'t [toml::Spanned<DeValue<'t>>],
+) -> Result<(), (Range<usize>, Problem<'t>)> {
+    let mut texts = Vec::new();
+    for table in tables {
+        let fault = |error: String| (table.span(), Problem::Said(format!("{} {error}", key.name)));
+        let text = description(table.get_ref()).map_err(fault)?;
+        // Alone first, so that a fault has its place.
+        (key.set)(&mut DaemonConfig::default(), &text).map_err(fault)?;
+        texts.push(text);
+    }
+    let text = if texts.is_empty() { "none".to_owned() } else { texts.join(";") };
+    (key.set)(config, &text).map_err(|error| (0..0, Problem::Said(error)))
+}
+
+/// A table as a flag has it.
+fn description(table: &DeValue<'_>) -> Result<String, String> {
+    let DeValue::Table(table) = table else {
+        return Err("has tables, of keys and values".to_owned());
+    };
+    let mut words = Vec::new();
+    for (name, value) in table {
+        let one = |value: &DeValue<'_>| match value {
+            // A value is one word for a flag; a time in two is the same in one.
+            DeValue::String(text) => Some(text.split_whitespace().collect::<String>()),
+            DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+            _ => None,
+        };
+        let value = match value.get_ref() {
+            DeValue::Array(list) => {
+                let all = list.iter().map(|value| one(value.get_ref())).collect::<Option<Vec<_>>>();
+                all.map(|all| all.join(","))
+            }
+            value => one(value),
+        };
+        let value = value.filter(|value| !value.contains(';'));
+        let value =
+            value.ok_or_else(|| format!("has no value of that kind for {}", name.get_ref()))?;
+        let name = name.get_ref().replace('_', "-");
+        if !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
+            return Err(format!("does not know {name:?}"));
+        }
+        words.push(format!("{name}={value}"));
+    }
+    Ok(words.join(" "))
+}
+
 /// A key with its default, as the file writes it.
 pub fn assignment(key: &Key) -> String {
     match key.shape {
         Shape::Text | Shape::Size => format!("{} = \"{}\"", key.name, key.default),
         Shape::Number => format!("{} = {}", key.name, key.default),
+        Shape::Tables => format!("{} = []", key.name),
     }
 }
 
@@ -189,6 +242,29 @@ mod tests {
                 "5:2: unknown table [api]: all keys stand at the top, without a table",
             ]
         );
+    }
+
+    #[test]
+    fn tables_say_what_the_flag_says_and_each_fault_has_its_place() {
+        let read = |text: &str| {
+            let mut config = DaemonConfig::default();
+            apply(&mut config, text).map(|()| config.egress)
+        };
+        let two = "[[egress]]\nports = 64512\nhold = \"2m\"\nfrom = [\"10.0.0.0/8\", \"192.0.2.1\"]\n\
+                   [[egress]]\nports_in_all = 300\nhold = \"1m 30s\"\nnetns = [\"blue\", \"7\"]\n\
+                   except = \"10.0.0.0/8\"\n";
+        let flag = "ports=64512 hold=2m from=10.0.0.0/8,192.0.2.1; ports-in-all=300 hold=90s netns=blue,7 \
+                    except=10.0.0.0/8";
+        let mut given = DaemonConfig::default();
+        (Key::of("egress").unwrap().set)(&mut given, flag).unwrap();
+        assert_eq!(read(two), Ok(given.egress));
+        assert_eq!(read("egress = []\n"), Ok(None));
+        let told = faults("[[egress]]\nports = 1\nhold = \"1s\"\n[[egress]]\nports = 1\n");
+        assert!(told[0].starts_with("4:1: egress needs ports and hold"), "{told:?}");
+        let told = faults("log = \"info\"\negress = [{ ports = 1, hold = \"1s;\" }]\n");
+        assert_eq!(told, ["2:11: egress has no value of that kind for hold"]);
+        assert!(faults("egress = \"ports=1 hold=1s\"\n")[0].contains("must be a list of tables"));
+        assert!(faults("[[egress]]\n\"a b\" = 1\n")[0].contains("does not know"));
     }
 
     #[test]

@@ -129,9 +129,11 @@ settings! {
         max_live: u32 = "262144" in 1..=16_777_216, Restart;
         /// Most peers told apart; the others are counted together.
         max_peers: usize = "65536" in 1..=16_777_216, Restart;
-        /// Address that connections leave through, shared with others: ports for each destination (or
-        /// ports-in-all), and how long it holds one after the end, such as ports=64512 hold=120s
-        /// from=10.0.0.0/8 except=10.0.0.0/8; several with ; between.
+        /// Addresses that connections leave through, shared with others: ports for each destination (or
+        /// ports-in-all), how long one is held after the end, networks and namespaces whose connections
+        /// leave so, and destinations that do not. In the file a table [[egress]] each, behind all other
+        /// keys; as a flag ports=64512 hold=120s from=10.0.0.0/8 netns=blue except=10.0.0.0/8, several
+        /// with ; between.
         egress: Option<Egresses> = "none", Reload;
         /// Size of the event buffer, such as 8MiB, rounded up to a power of two; a number alone is
         /// MiB.

@@ -22,6 +22,8 @@ pub enum Shape {
     Number,
     /// In quotes with its unit, or a whole number of MiB.
     Size,
+    /// A table each; as text the keys of one with `=` and their values, several with `;` between.
+    Tables,
 }
 
 /// A type of values.
@@ -81,6 +83,7 @@ pub struct Egresses(pub Vec<Egress>);
 
 impl Value for Egresses {
     const NAME: &'static str = "DESCRIPTION";
+    const SHAPE: Shape = Shape::Tables;
 
     fn read(text: &str) -> Result<Self, String> {
         text.split(';').map(str::parse).collect::<Result<_, _>>().map(Self)

@@ -27,6 +27,9 @@ const SEEN_S: f64 = TCP_TIMEWAIT_LEN_MS as f64 / 1000.0;
 pub struct Egress {
     /// The local networks whose connections leave through it; all that are not loopback if there is none.
     pub from: Vec<IpNet>,
+    /// The network namespaces whose connections leave through it, by name or inode number; all if there
+    /// is none.
+    pub netns: Vec<String>,
     /// Destinations that do not pass it.
     pub except: Vec<IpNet>,
     /// Ports it has.
@@ -40,10 +43,10 @@ pub struct Egress {
 impl FromStr for Egress {
     type Err = String;
 
-    /// Reads `ports=64512 hold=120s from=10.0.0.0/8 except=10.0.0.0/8,192.168.0.0/16`.
+    /// Reads `ports=64512 hold=120s from=10.0.0.0/8 except=10.0.0.0/8,192.168.0.0/16 netns=blue`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut ports, mut hold, mut in_all) = (None, None, false);
-        let (mut from, mut except) = (Vec::new(), Vec::new());
+        let (mut from, mut netns, mut except) = (Vec::new(), Vec::new(), Vec::new());
         for word in text.split_whitespace() {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             match key {
@@ -57,18 +60,19 @@ impl FromStr for Egress {
                 }
                 "from" => from = networks(value)?,
                 "except" => except = networks(value)?,
+                "netns" => netns = value.split(',').map(str::to_owned).collect(),
                 _ => return Err(format!("does not know {key:?}: {WANTED}")),
             }
         }
         match (ports, hold) {
-            (Some(ports), Some(hold)) => Ok(Self { from, except, ports, in_all, hold }),
+            (Some(ports), Some(hold)) => Ok(Self { from, netns, except, ports, in_all, hold }),
             _ => Err(format!("needs ports and hold: {WANTED}")),
         }
     }
 }
 
-const WANTED: &str = "ports=N or ports-in-all=N, hold=TIME up to 1h, and perhaps from=NETWORK,… and \
-                      except=NETWORK,…";
+const WANTED: &str = "ports=N or ports-in-all=N, hold=TIME up to 1h, and perhaps from=NETWORK,…, \
+                      netns=NAME,… and except=NETWORK,…";
 
 fn networks(text: &str) -> Result<Vec<IpNet>, String> {
     let one = |word: &str| {
@@ -82,8 +86,13 @@ impl fmt::Display for Egress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = if self.in_all { "ports-in-all" } else { "ports" };
         write!(f, "{key}={} hold={}", self.ports, humantime::format_duration(self.hold))?;
-        for (key, networks) in [("from", &self.from), ("except", &self.except)] {
-            let words: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        let words = |networks: &[IpNet]| networks.iter().map(ToString::to_string).collect();
+        let lists = [
+            ("from", words(&self.from)),
+            ("except", words(&self.except)),
+            ("netns", self.netns.clone()),
+        ];
+        for (key, words) in lists {
             if !words.is_empty() {
                 write!(f, " {key}={}", words.join(","))?;
             }
@@ -93,8 +102,8 @@ impl fmt::Display for Egress {
 }
 
 impl Egress {
-    /// Whether connections of a row leave through it.
-    fn carries(&self, row: &Peer) -> Option<(u32, IpAddr, u16)> {
+    /// The namespace and the destination of a row whose connections leave through it.
+    fn carries(&self, case: &Case<'_>, row: &Peer) -> Option<(u32, IpAddr, u16)> {
         let Group::Peer { netns, role: Role::Client, address, port } = row.group else {
             return None;
         };
@@ -108,7 +117,11 @@ impl Egress {
         let locals = row.history.locals();
         let ours =
             self.from.is_empty() || locals.iter().any(|(local, _)| inside(&self.from, &ip(*local)));
-        Some((netns.current()?, remote, port)).filter(|_| ours)
+        let netns = netns.current()?;
+        let name = case.netns_names.and_then(|names| names.get(&netns));
+        let is_meant = |meant: &String| Some(meant) == name || meant.parse() == Ok(netns);
+        let ours = ours && (self.netns.is_empty() || self.netns.iter().any(is_meant));
+        Some((netns, remote, port)).filter(|_| ours)
     }
 }
 
@@ -139,6 +152,8 @@ impl Taken {
 /// How short the ports of a shared address are towards one destination.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EgressMargin {
+    /// Which of the addresses described, from 1: several may pass to the same destination.
+    pub egress: usize,
     /// The destination; `None` where all share the ports.
     pub to: Option<std::net::SocketAddr>,
     /// Ports there are.
@@ -177,10 +192,10 @@ impl EgressMargin {
 
 /// The margins of all shared addresses, the shortest of each first.
 pub fn of_all(case: &Case<'_>) -> Vec<EgressMargin> {
-    case.egress.iter().flat_map(|egress| of(case, egress)).collect()
+    (1..).zip(case.egress).flat_map(|(number, egress)| of(case, number, egress)).collect()
 }
 
-fn of(case: &Case<'_>, egress: &Egress) -> Vec<EgressMargin> {
+fn of(case: &Case<'_>, number: usize, egress: &Egress) -> Vec<EgressMargin> {
     let hold_s = egress.hold.as_secs_f64();
     let mut young: BTreeMap<u32, u64> = BTreeMap::new();
     let since_ns =
@@ -194,11 +209,11 @@ fn of(case: &Case<'_>, egress: &Egress) -> Vec<EgressMargin> {
     type ByNetns = BTreeMap<u32, Taken>;
     let mut destinations: BTreeMap<Option<std::net::SocketAddr>, ByNetns> = BTreeMap::new();
     for (index, row) in case.peers.iter().enumerate() {
-        let Some((netns, remote, port)) = egress.carries(row) else { continue };
+        let Some((netns, remote, port)) = egress.carries(case, row) else { continue };
         let to = std::net::SocketAddr::new(remote, port);
-        let number = u32::try_from(index).unwrap_or(u32::MAX).wrapping_add(1);
+        let row_number = u32::try_from(index).unwrap_or(u32::MAX).wrapping_add(1);
         let rates = row.history.rates(case.now_ns, case.since_ns);
-        let live = young.get(&number).copied().unwrap_or(0) as f64;
+        let live = young.get(&row_number).copied().unwrap_or(0) as f64;
         // What sat its TIME_WAIT out is held on where the NAT's time is longer.
         let beyond = (hold_s - SEEN_S).max(0.0);
         let sat_out = row.counts().class(Class::TwoMsl) as f64;
@@ -219,6 +234,7 @@ fn of(case: &Case<'_>, egress: &Egress) -> Vec<EgressMargin> {
         let mut by_netns: Vec<_> = by.into_iter().collect();
         by_netns.sort_by(|one, two| two.1.now().total_cmp(&one.1.now()));
         let mut margin = EgressMargin {
+            egress: number,
             to,
             ports: egress.ports,
             hold_s,
@@ -255,7 +271,7 @@ mod tests {
     fn what_is_written_is_read_back() {
         for text in [
             "ports=300 hold=2m",
-            "ports-in-all=64512 hold=4m from=10.0.0.0/8 except=10.0.0.0/8,192.0.2.1/32",
+            "ports-in-all=64512 hold=4m from=10.0.0.0/8 except=10.0.0.0/8,192.0.2.1/32 netns=blue,7",
         ] {
             assert_eq!(text.parse::<Egress>().unwrap().to_string(), text);
         }
@@ -291,6 +307,12 @@ mod tests {
         assert!((margin.to_come() - 320.0).abs() < 40.0, "{}", margin.to_come());
         let other = ["ports=300 hold=30s except=10.0.0.0/8".parse().unwrap()];
         assert_eq!(of_all(&Case { egress: &other, ..case }), []);
+        let names = [(NETNS, "blue".to_owned())].into();
+        let case = Case { netns_names: Some(&names), ..case };
+        for (netns, count) in [("blue", 1), ("red,4711", 0), (&format!("red,{NETNS}"), 1)] {
+            let egress = [format!("ports=300 hold=30s netns={netns}").parse().unwrap()];
+            assert_eq!(of_all(&Case { egress: &egress, ..case }).len(), count, "{netns}");
+        }
         let full = ["ports=70 hold=30s".parse().unwrap()];
         assert_eq!(of_all(&Case { egress: &full, ..case })[0].exhaustion, Exhaustion::Now);
     }

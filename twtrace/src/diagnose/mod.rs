@@ -47,6 +47,8 @@ pub struct Case<'a> {
     pub failures: &'a Failures,
     /// Addresses that connections leave through, as the user describes them.
     pub egress: &'a [Egress],
+    /// Names of network namespaces, where anybody told.
+    pub netns_names: Option<&'a HashMap<u32, String>>,
     /// Whose sockets are, where anybody told.
     pub owners: Option<&'a Owners>,
     /// The sockets followed; without them live ones are taken to have come evenly.

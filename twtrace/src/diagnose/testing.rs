@@ -23,6 +23,7 @@ pub const NOW_NS: u64 = 1_000_000_000_000;
 pub fn case<'a>(peers: &'a [Peer], facts: &'a HostFacts) -> Case<'a> {
     Case {
         egress: &[],
+        netns_names: None,
         owners: None,
         peers,
         failures: &crate::failures::NONE,

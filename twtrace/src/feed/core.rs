@@ -265,6 +265,7 @@ impl Core {
         let diagnosis = diagnose(&Case {
             owners: Some(&owners),
             egress: &self.egress,
+            netns_names: Some(&moment.netns_names),
             peers: self.aggregate.table().rows(),
             failures: self.aggregate.failures(),
             sockets: Some(self.aggregate.sockets()),

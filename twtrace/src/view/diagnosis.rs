@@ -124,6 +124,7 @@ fn egress_document(margin: &EgressMargin) -> Value {
         json!({ "netns": netns, "open": taken.open.round(), "held": taken.held.round() })
     });
     json!({
+        "egress": margin.egress,
         "to": margin.to,
         "ports": margin.ports,
         "hold_s": margin.hold_s,

@@ -15,6 +15,7 @@ use self::exposition::{Exposition, FamilyKind, Labels};
 use crate::{
     agent::Agent,
     attached::Types,
+    diagnose::egress::EgressMargin,
     failures::Cause,
     needs::Needs,
     owner::Owner,
@@ -207,12 +208,17 @@ fn namespaces(out: &mut Exposition, summary: &Summary) {
         let help = "Ports of a shared address held towards a destination, estimated: open, or closed here \
                     within the time that one is held.";
         let mut used = out.family(FamilyKind::Gauge, "twtrace_egress_ports_used", "", help);
-        egress.iter().for_each(|margin| {
-            used.gauge(&[("to", &margin.target())], margin.all.now().round());
-        });
+        let labels = |margin: &EgressMargin| [margin.egress.to_string(), margin.target()];
+        for margin in egress {
+            let [number, to] = labels(margin);
+            used.gauge(&[("egress", &number), ("to", &to)], margin.all.now().round());
+        }
         let help = "Ports there are.";
         let mut limit = out.family(FamilyKind::Gauge, "twtrace_egress_ports_limit", "", help);
-        egress.iter().for_each(|margin| limit.gauge(&[("to", &margin.target())], margin.ports));
+        for margin in egress {
+            let [number, to] = labels(margin);
+            limit.gauge(&[("egress", &number), ("to", &to)], margin.ports);
+        }
     }
     let buckets: Vec<_> =
         all.iter().filter_map(|namespace| Some((namespace.netns, namespace.buckets?))).collect();
