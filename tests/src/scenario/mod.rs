@@ -198,6 +198,7 @@ pub const ALL: &[Scenario] = &[
     agent("owners_by_network_namespace", owners::by_network_namespace),
     agent("owners_below_a_mounted_root", owners::below_a_mounted_root),
     agent("owners_of_a_container", owners::of_a_container),
+    agent("owners_gone_before_the_first_record", owners::gone_before_the_first_record),
     agent("owners_churned", owners::churned),
     kernel("filters_in_userspace_against_the_kernel", filters::in_userspace),
     kernel("why_a_socket_is_blocked", entry::why_a_socket_is_blocked),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
@@ -189,6 +190,27 @@ fn told_of(daemon: &Daemon, inum: u64) -> Result<String> {
         let found = lines.find(|line| line.contains(&label) && line.contains("owner=\""));
         Ok(found.filter(|line| !line.contains("owner=\"\"")).map(str::to_owned))
     })
+}
+
+/// A group that is gone before anybody could ask for its name is nobody's, and not that of whoever comes
+/// next; the one that stays has its own.
+pub fn gone_before_the_first_record(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let tracer = Tracer::watch(lab, &["--netns", net.client.name(), "--by", "owner"])?;
+    let unit = |role: &str| format!("twt{}-{role}.service", std::process::id());
+    let group = |role| Cgroup::ending(&format!("/system.slice/{}", unit(role)));
+    // Records wait in the kernel meanwhile.
+    tracer.signal(Signal::STOP)?;
+    let gone = group("gone")?;
+    gone.connect(&net.client, server.addr(), 3)?;
+    gone.remove()?;
+    let stays = group("stays")?;
+    stays.connect(&net.client, server.addr(), 4)?;
+    settled(&net.client, 7)?;
+    tracer.signal(Signal::CONT)?;
+    let want = counts(&[(&unit("stays"), 4), ("(owner unknown)", 3)]);
+    expect::equal("entered by owner", &want, &by_owner(&tracer.finish()?)?)
 }
 
 /// Owners that come and go.
