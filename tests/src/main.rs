@@ -5,6 +5,7 @@
 //! `--kernel NAME` for which kernel this is, `--core` for the core alone, and `--covering KERNELS` for its share of what covers
 //! the scenarios on all of those.
 
+mod alertmanager;
 mod bench;
 mod cgroup;
 mod counters;
@@ -24,6 +25,7 @@ mod scenario;
 mod script;
 mod select;
 mod server;
+mod service;
 mod sockopt;
 mod ss;
 mod story;

@@ -207,7 +207,7 @@ pub const ALL: &[Scenario] = &[
     kernel("recording_in_several_files", recording::in_several_files),
     agent("recording_on_a_full_disk", recording::on_a_full_disk),
     agent("recording_killed_in_the_middle", recording::killed_in_the_middle),
-    agent("export_is_queried_by_duckdb", recording::export_is_queried_by_duckdb),
+    agent("export_is_queried", recording::export_is_queried),
     agent("report_in_a_browser", report::in_a_browser),
     agent("report_of_what_a_daemon_remembers", report::of_what_a_daemon_remembers),
     agent("what_if_foretells_what_then_happens", what_if::foretells_what_then_happens).alone(),

@@ -2,16 +2,17 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::alertmanager::Alertmanager;
 use crate::daemon::Daemon;
 use crate::dashboard;
 use crate::lab::{Backend, Lab};
+use crate::service::{self, Service};
 use crate::topology;
 use crate::traffic::{Behaviour, Client, Server};
 use crate::{expect, http, twtrace, wait};
@@ -34,50 +35,37 @@ const PEER: &str = "10.1.0.2:8301";
 /// Time between two scrapes, seconds.
 const SCRAPE: u32 = 5;
 
-/// A port that is free now.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-/// A Prometheus of our own, ended when dropped.
-struct Prometheus {
-    child: Child,
-    address: String,
-    directory: tempfile::TempDir,
-}
+/// A Prometheus of our own.
+struct Prometheus(Service);
 
 impl Prometheus {
-    fn scraping(target: &str) -> Result<Self> {
+    /// One that scrapes a daemon, and sends what fires to an Alertmanager.
+    fn scraping(target: &str, alertmanager: Option<&str>) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         for (name, text) in RULES {
             fs::write(directory.path().join(name), text)?;
         }
-        let file = directory.path().join("prometheus.yml");
-        let config = format!(
+        let mut config = format!(
             "global: {{scrape_interval: {SCRAPE}s, scrape_timeout: 5s, evaluation_interval: 5s}}\n\
              rule_files: [twtrace.rules.yaml]\n\
              scrape_configs:\n\
              - {{job_name: twtrace, static_configs: [{{targets: ['{target}']}}]}}\n"
         );
-        fs::write(&file, config)?;
-        let address = format!("127.0.0.1:{}", free_port()?);
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(directory.path().join("log"))?)
-            .spawn()
-            .context("starting prometheus, of the package prometheus")?;
-        Ok(Self { child, address, directory })
+        if let Some(address) = alertmanager {
+            config += "alerting:\n  alertmanagers:\n";
+            config += &format!("  - {{static_configs: [{{targets: ['{address}']}}]}}\n");
+        }
+        fs::write(directory.path().join("prometheus.yml"), config)?;
+        let args = ["--config.file=prometheus.yml", "--storage.tsdb.path=data"];
+        Service::start("prometheus", service::free_address()?, directory, &args).map(Self)
     }
 
     /// The value of an expression, when it has one.
     fn query(&self, expression: &str) -> Result<Option<f64>> {
         let query: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
         // Until it listens there is no answer.
-        let Ok(body) = http::network(&self.address, &format!("/api/v1/query?query={query}")) else {
+        let Ok(body) = http::network(&self.0.address, &format!("/api/v1/query?query={query}"))
+        else {
             return Ok(None);
         };
         let answer: Value = serde_json::from_str(&body)?;
@@ -98,29 +86,20 @@ impl Prometheus {
             Ok((last == Some(want)).then_some(()))
         })
         .with_context(|| {
-            let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-            let targets = http::network(&self.address, "/api/v1/targets").unwrap_or_default();
-            format!("{expression} was last {last:?}, not {want}: {targets}\n{log}")
+            let targets = http::network(&self.0.address, "/api/v1/targets").unwrap_or_default();
+            format!("{expression} was last {last:?}, not {want}: {targets}\n{}", self.0.log())
         })
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        // A failure to end it is no finding about twtrace.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
 /// Prometheus finds no fault in the metrics, scrapes them, and counts what happened.
 pub fn prometheus_scrapes_the_counts(lab: &Lab) -> Result<()> {
-    let target = format!("127.0.0.1:{}", free_port()?);
+    let target = service::free_address()?;
     let net = topology::pair()?;
     // Of this namespace alone: beside other scenarios the peer would not be among the busiest.
     let netns = net.client.name();
     let daemon = Daemon::start(lab, &["--listen", &target, "--netns", netns])?;
-    let prometheus = Prometheus::scraping(&target)?;
+    let prometheus = Prometheus::scraping(&target, None)?;
     prometheus.await_value("up", 1.0)?;
 
     let server = Server::start(&net.server, PEER, Behaviour::AnswersEof)?;
@@ -175,19 +154,50 @@ fn dashboard_shows(lab: &Lab, prometheus: &Prometheus) -> Result<()> {
     Ok(())
 }
 
+/// Every alert goes to whom its severity asks for, the one that fires was told to the pager, and by it
+/// others of the host are held back.
+fn routed(alertmanager: &Alertmanager, target: &str) -> Result<()> {
+    let alerts: Vec<_> = RULES[0].1.split("- alert: ").skip(1).collect();
+    expect::that(alerts.len() >= 8, || format!("too few alerts: {alerts:?}"))?;
+    for alert in alerts {
+        let (name, behind) = alert.split_once('\n').context("a name")?;
+        let (_, behind) = behind.split_once("severity: ").context("a severity")?;
+        let (severity, _) = behind.split_once('}').context("a label")?;
+        let want = if severity == "critical" { "pager" } else { "tickets" };
+        let labels = [&format!("alertname={name}"), &format!("severity={severity}"), "job=twtrace"];
+        expect::equal(name, &want, &alertmanager.receiver(&labels)?.as_str())?;
+    }
+    let page = alertmanager.page()?;
+    expect::equal("how many alerts in a page", &Some(1), &page["alerts"].as_array().map(Vec::len))?;
+    let alert = &page["alerts"][0];
+    let told = |part: &str, name: &str| alert[part][name].as_str().map(str::to_owned);
+    let firing = Some("TwtraceCallsFail".to_owned());
+    expect::equal("which alert", &firing, &told("labels", "alertname"))?;
+    expect::equal("of whom", &Some(target.to_owned()), &told("labels", "instance"))?;
+    let runbook = Some("docs/findings/TW019.md".to_owned());
+    expect::equal("runbook", &runbook, &told("annotations", "runbook"))?;
+    alertmanager.await_state("TwtraceCallsFail", "active")?;
+    let instance = format!("instance={target}");
+    let short = ["alertname=TwtracePortsRunShort", "severity=warning", "job=twtrace", &instance];
+    alertmanager.raise(&short)?;
+    alertmanager.await_state("TwtracePortsRunShort", "suppressed")
+}
+
 /// The alerts are as their own tests say, ask for metrics that there are, and the first of them fires
-/// in a real Prometheus when connect() fails on a real host, of which the dashboard shows all.
+/// in a real Prometheus when connect() fails on a real host, of which the dashboard shows all and a real
+/// Alertmanager tells the pager.
 pub fn alerts_fire(lab: &Lab) -> Result<()> {
-    let target = format!("127.0.0.1:{}", free_port()?);
+    let target = service::free_address()?;
     let net = topology::pair()?;
     topology::ephemeral_ports(&net.client, 20_000, 20_019)?;
     net.client.set("ipv4/tcp_tw_reuse", "0")?;
     let daemon = Daemon::start(lab, &["--listen", &target, "--netns", net.client.name()])?;
-    let prometheus = Prometheus::scraping(&target)?;
+    let alertmanager = Alertmanager::start()?;
+    let prometheus = Prometheus::scraping(&target, Some(alertmanager.address()))?;
     let tried = twtrace::finished(
         Command::new("promtool")
             .args(["test", "rules", RULES[1].0])
-            .current_dir(prometheus.directory.path()),
+            .current_dir(prometheus.0.directory.path()),
     )?;
     expect::that(tried.status.success(), || twtrace::shown(&tried))?;
     let firing = "count(ALERTS{alertname=\"TwtraceCallsFail\", alertstate=\"firing\"})";
@@ -200,6 +210,10 @@ pub fn alerts_fire(lab: &Lab) -> Result<()> {
     expect::equal("connections that came about", &20, &outcome.connected)?;
     prometheus.await_value(firing, 1.0)?;
     dashboard_shows(lab, &prometheus)?;
+    // However long that took, calls fail now.
+    client.try_connections(server.addr(), 25)?;
+    prometheus.await_value(firing, 1.0)?;
+    routed(&alertmanager, &target)?;
 
     let metrics = http::local(&daemon.socket(), "/metrics")?;
     let is_part = |char: char| char.is_ascii_alphanumeric() || char == '_' || char == ':';

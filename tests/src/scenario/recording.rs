@@ -20,7 +20,7 @@ use crate::traffic::{Behaviour, Client, Server};
 use crate::twtrace::{self, Running};
 use crate::wait;
 
-/// Names a Python that has the module `duckdb`.
+/// Names a Python that has the modules `duckdb` and `chdb`.
 const PYTHON: &str = "TWTRACE_PYTHON";
 
 /// Where the query that users are given is.
@@ -152,8 +152,9 @@ pub fn killed_in_the_middle(lab: &Lab) -> Result<()> {
     expect::equal("totals", &want, &summary.totals()?)
 }
 
-/// The documented query names the peer behind the router that strips timestamps, and only it.
-pub fn export_is_queried_by_duckdb(lab: &Lab) -> Result<()> {
+/// The documented query names the peer behind the router that strips timestamps, and only it, be it
+/// asked of DuckDB or, of the same file, of ClickHouse.
+pub fn export_is_queried(lab: &Lab) -> Result<()> {
     let python = std::env::var(PYTHON).with_context(|| {
         format!("{PYTHON} names no Python with DuckDB; `cargo xtask test` makes one and names it")
     })?;
@@ -178,6 +179,9 @@ pub fn export_is_queried_by_duckdb(lab: &Lab) -> Result<()> {
     expect::equal("peers found", &vec![(&json!("10.2.0.2:8080"), &json!(40))], &found)?;
     let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
     expect::equal("host", &json!(host.trim()), &rows[0][0])?;
+    let of_clickhouse = clickhouse(&python, directory.path(), &for_clickhouse(&query))?;
+    let found: Vec<_> = of_clickhouse.iter().map(|row| (&row[0], &row[1], &row[2])).collect();
+    expect::equal("by ClickHouse", &vec![(&rows[0][0], &rows[0][1], &rows[0][2])], &found)?;
 
     // The three forms have the same rows.
     let ndjson = exported_text(lab, &file, directory.path(), "ndjson")?;
@@ -186,6 +190,7 @@ pub fn export_is_queried_by_duckdb(lab: &Lab) -> Result<()> {
         "SELECT count(*), count(DISTINCT mono_ns), min(time)::VARCHAR, sum(mono_ns)::VARCHAR
                  FROM 'recordings/one.parquet'";
     let parquet = duckdb(&python, directory.path(), count)?;
+    both_read_the_same(&python, directory.path())?;
     let from = |name: &str| count.replace("one.parquet", name);
     for (name, lines) in [("ndjson.ndjson", ndjson), ("csv.csv", csv - 1)] {
         let rows = duckdb(&python, directory.path(), &from(name))?;
@@ -193,6 +198,24 @@ pub fn export_is_queried_by_duckdb(lab: &Lab) -> Result<()> {
         expect::equal(name, &json!(lines), &rows[0][0])?;
     }
     expect::that(parquet[0][0].as_u64() >= Some(50), || format!("too few rows: {parquet:?}"))
+}
+
+/// Every column has as many values, as many different ones, and the same least and greatest one, to
+/// DuckDB and to ClickHouse.
+fn both_read_the_same(python: &str, directory: &Path) -> Result<()> {
+    let file = "'recordings/one.parquet'";
+    let columns = duckdb(python, directory, &format!("DESCRIBE SELECT * FROM {file}"))?;
+    let names: Vec<_> = columns.iter().filter_map(|column| column[0].as_str()).collect();
+    let words = names.iter().map(|name| match *name {
+        // Each writes a time in a way of its own.
+        "time" => "count(time), count(DISTINCT time)".to_owned(),
+        name => format!("count({name}), count(DISTINCT {name}), min({name}), max({name})"),
+    });
+    let asked = format!("SELECT {} FROM {file}", words.collect::<Vec<_>>().join(", "));
+    let by_duckdb = duckdb(python, directory, &asked)?;
+    let by_clickhouse = clickhouse(python, directory, &for_clickhouse(&asked))?;
+    expect::that(names.len() > 40, || format!("too few columns: {names:?}"))?;
+    expect::equal(&format!("what ClickHouse reads of {names:?}"), &by_duckdb, &by_clickhouse)
 }
 
 /// Exports into the folder that the query looks into.
@@ -219,12 +242,34 @@ fn document_query() -> Result<String> {
     Ok(query.trim_end().trim_end_matches(';').to_owned())
 }
 
-/// The rows of a query's answer.
+/// The query as ClickHouse has it, whose files are behind the name of a function.
+fn for_clickhouse(query: &str) -> String {
+    let mut parts = query.split("'recordings/");
+    let before = parts.next().unwrap_or_default().to_owned();
+    parts.fold(before, |text, rest| text + "file('recordings/" + &rest.replacen('\'', "')", 1))
+}
+
+/// The rows of DuckDB's answer to a query.
 fn duckdb(python: &str, directory: &Path, query: &str) -> Result<Vec<Vec<Value>>> {
     let program = "import duckdb, json, sys; \
                    print(json.dumps(duckdb.sql(sys.argv[1]).fetchall(), default=str))";
+    let answer = asked(python, program, directory, query)?;
+    serde_json::from_slice(&answer).context("DuckDB's answer")
+}
+
+/// The rows of ClickHouse's.
+fn clickhouse(python: &str, directory: &Path, query: &str) -> Result<Vec<Vec<Value>>> {
+    let program = "import chdb, sys; \
+                   sys.stdout.write(str(chdb.query(sys.argv[1], 'JSONCompactEachRow')))";
+    let answer = asked(python, program, directory, query)?;
+    let rows = String::from_utf8(answer)?;
+    rows.lines().map(|row| serde_json::from_str(row).context("ClickHouse's answer")).collect()
+}
+
+/// What a program in Python prints of a query, in a directory.
+fn asked(python: &str, program: &str, directory: &Path, query: &str) -> Result<Vec<u8>> {
     let mut command = Command::new(python);
     let output = twtrace::finished(command.args(["-c", program, query]).current_dir(directory))?;
     expect::that(output.status.success(), || twtrace::shown(&output))?;
-    serde_json::from_slice(&output.stdout).context("DuckDB's answer")
+    Ok(output.stdout)
 }

