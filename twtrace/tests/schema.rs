@@ -353,6 +353,7 @@ fn predictions_fit_their_schema() {
     let mut what_if = WhatIf::new(Remedy::usual(), Hz::new(250), false);
     assert_valid(&schema, &view::what_if::document(&what_if));
     events().iter().for_each(|event| what_if.event(event));
+    what_if.moment(1_000_000_000, None, &Failures::default());
     let document = view::what_if::document(&what_if);
     assert_valid(&schema, &document);
     let told = document["predictions"].as_array().expect("a list");

@@ -65,7 +65,11 @@ impl Watcher for Worlds {
 
     fn moment(&mut self, core: &Core) {
         if let (Some(what_if), Some(moment)) = (&mut self.what_if, core.moment()) {
-            what_if.moment(moment.facts.as_ref(), core.aggregate().failures());
+            what_if.moment(
+                moment.clock.mono_ns,
+                moment.facts.as_ref(),
+                core.aggregate().failures(),
+            );
         }
     }
 }

@@ -133,7 +133,7 @@ impl Remedy {
             (
                 self.bind_address_no_port,
                 "bind_address_no_port: for programs that bind an address without a port; a refused bind() \
-                 tells no peer, so it is not tried again here.",
+                 tells no peer, so it is taken to be one of the last that ports were bound for, in turn.",
             ),
             (
                 self.peer_closes_first,
@@ -165,8 +165,8 @@ impl fmt::Display for Remedy {
 /// What every prediction rests on, and what none of them knows.
 pub const BASIS: [&str; 5] = [
     "Every entry that was seen is replayed at its time, and every connect() that failed is taken for a \
-     connection that was wanted then: a program that tried again and again counts each time. When each of many \
-     that failed within a second did is known about only, and most ports held may be off by a fifth.",
+     connection that was wanted then: a program that tried again and again counts each time. Of more than a few \
+     that failed within a second only the number is known, and they are taken to have come evenly.",
     "A connection takes its port when its socket enters TIME_WAIT; how long it was open before is not \
      known. Open connections count as they were when that was looked at.",
     "Ports are counted, not named: what a listener or a bound port takes out of the range beyond that is \

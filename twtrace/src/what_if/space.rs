@@ -78,7 +78,8 @@ impl Space {
             let taken = calls.min(free);
             if wanted.held_ms > 0 {
                 held.hold(wanted.at_ms + wanted.held_ms, taken);
-                self.peak = self.peak.max(held.ports + self.open);
+                // More than there are cannot be: connections that were open then are among the held by now.
+                self.peak = self.peak.max((held.ports + self.open).min(self.usable));
             } else {
                 // Its port is free again with its close, at which it is looked at.
                 self.peak = self.peak.max(held.ports + self.open + taken.min(1));
