@@ -2,7 +2,7 @@
 
 Standard input: a JSON list of {"name", "path", "whole", "kept"}. Arguments: where screenshots go, and
 where the pictures are that pages which are always the same have to look like; these are made anew where
-TWTRACE_REFERENCES is `update`.
+TWTRACE_REFERENCES is `update`. Where TWTRACE_PICTURE names a file, the beginning of the lab's page goes there.
 Standard output: a JSON object of faults by page, and how many pages, links and figures were looked at.
 """
 
@@ -29,6 +29,9 @@ HIGHEST = 4000
 # Of a page its beginning is compared, made smaller by this, in squares of so many pixels of the small
 # picture. What differs is the mean of a square, of 255; the few greys kept make 8.
 BEGINNING, SMALLER, SQUARE, TOLERANCE = 1600, 4, 10, 12
+
+# The page that a picture is taken of, how wide it is then, how high the picture, and its colours.
+PICTURE, PICTURE_WIDTH, PICTURE_HEIGHT, COLOURS = "story", 800, 1000, 32
 
 # The one font that pages are shown in, whatever else this machine has.
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
@@ -94,6 +97,12 @@ def unlike(shot, reference):
     return None
 
 
+def take(shot, picture):
+    """The beginning of a screenshot, for a document."""
+    beginning = Image.open(shot).convert("RGB").crop((0, 0, PICTURE_WIDTH, PICTURE_HEIGHT))
+    beginning.quantize(COLOURS).save(picture, format="PNG", optimize=True)
+
+
 def look(browser, asked, shots, references):
     path, name, whole = asked["path"], asked["name"], asked["whole"]
     faults = []
@@ -123,6 +132,9 @@ def look(browser, asked, shots, references):
             high = min(page.evaluate("document.documentElement.scrollHeight"), HIGHEST)
             clip = {"x": 0, "y": 0, "width": width, "height": high}
             page.screenshot(path=str(shot), full_page=True, clip=clip)
+            picture = os.environ.get("TWTRACE_PICTURE")
+            if picture and (name, width, scheme) == (PICTURE, PICTURE_WIDTH, "light"):
+                take(shot, picture)
             fault = unlike(shot, references / shot.name) if asked["kept"] else None
             if fault:
                 faults.append(f"{where}not as it was: {fault}")
