@@ -31,7 +31,7 @@ HIGHEST = 4000
 BEGINNING, SMALLER, SQUARE, TOLERANCE = 1600, 4, 10, 12
 
 # The page that a picture is taken of, how wide it is then, how high the picture, and its colours.
-PICTURE, PICTURE_WIDTH, PICTURE_HEIGHT, COLOURS = "story", 800, 1000, 32
+PICTURE, PICTURE_WIDTH, PICTURE_HEIGHT, COLOURS = "story", 800, 1000, 64
 
 # The one font that pages are shown in, whatever else this machine has.
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
@@ -100,7 +100,9 @@ def unlike(shot, reference):
 def take(shot, picture):
     """The beginning of a screenshot, for a document."""
     beginning = Image.open(shot).convert("RGB").crop((0, 0, PICTURE_WIDTH, PICTURE_HEIGHT))
-    beginning.quantize(COLOURS).save(picture, format="PNG", optimize=True)
+    # Thin lines count as much as large areas.
+    few = beginning.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE)
+    few.save(picture, format="PNG", optimize=True)
 
 
 def look(browser, asked, shots, references):
