@@ -189,10 +189,8 @@ impl Aggregate {
     /// Folds one event in. False if it is of a socket left out, or tells nothing new.
     pub fn apply(&mut self, event: &Event) -> bool {
         let row = match event {
-            Event::Entered(entered) | Event::Present(entered) => {
-                self.enter(entered, event.role(), matches!(event, Event::Present(_)))
-            }
-            Event::Ended(ended) => self.end(ended, event.role()),
+            Event::Entered(entered) | Event::Present(entered) => self.enter(event, entered),
+            Event::Ended(ended) => self.end(event, ended),
             // Counted by the kernel side, of which this is a sample: see `fail`.
             Event::Failed(_) => {
                 let socket = filter::Socket::from(event);
@@ -203,26 +201,29 @@ impl Aggregate {
     }
 
     /// Answers the row that an entry was counted in, if it was.
-    fn enter(&mut self, entered: &Entered, role: Role, present: bool) -> Option<u32> {
+    fn enter(&mut self, event: &Event, entered: &Entered) -> Option<u32> {
+        let (role, present) = (event.role(), matches!(event, Event::Present(_)));
         let path = path::at_entry(entered, role);
         let hold = hold(entered, &path);
         // A socket that was there was allocated, whatever its record says.
         let overflow = !present && entered.header.flags & entered_flags::OVERFLOW != 0;
+        // Where no bucket was left there is no socket that could hold the port.
+        let entry = history_entry(entered, role, &path, overflow);
+        let arrival = Arrival { event, entered, role, hold, space: &entry.space };
         let Settled { row, followed, lives } =
-            self.settle(entered, role, hold, if overflow { None } else { Some(present) })?;
+            self.settle(&arrival, if overflow { None } else { Some(present) })?;
 
         let hz = self.settings.hz;
         let peer = self.row(row);
         peer.last_ns = peer.last_ns.max(entered.mono_ns);
-        // Where no bucket was left there is no socket that could hold the port.
-        let entry = history_entry(entered, role, &path, overflow);
-        let space = if present {
+        let space = followed.unwrap_or_else(|| peer.history.space_of(&entry.space));
+        if present {
             peer.tally.count().present += 1;
-            peer.history.present(&Entry { mono_ns: began_ns(hz, entered), ..entry })
+            peer.history.present(space, &Entry { mono_ns: began_ns(hz, entered), ..entry });
         } else {
-            peer.history.enter(&entry)
-        };
-        if followed {
+            peer.history.enter(space, &entry);
+        }
+        if followed.is_some() {
             peer.history.live(space, hold);
         }
         if present {
@@ -244,43 +245,38 @@ impl Aggregate {
 
     /// Finds the row of a socket and follows it there. `present` says whether it was there at the
     /// start; it is `None` where no socket came of the entry. Answers nothing if it was told twice.
-    fn settle(
-        &mut self,
-        entered: &Entered,
-        role: Role,
-        hold: Hold,
-        present: Option<bool>,
-    ) -> Option<Settled> {
+    fn settle(&mut self, arrival: &Arrival<'_>, present: Option<bool>) -> Option<Settled> {
+        let Arrival { event, entered, role, hold, space } = *arrival;
         let flag = |flag: u16| entered.header.flags & flag != 0;
         let follows = flag(entered_flags::FOLLOWED) && !flag(entered_flags::UNTRACKED);
         let Some(present) = present else {
-            let row = self.row_of_entry(entered, role);
-            return Some(Settled { row, followed: false, lives: false });
+            let row = self.row_of_entry(event, entered, role);
+            return Some(Settled { row, followed: None, lives: false });
         };
         if !follows {
             let row = if self.settings.follow_ends {
                 // Its end will not tell more than both ends of the connection.
                 let role = Role::of(&entered.flow, PortChoice::Unknown).0;
-                let row = self.row_of_unfollowed(entered, role);
+                let row = self.row_of_unfollowed(event, entered, role);
                 self.unfollowed.enter(row, entered.header.netns);
                 row
             } else {
-                self.row_of_entry(entered, role)
+                self.row_of_entry(event, entered, role)
             };
-            return Some(Settled { row, followed: false, lives: true });
+            return Some(Settled { row, followed: None, lives: true });
         }
-        let row = self.row_of_entry(entered, role);
+        let row = self.row_of_entry(event, entered, role);
         let entered_ns =
             if present && !flag(entered_flags::ENTRY_KNOWN) { 0 } else { entered.mono_ns };
         let (port, due) = (entered.flow.local_port, self.due(entered));
-        let space = self.row(row).history.space_of(&space(entered, role));
+        let space = self.row(row).history.space_of(space);
         let holding = Holding { space, hold, port, due };
         let tracked = Tracked { entered_ns, row, netns: entered.header.netns, holding };
         match self.live.enter(entered.tw, tracked) {
-            EnterResult::Followed => Some(Settled { row, followed: true, lives: true }),
+            EnterResult::Followed => Some(Settled { row, followed: Some(space), lives: true }),
             EnterResult::Displaced(before) => {
                 self.heal(before);
-                Some(Settled { row, followed: true, lives: true })
+                Some(Settled { row, followed: Some(space), lives: true })
             }
             EnterResult::AlreadyEnded(group) => {
                 // The end was booked as that of a lost entry, which turned up after all: it
@@ -288,7 +284,7 @@ impl Aggregate {
                 self.offer(row);
                 let row = self.row_with_entry_lost(&group);
                 self.row(row).tally.found_entry();
-                Some(Settled { row, followed: false, lives: false })
+                Some(Settled { row, followed: None, lives: false })
             }
             EnterResult::Duplicate => {
                 self.duplicates += 1;
@@ -297,15 +293,15 @@ impl Aggregate {
             }
             EnterResult::Full => {
                 self.offer(row);
-                let row = self.row_of_unfollowed(entered, role);
+                let row = self.row_of_unfollowed(event, entered, role);
                 self.unfollowed.enter(row, entered.header.netns);
-                Some(Settled { row, followed: false, lives: true })
+                Some(Settled { row, followed: None, lives: true })
             }
         }
     }
 
     /// Answers the row that an end was counted in, if it was.
-    fn end(&mut self, ended: &Ended, role: Role) -> Option<u32> {
+    fn end(&mut self, event: &Event, ended: &Ended) -> Option<u32> {
         let outcome = path::at_end(ended, self.settings.recycle_exists, self.settings.hz);
         let mut holding = Holding { space: NO_SPACE, ..Holding::default() };
         // Whether a reason was counted at its entry that nobody remembers.
@@ -315,7 +311,7 @@ impl Aggregate {
                 return None;
             }
             judged = true;
-            let Some(row) = self.unfollow(ended, role) else {
+            let Some(row) = self.unfollow(event, ended) else {
                 self.unseen_ends += 1;
                 return None;
             };
@@ -328,10 +324,10 @@ impl Aggregate {
                 }
                 EndResult::Displaced(before) => {
                     self.heal(before);
-                    self.orphan(ended, role)
+                    self.orphan(event, ended)
                 }
                 // Beyond our own cap, though the kernel side followed it.
-                EndResult::Orphan if let Some(row) = self.unfollow(ended, role) => {
+                EndResult::Orphan if let Some(row) = self.unfollow(event, ended) => {
                     judged = true;
                     row
                 }
@@ -339,7 +335,7 @@ impl Aggregate {
                     self.unseen_ends += 1;
                     return None;
                 }
-                EndResult::Orphan => self.orphan(ended, role),
+                EndResult::Orphan => self.orphan(event, ended),
                 EndResult::Duplicate => {
                     self.duplicates += 1;
                     return None;
@@ -388,8 +384,8 @@ impl Aggregate {
     }
 
     /// Books the end of a socket whose entry event was lost: it did enter.
-    fn orphan(&mut self, ended: &Ended, role: Role) -> u32 {
-        let group = self.group_of_end(ended, role);
+    fn orphan(&mut self, event: &Event, ended: &Ended) -> u32 {
+        let group = self.group_of_end(event, ended);
         let row = self.slot(group);
         self.row(row).tally.count().entry_lost += 1;
         self.live.remember_orphan(ended.tw, ended.entered_ns, group);
@@ -520,10 +516,9 @@ impl Aggregate {
         (row != LEFT_OUT).then(|| self.table.minute(row, mono_ns))
     }
 
-    fn row_of_entry(&mut self, entered: &Entered, role: Role) -> u32 {
-        let event = Event::Entered(*entered);
+    fn row_of_entry(&mut self, event: &Event, entered: &Entered, role: Role) -> u32 {
         let owner_known = owner_is_known(entered);
-        let selected = self.selects(&event);
+        let selected = self.selects(event);
         let netns = self.namespace(entered.header.netns, entered.netns_cookie);
         let group = match self.settings.group_by {
             _ if !selected => Group::LeftOut,
@@ -539,19 +534,19 @@ impl Aggregate {
     }
 
     /// The row of an entry whose end will tell the ends of the connection, and not whose it was.
-    fn row_of_unfollowed(&mut self, entered: &Entered, role: Role) -> u32 {
-        let selected = self.selects(&Event::Entered(*entered));
+    fn row_of_unfollowed(&mut self, event: &Event, entered: &Entered, role: Role) -> u32 {
+        let selected = self.selects(event);
         let netns = self.namespace(entered.header.netns, entered.netns_cookie);
         let group = self.group_by_address(netns, &entered.flow, role);
         self.slot(if selected { group } else { Group::LeftOut })
     }
 
     /// The row that the end of a socket not followed is counted in; `None` if there is no such socket.
-    fn unfollow(&mut self, ended: &Ended, role: Role) -> Option<u32> {
+    fn unfollow(&mut self, event: &Event, ended: &Ended) -> Option<u32> {
         if self.unfollowed.total() == 0 {
             return None;
         }
-        let row = match self.group_of_end(ended, role) {
+        let row = match self.group_of_end(event, ended) {
             Group::LeftOut => Some(LEFT_OUT),
             group => self.table.find_row(&group),
         };
@@ -559,10 +554,10 @@ impl Aggregate {
     }
 
     /// The group of a socket of which no more than its end is known.
-    fn group_of_end(&mut self, ended: &Ended, role: Role) -> Group {
-        if self.selects(&Event::Ended(*ended)) {
+    fn group_of_end(&mut self, event: &Event, ended: &Ended) -> Group {
+        if self.selects(event) {
             let netns = self.namespace(ended.header.netns, ended.netns_cookie);
-            self.group_by_address(netns, &ended.flow, role)
+            self.group_by_address(netns, &ended.flow, event.role())
         } else {
             Group::LeftOut
         }
@@ -773,12 +768,22 @@ pub fn space(entered: &Entered, role: Role) -> SpaceKey {
     SpaceKey { local: entered.flow.local, chosen, range }
 }
 
+/// An entry on its way into a row.
+#[derive(Clone, Copy)]
+struct Arrival<'a> {
+    event: &'a Event,
+    entered: &'a Entered,
+    role: Role,
+    hold: Hold,
+    space: &'a SpaceKey,
+}
+
 /// Where an entry was put.
 struct Settled {
     /// Its row.
     row: u32,
-    /// Its socket is followed, and holds its port.
-    followed: bool,
+    /// The number of the space in which it holds its port, if its socket is followed.
+    followed: Option<u8>,
     /// A socket came of it that has not ended.
     lives: bool,
 }

@@ -50,7 +50,8 @@ fn peer(address: [u8; 16], port: u16, role: Role, rate: u64, entry: Entry) -> Pe
     for n in 0..rate * 9 {
         let mono_ns = NOW_NS - 9_000_000_000 + n * 1_000_000_000 / rate;
         let entry = Entry { mono_ns, local_port: n as u16, remote_port: port, ..entry };
-        let space = peer.history.enter(&entry);
+        let space = peer.history.space_of(&entry.space);
+        peer.history.enter(space, &entry);
         peer.history.live(space, Hold::default().with(Hold::BLOCKED, entry.blocked));
     }
     peer.tally.edit(|counts| counts.entered = rate * 9);

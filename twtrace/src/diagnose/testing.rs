@@ -139,7 +139,7 @@ impl Client {
         let entries = (self.rate * self.seconds as f64).round() as u64;
         let span_ns = self.seconds * 1_000_000_000;
         for n in 0..entries {
-            peer.history.enter(&Entry {
+            peer.history.take_in(&Entry {
                 mono_ns: NOW_NS - span_ns + n * span_ns / entries,
                 with_timestamps: self.with_timestamps,
                 timestamps_unknown: false,
@@ -155,7 +155,8 @@ impl Client {
             let (with_timestamps, blocked) = (self.with_timestamps, self.blocked);
             let mono_ns = NOW_NS - 30_000_000_000;
             let entry = Entry { with_timestamps, blocked, space, mono_ns, ..Entry::default() };
-            peer.history.present(&entry);
+            let space = peer.history.space_of(&entry.space);
+            peer.history.present(space, &entry);
         }
         peer.tally.edit(|counts| {
             counts.entered = self.live.max(entries);

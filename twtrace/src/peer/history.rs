@@ -95,20 +95,27 @@ pub struct History {
 }
 
 impl History {
-    /// Takes an entry in, answering the number of its space.
-    pub fn enter(&mut self, entry: &Entry) -> u8 {
+    /// Takes an entry in; `space` is the number of its space.
+    pub fn enter(&mut self, space: u8, entry: &Entry) {
         self.autobound += u64::from(entry.autobound);
         if !entry.timestamps_unknown {
             self.change(entry);
         }
-        self.seen(entry, false)
+        self.seen(space, entry, false);
     }
 
-    /// Takes in a socket that was there at the start, answering the number of its space; its entry is
-    /// what its timer tells.
-    pub fn present(&mut self, entry: &Entry) -> u8 {
+    /// For tests: the same, finding the space, whose number it answers.
+    #[cfg(test)]
+    pub fn take_in(&mut self, entry: &Entry) -> u8 {
+        let space = self.space_of(&entry.space);
+        self.enter(space, entry);
+        space
+    }
+
+    /// Takes in a socket that was there at the start; its entry is what its timer tells.
+    pub fn present(&mut self, space: u8, entry: &Entry) {
         self.autobound += u64::from(entry.autobound);
-        self.seen(entry, true)
+        self.seen(space, entry, true);
     }
 
     /// The number of a space, which is made if need be.
@@ -149,7 +156,7 @@ impl History {
         }
     }
 
-    fn seen(&mut self, entry: &Entry, present: bool) -> u8 {
+    fn seen(&mut self, space: u8, entry: &Entry, present: bool) {
         if !entry.timestamps_unknown {
             let span = if entry.with_timestamps { &mut self.with } else { &mut self.without };
             span.note(entry.mono_ns);
@@ -160,7 +167,7 @@ impl History {
             same if same == pair => same,
             _ => Ports::Many,
         };
-        let space = self.spaces.enter(entry, present);
+        self.spaces.enter(space, entry, present);
         if space == NO_SPACE {
             let rare = self.rare();
             rare.other_spaces += 1;
@@ -168,7 +175,6 @@ impl History {
                 rare.window.enter(entry);
             }
         }
-        space
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -299,10 +305,10 @@ mod tests {
     #[test]
     fn the_moment_timestamps_went_away_is_kept() {
         let mut history = History::default();
-        history.enter(&entry(1_000, true));
-        history.enter(&entry(2_000, true));
-        history.enter(&entry(3_000, false));
-        history.enter(&entry(4_000, false));
+        history.take_in(&entry(1_000, true));
+        history.take_in(&entry(2_000, true));
+        history.take_in(&entry(3_000, false));
+        history.take_in(&entry(4_000, false));
         let change =
             Change { mono_ns: 3_000_000_000, before_ns: 2_000_000_000, with_timestamps: false };
         assert_eq!(history.changes(), [change]);
@@ -314,8 +320,10 @@ mod tests {
     #[test]
     fn sockets_of_before_the_session_are_the_kind_before() {
         let mut history = History::default();
-        history.present(&entry(500, true));
-        history.enter(&entry(9_000, false));
+        let there = entry(500, true);
+        let space = history.space_of(&there.space);
+        history.present(space, &there);
+        history.take_in(&entry(9_000, false));
         assert_eq!(history.changes().len(), 1);
         assert_eq!(history.changes()[0].before_ns, 500_000_000);
     }
@@ -325,7 +333,7 @@ mod tests {
         let mut history = History::default();
         for n in 0..100_u64 {
             let space = SpaceKey { local: [n as u8; 16], ..SpaceKey::default() };
-            let number = history.enter(&Entry { space, ..entry(n * 10 + 1, n % 2 == 0) });
+            let number = history.take_in(&Entry { space, ..entry(n * 10 + 1, n % 2 == 0) });
             history.live(number, Hold::default());
         }
         assert_eq!((history.changes().len(), history.changes_seen()), (MAX_CHANGES, 99));
@@ -336,10 +344,10 @@ mod tests {
     fn ports_are_the_same_until_one_differs() {
         let mut history = History::default();
         let fixed = Entry { local_port: 5000, ..entry(1, true) };
-        history.enter(&fixed);
-        history.enter(&fixed);
+        history.take_in(&fixed);
+        history.take_in(&fixed);
         assert_eq!(history.ports, Ports::Same(5000, 80));
-        history.enter(&Entry { local_port: 5001, ..fixed });
+        history.take_in(&Entry { local_port: 5001, ..fixed });
         assert_eq!(history.ports, Ports::Many);
     }
 
@@ -347,9 +355,9 @@ mod tests {
     fn absorbing_adds_rates_and_addresses() {
         let mut one = History::default();
         let mut two = History::default();
-        one.enter(&entry(5_000, true));
+        one.take_in(&entry(5_000, true));
         let space = SpaceKey { local: [2; 16], ..SpaceKey::default() };
-        let number = two.enter(&Entry { space, ..entry(5_100, false) });
+        let number = two.take_in(&Entry { space, ..entry(5_100, false) });
         (0..3).for_each(|_| two.live(number, Hold::BLOCKED));
         one.absorb(&two);
         assert_eq!(one.rates(5_900_000_000, 0).entered, 2.0);

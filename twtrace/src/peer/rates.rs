@@ -277,7 +277,7 @@ mod tests {
     fn rates_are_those_of_the_last_seconds_only() {
         let mut history = History::default();
         for tenth in 0..300 {
-            history.enter(&entry(100_000 + tenth * 100, tenth >= 200));
+            history.take_in(&entry(100_000 + tenth * 100, tenth >= 200));
         }
         let rates = history.rates(130_000_000_000, 0);
         assert!((9.5..=10.5).contains(&rates.entered), "{rates:?}");
@@ -289,7 +289,7 @@ mod tests {
     fn a_young_rows_rate_is_taken_over_its_age() {
         let mut history = History::default();
         for n in 0..100 {
-            history.enter(&entry(50_000 + n * 20, false));
+            history.take_in(&entry(50_000 + n * 20, false));
         }
         let rates = history.rates(52_000_000_000, 0);
         assert!((49.0..=51.0).contains(&rates.entered), "{rates:?}");
@@ -301,7 +301,7 @@ mod tests {
     fn seconds(history: &mut History, seconds: std::ops::Range<u64>, rate: u64) {
         for second in seconds {
             for n in 0..rate {
-                history.enter(&entry(second * 1000 + n * 1000 / rate, false));
+                history.take_in(&entry(second * 1000 + n * 1000 / rate, false));
             }
         }
     }
@@ -338,7 +338,7 @@ mod tests {
         assert!(history.rates(107_500_000_000, 0).recent.blocked > 0.0, "2.5 s of silence");
         assert!(history.rates(110_000_000_000, 0).recent.blocked == 0.0, "5 s of silence");
         let mut short = History::default();
-        short.enter(&entry(100_900, false));
+        short.take_in(&entry(100_900, false));
         assert_eq!(short.rates(101_100_000_000, 0).recent.blocked, 1.0, "over a second at least");
     }
 }

@@ -126,16 +126,14 @@ impl Space {
 pub struct Spaces(SmallVec<[Space; 1]>);
 
 impl Spaces {
-    /// Takes in a socket, answering the number of its space; `present` if it was there at the start.
-    pub fn enter(&mut self, entry: &Entry, present: bool) -> u8 {
-        let number = self.number_of(&entry.space);
-        let Some(space) = self.0.get_mut(usize::from(number)) else { return NO_SPACE };
+    /// Takes in a socket of the space of this number; `present` if it was there at the start.
+    pub fn enter(&mut self, number: u8, entry: &Entry, present: bool) {
+        let Some(space) = self.0.get_mut(usize::from(number)) else { return };
         space.seen = space.seen.saturating_add(1);
         space.ports.add(entry.local_port, entry.space.chosen == PortChoice::Program);
         if !present {
             space.window.enter(entry);
         }
-        number
     }
 
     /// The number of a space, which is made if need be; [`NO_SPACE`] if there are too many.
@@ -213,13 +211,19 @@ mod tests {
         Entry { mono_ns: 5_000_000_000, space, local_port: port, ..Entry::default() }
     }
 
+    fn enter(spaces: &mut Spaces, entry: &Entry, present: bool) -> u8 {
+        let number = spaces.number_of(&entry.space);
+        spaces.enter(number, entry, present);
+        number
+    }
+
     #[test]
     fn sources_and_who_chose_make_spaces_of_their_own() {
         let mut spaces = Spaces::default();
-        assert_eq!(spaces.enter(&entry(1, PortChoice::Connect, 4000), false), 0);
-        assert_eq!(spaces.enter(&entry(1, PortChoice::Bind, 4001), false), 1);
-        assert_eq!(spaces.enter(&entry(2, PortChoice::Connect, 4002), true), 2);
-        assert_eq!(spaces.enter(&entry(1, PortChoice::Connect, 3999), false), 0);
+        assert_eq!(enter(&mut spaces, &entry(1, PortChoice::Connect, 4000), false), 0);
+        assert_eq!(enter(&mut spaces, &entry(1, PortChoice::Bind, 4001), false), 1);
+        assert_eq!(enter(&mut spaces, &entry(2, PortChoice::Connect, 4002), true), 2);
+        assert_eq!(enter(&mut spaces, &entry(1, PortChoice::Connect, 3999), false), 0);
         let first = spaces.iter().next().unwrap();
         assert_eq!((first.ports.range, first.seen), ((3999, 4000), 2));
         assert_eq!(first.rates(5_900_000_000, 5_000_000_000).entered, 2.0);
@@ -230,7 +234,7 @@ mod tests {
     #[test]
     fn what_lives_is_counted_until_it_ends() {
         let mut spaces = Spaces::default();
-        let space = spaces.enter(&entry(1, PortChoice::Connect, 4000), false);
+        let space = enter(&mut spaces, &entry(1, PortChoice::Connect, 4000), false);
         spaces.live(space, Hold::BLOCKED);
         spaces.live(space, Hold::default());
         let counts =
@@ -246,12 +250,12 @@ mod tests {
     fn an_empty_space_gives_its_place_away_and_one_with_sockets_does_not() {
         let mut spaces = Spaces::default();
         for n in 0..8 {
-            let space = spaces.enter(&entry(n, PortChoice::Connect, 4000), false);
+            let space = enter(&mut spaces, &entry(n, PortChoice::Connect, 4000), false);
             spaces.live(space, Hold::default());
         }
-        assert_eq!(spaces.enter(&entry(9, PortChoice::Connect, 4000), false), NO_SPACE);
+        assert_eq!(enter(&mut spaces, &entry(9, PortChoice::Connect, 4000), false), NO_SPACE);
         spaces.end(3, Hold::default(), None);
-        assert_eq!(spaces.enter(&entry(9, PortChoice::Connect, 4000), false), 3);
+        assert_eq!(enter(&mut spaces, &entry(9, PortChoice::Connect, 4000), false), 3);
     }
 
     #[test]

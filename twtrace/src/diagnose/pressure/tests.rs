@@ -111,7 +111,7 @@ fn a_burst_that_is_over_is_quiet_while_its_ports_come_back() {
             space: SpaceKey { local, chosen: PortChoice::Connect, range: (0, 0) },
             ..crate::peer::entry::Entry::default()
         };
-        peer.history.enter(&entry);
+        peer.history.take_in(&entry);
     }
     let pressure = of(&peer, &facts);
     assert!(pressure.blocked_rate > 50.0, "the window still holds it");
@@ -129,7 +129,7 @@ fn the_shortest_of_several_sources_counts() {
         mono_ns: NOW_NS - 1,
         ..crate::peer::entry::Entry::default()
     };
-    let number = peer.history.enter(&second);
+    let number = peer.history.take_in(&second);
     (0..200).for_each(|_| peer.history.live(number, Hold::BLOCKED));
     let pressure = of(&peer, &facts);
     assert_eq!((pressure.sources, pressure.stuck), (2, 600.0));
@@ -190,7 +190,7 @@ fn with_sockets(sockets: &[(u16, PortChoice, Hold)]) -> (Peer, LiveSockets) {
             fin_wait2: hold.is(Hold::FIN_WAIT2),
             ..crate::peer::entry::Entry::default()
         };
-        let space = peer.history.enter(&entry);
+        let space = peer.history.take_in(&entry);
         peer.history.live(space, *hold);
         let due = Due::at(entered_ns + 60_000_000_000);
         let holding = Holding { space, hold: *hold, port: *port, due };

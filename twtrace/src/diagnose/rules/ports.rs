@@ -286,7 +286,7 @@ mod tests {
             let mono_ns = NOW_NS - 9_000_000_000 + number % 450 * 20_000_000;
             let local_port = 2000 + (number % 900) as u16;
             let entry = Entry { mono_ns, space, local_port, blocked: true, ..Entry::default() };
-            let space = peer.history.enter(&entry);
+            let space = peer.history.take_in(&entry);
             peer.history.live(space, Hold::BLOCKED);
         };
         (0..700).for_each(|number| enter(&mut peer, number));

@@ -230,7 +230,7 @@ mod tests {
             let mono_ns = start + n * 1_000_000_000 / rate;
             let space = SpaceKey { local, ..SpaceKey::default() };
             let entry = Entry { mono_ns, with_timestamps: true, space, ..Entry::default() };
-            peer.history.enter(&entry);
+            peer.history.take_in(&entry);
         }
         peer
     }

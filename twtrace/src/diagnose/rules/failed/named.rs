@@ -158,7 +158,7 @@ mod tests {
             let range = if accepted { (*port, *port) } else { (0, 0) };
             let space = SpaceKey { local, chosen, range };
             let entry = Entry { mono_ns: NOW_NS, space, local_port: *port, ..Entry::default() };
-            let space = peer.history.enter(&entry);
+            let space = peer.history.take_in(&entry);
             peer.history.live(space, Hold::default());
             let due = Due::at(NOW_NS + 50_000_000_000);
             let holding = Holding { space, hold: Hold::default(), port: *port, due };
