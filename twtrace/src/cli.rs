@@ -172,8 +172,8 @@ pub struct KeepArgs {
 /// What is shown beside.
 #[derive(Clone, Debug, Default, Args)]
 pub struct NamesArgs {
-    /// Names for peers, of the first of these that has one: `hosts` for /etc/hosts, `dns` for what this
-    /// host resolves addresses with, and files of lines `address[:port] name`.
+    /// Names for peers, of the first of these that has one: `hosts` for /etc/hosts, `dns` for reverse
+    /// DNS, and files of lines `address[:port] name`.
     #[arg(long, value_name = "SOURCES", value_delimiter = ',')]
     pub names: Vec<names::Source>,
 }

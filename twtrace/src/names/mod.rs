@@ -1,5 +1,4 @@
-//! Names for peers, for whoever looks at them: out of files of addresses and names, and of what this host
-//! resolves addresses with.
+//! Names for peers, for whoever looks at them: out of files of addresses and names, and of reverse DNS.
 //!
 //! They are asked for where something is shown, of what is shown, and kept nowhere else: no recording,
 //! no feed and no metric has them. Whatever they are made of, they are text of others.
@@ -31,7 +30,7 @@ const HOSTS: &str = "/etc/hosts";
 pub enum Source {
     /// `/etc/hosts`.
     Hosts,
-    /// Whatever this host resolves an address with: reverse DNS, mostly.
+    /// Reverse DNS.
     Dns,
     /// A file of lines `address[:port] name`.
     File(PathBuf),

@@ -1,12 +1,14 @@
-//! Names that this host's resolver has for addresses: bounded in number, in how many are asked for at once
-//! and in a second, and never waited for by what shows them longer than it wants to.
+//! Names that DNS has for addresses: bounded in number, in how many are asked for at once and in a second,
+//! and never waited for by what shows them longer than it wants to.
 //!
-//! The resolver is the C library's (`getnameinfo`), which asks what the host is configured to ask, and may
-//! take as long as that says; so threads of their own wait for it.
+//! The servers of `/etc/resolv.conf` are asked, for as long as it says; so threads of their own wait for
+//! them. The C library is not: in a static program it would load parts of the host's, which need not be of
+//! its version.
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    io,
+    net::IpAddr,
     sync::{
         Arc, Mutex,
         mpsc::{Receiver, SyncSender, channel, sync_channel},
@@ -14,6 +16,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use domain::resolv::StubResolver;
 
 /// Addresses of which the answer is kept; those asked for first are forgotten.
 const MOST: usize = 4096;
@@ -48,7 +52,7 @@ pub struct Reverse {
 }
 
 impl Reverse {
-    /// One that asks this host's resolver.
+    /// One that asks the servers that this host asks.
     pub fn begin() -> Self {
         Self::with(resolve)
     }
@@ -131,9 +135,11 @@ fn next(asked: &Mutex<Receiver<IpAddr>>) -> Option<IpAddr> {
 }
 
 fn resolve(address: IpAddr) -> Option<String> {
-    let socket = SocketAddr::new(address, 0);
-    let flags = libc::NI_NAMEREQD | libc::NI_NUMERICSERV;
-    dns_lookup::getnameinfo(&socket, flags).ok().map(|(name, _)| name)
+    let first = StubResolver::run(move |resolver| async move {
+        let found = resolver.lookup_addr(address).await?;
+        Ok::<_, io::Error>(found.iter().next().map(|name| name.to_string()))
+    });
+    first.ok().flatten()
 }
 
 #[cfg(test)]
