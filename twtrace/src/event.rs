@@ -168,6 +168,14 @@ pub fn ip(bytes: [u8; 16]) -> IpAddr {
     IpAddr::from(bytes).to_canonical()
 }
 
+/// The sixteen bytes of the wire that an address has: an IPv4 one is v4-mapped.
+pub fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
 /// Whether an address is one that `tcp_tw_reuse=2` lets take ports over.
 pub fn is_loopback(bytes: [u8; 16]) -> bool {
     ip(bytes).is_loopback()

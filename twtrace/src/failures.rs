@@ -16,7 +16,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use twtrace_common::{CallResult, Failed, Failure, FailureKey, failed_flags};
 
 use crate::{
-    event::ip,
+    event::{ip, octets},
     owner::{Owner, Owners},
 };
 
@@ -518,12 +518,8 @@ impl Failures {
     /// there; `None` of a `bind()`.
     pub fn tried(&self, place: &Place) -> Option<u64> {
         let remote = place.remote?;
-        let octets = match remote.ip() {
-            std::net::IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-            std::net::IpAddr::V6(address) => address.octets(),
-        };
         let key = FailureKey {
-            remote: octets,
+            remote: octets(remote.ip()),
             netns: place.netns,
             pid: place.program.pid,
             remote_port: remote.port(),

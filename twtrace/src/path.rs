@@ -128,7 +128,7 @@ pub fn at_entry(entered: &Entered, role: Role) -> EntryPath {
 
 /// Whether a connection is one that `tcp_tw_reuse=2` lets take ports over: by the device it was
 /// bound to, or by an address (`tcp_twsk_unique()`).
-fn over_loopback(entered: &Entered) -> bool {
+pub fn over_loopback(entered: &Entered) -> bool {
     entered.header.flags & entered_flags::LOOPBACK_DEVICE != 0
         || is_loopback(entered.flow.local)
         || is_loopback(entered.flow.remote)

@@ -76,7 +76,6 @@ pub fn of_a_name_server(lab: &Lab) -> Result<()> {
     // One that does not answer is waited for five times this long, and longer than a test waits.
     let resolv = file("resolv.conf", "nameserver 127.0.0.53\noptions timeout:30 attempts:5\n")?;
     let hosts = file("hosts", "10.0.0.1 known.example\n")?;
-    let nsswitch = file("nsswitch.conf", "hosts: dns\n")?;
     let recording = place.path().join("recording.twtrace");
     let traffic = Traffic { seconds: 1, rate: PEERS, peers: PEERS, faults: false };
     recordings::record(&recording, &recordings::origin("host"), &traffic);
@@ -89,7 +88,7 @@ pub fn of_a_name_server(lab: &Lab) -> Result<()> {
     let replay = |peers: &[&str]| -> Result<Summary> {
         let inside = format!(
             "mount --bind {resolv} /etc/resolv.conf && mount --bind {hosts} /etc/hosts && \
-             mount --bind {nsswitch} /etc/nsswitch.conf && exec \"$@\""
+             exec \"$@\""
         );
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", &inside, "sh"]);

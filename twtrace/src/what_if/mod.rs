@@ -20,7 +20,7 @@ use std::{
 };
 
 use rustc_hash::FxHashMap;
-use twtrace_common::{Ended, Entered, Failed, entered_flags};
+use twtrace_common::{Ended, Entered, Failed, entered_flags, failed_flags};
 
 pub use prediction::{Predicted, Prediction};
 pub use remedy::{BASIS, EXAMPLES, Remedy};
@@ -155,8 +155,10 @@ impl WhatIf {
             self.told.retain(|place, _| known.contains(place));
         }
         for place in failures.places() {
-            let told = self.told.entry(place_of(place));
-            let told = told.or_insert_with(|| Told::of(Key::of_place(place)));
+            let key = place_of(place);
+            let own_range = place.ports.filter(|_| place.own_range);
+            let told = self.told.entry(key);
+            let told = told.or_insert_with(|| Told::of(Key::of_failed(&key, own_range)));
             let counted = (place.count, place.last_ns / 1_000_000);
             match self.moment_ms {
                 None => told.begin(counted.0, counted.1),
@@ -254,8 +256,10 @@ impl WhatIf {
         let place = (failed.header.netns, cause, local, remote, failed.pid);
         // Of more places than are kept the moments tell.
         if self.told.len() < MOST_PLACES || self.told.contains_key(&place) {
+            let own_range = failed.header.flags & failed_flags::OWN_RANGE != 0;
+            let own_range = own_range.then_some((flow.port_low, flow.port_high));
             let told = self.told.entry(place);
-            let told = told.or_insert_with(|| Told::of(Key::of_event(failed, cause)));
+            let told = told.or_insert_with(|| Told::of(Key::of_failed(&place, own_range)));
             told.event(failed.stands_for.max(1).into(), failed.mono_ns / 1_000_000);
         }
     }

@@ -1,13 +1,12 @@
 //! What a socket is to the settings that are tried, and the port space it is in.
 
-use std::net::IpAddr;
+use twtrace_common::{Entered, PortChoice, TCP_FIN_WAIT2, entered_flags};
 
-use twtrace_common::{Entered, Failed, PortChoice, TCP_FIN_WAIT2, entered_flags, failed_flags};
-
+use super::Place;
 use crate::{
     aggregate::{began_ns, left_ms, space},
-    event::{Role, is_loopback},
-    failures::{Cause, Place},
+    event::{Role, is_loopback, octets},
+    failures::Cause,
     path,
     units::{Hz, TCP_TIMEWAIT_LEN_MS},
 };
@@ -30,37 +29,21 @@ pub struct Key {
 }
 
 impl Key {
-    /// The space that a failed call wanted a port of, by an event; `None` where the port was named.
-    pub fn of_event(failed: &Failed, cause: Cause) -> Option<Self> {
-        let flow = &failed.flow;
-        let bind = cause == Cause::AddressInUse;
-        let own_range = failed.header.flags & failed_flags::OWN_RANGE != 0;
+    /// The space that failed calls of a place wanted a port of, with the range of their sockets if they
+    /// had their own; `None` where the port was named.
+    pub fn of_failed(place: &Place, own_range: Option<(u16, u16)>) -> Option<Self> {
+        let (netns, cause, local, remote, _) = *place;
+        let (remote, remote_port) =
+            remote.map_or(([0; 16], 0), |remote| (octets(remote.ip()), remote.port()));
         let key = Self {
-            netns: failed.header.netns,
-            bind,
-            local: flow.local,
-            remote: if bind { [0; 16] } else { flow.remote },
-            remote_port: if bind { 0 } else { flow.remote_port },
-            range: if own_range { (flow.port_low, flow.port_high) } else { (0, 0) },
+            netns,
+            bind: cause == Cause::AddressInUse,
+            local: octets(local.ip()),
+            remote,
+            remote_port,
+            range: own_range.unwrap_or_default(),
         };
-        (cause != Cause::PortBusy && flow.local_port == 0).then_some(key)
-    }
-
-    /// The same by what was counted.
-    pub fn of_place(place: &Place) -> Option<Self> {
-        let octets = |address: IpAddr| match address {
-            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-            IpAddr::V6(address) => address.octets(),
-        };
-        let key = Self {
-            netns: place.netns,
-            bind: place.cause == Cause::AddressInUse,
-            local: octets(place.local.ip()),
-            remote: place.remote.map_or([0; 16], |remote| octets(remote.ip())),
-            remote_port: place.remote.map_or(0, |remote| remote.port()),
-            range: place.ports.filter(|_| place.own_range).unwrap_or_default(),
-        };
-        (place.cause != Cause::PortBusy && place.local.port() == 0).then_some(key)
+        (cause != Cause::PortBusy && local.port() == 0).then_some(key)
     }
 
     /// The space of all peers that a port bound first is of.
@@ -130,9 +113,7 @@ impl Socket {
             eligible,
             stamp_s: u64::try_from(entered.ts_recent_stamp).ok().filter(|stamp| *stamp > 0),
             offered: entered.tcp_timestamps != 0 || flag(entered_flags::SETTINGS_UNKNOWN),
-            loopback: flag(entered_flags::LOOPBACK_DEVICE)
-                || is_loopback(flow.local)
-                || is_loopback(flow.remote),
+            loopback: path::over_loopback(entered),
             tw_reuse: reuse.map(|reuse| if two_is_on && reuse == 2 { 1 } else { reuse }),
             range: (flow.port_low, flow.port_high),
         })
