@@ -3,15 +3,23 @@
 //!
 //! It is an estimate of what somebody else keeps. The NAT is taken to hold one port for each connection to
 //! a destination that is open, and for each that was closed here within the time it holds them; connections
-//! that the other end closed first leave no TIME_WAIT here and are not seen.
+//! that the other end closed first are seen while they are open, and leave no TIME_WAIT here. New ports are
+//! taken by whatever is opened: what is closed again, and by as much as the open connections become more.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
 use super::{Case, arithmetic::Exhaustion};
 use crate::{
     event::{Role, ip},
+    host::facts::NamespaceFacts,
     path::Class,
     peer::{Group, Peer},
     units::TCP_TIMEWAIT_LEN_MS,
@@ -102,27 +110,40 @@ impl fmt::Display for Egress {
 }
 
 impl Egress {
+    /// Whether connections to that destination pass it, wherever they come from.
+    fn leads_to(&self, remote: &IpAddr) -> bool {
+        !remote.is_loopback() && !contains(&self.except, remote)
+    }
+
+    /// Whether connections of that local address leave through it.
+    fn takes_from(&self, local: &IpAddr) -> bool {
+        self.from.is_empty() || contains(&self.from, local)
+    }
+
+    /// Whether it is of that namespace's connections.
+    fn is_of(&self, case: &Case<'_>, netns: u32) -> bool {
+        let name = case.netns_names.and_then(|names| names.get(&netns));
+        let is_meant = |meant: &String| Some(meant) == name || meant.parse() == Ok(netns);
+        self.netns.is_empty() || self.netns.iter().any(is_meant)
+    }
+
     /// The namespace and the destination of a row whose connections leave through it.
-    fn carries(&self, case: &Case<'_>, row: &Peer) -> Option<(u32, IpAddr, u16)> {
+    fn carries(&self, case: &Case<'_>, row: &Peer) -> Option<(u32, SocketAddr)> {
         let Group::Peer { netns, role: Role::Client, address, port } = row.group else {
             return None;
         };
         let remote = ip(address);
-        let inside = |networks: &[IpNet], address: &IpAddr| {
-            networks.iter().any(|network| network.contains(address))
-        };
-        if remote.is_loopback() || inside(&self.except, &remote) {
-            return None;
-        }
         let locals = row.history.locals();
         let ours =
-            self.from.is_empty() || locals.iter().any(|(local, _)| inside(&self.from, &ip(*local)));
+            self.from.is_empty() || locals.iter().any(|(local, _)| self.takes_from(&ip(*local)));
         let netns = netns.current()?;
-        let name = case.netns_names.and_then(|names| names.get(&netns));
-        let is_meant = |meant: &String| Some(meant) == name || meant.parse() == Ok(netns);
-        let ours = ours && (self.netns.is_empty() || self.netns.iter().any(is_meant));
-        Some((netns, remote, port)).filter(|_| ours)
+        let ours = ours && self.leads_to(&remote) && self.is_of(case, netns);
+        ours.then_some((netns, SocketAddr::new(remote, port)))
     }
+}
+
+fn contains(networks: &[IpNet], address: &IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(address))
 }
 
 /// What one network namespace takes of a shared address.
@@ -132,8 +153,11 @@ pub struct Taken {
     pub open: f64,
     /// Ports held after the end.
     pub held: f64,
-    /// Ports a second that are newly taken.
+    /// Ports a second that are newly taken: by connections that were closed again, and by those that stay
+    /// open.
     pub rate: f64,
+    /// As much of that as has lasted: a burst, or a pool that has filled, does not go on.
+    pub lasting: f64,
 }
 
 impl Taken {
@@ -146,7 +170,21 @@ impl Taken {
         self.open += other.open;
         self.held += other.held;
         self.rate += other.rate;
+        self.lasting += other.lasting;
     }
+}
+
+/// What is open to a destination from some local addresses, and by how many a second it becomes more.
+fn open_to(facts: &NamespaceFacts, to: SocketAddr, ours: impl Fn(&IpAddr) -> bool) -> Taken {
+    let open = facts.open.as_ref().and_then(|open| open.peers.get(&to));
+    let open = open.into_iter().flatten().filter(|(local, _)| ours(local));
+    let mut taken = Taken { open: open.map(|(_, count)| *count as f64).sum(), ..Taken::default() };
+    let growth = facts.open_growth.iter().filter(|((peer, local), _)| *peer == to && ours(local));
+    for (_, growth) in growth {
+        taken.rate += growth.rate;
+        taken.lasting += growth.lasting.map_or(0.0, |lasting| lasting.min(growth.rate));
+    }
+    taken
 }
 
 /// How short the ports of a shared address are towards one destination.
@@ -155,7 +193,7 @@ pub struct EgressMargin {
     /// Which of the addresses described, from 1: several may pass to the same destination.
     pub egress: usize,
     /// The destination; `None` where all share the ports.
-    pub to: Option<std::net::SocketAddr>,
+    pub to: Option<SocketAddr>,
     /// Ports there are.
     pub ports: u32,
     /// How long one is held after the end, seconds.
@@ -207,10 +245,14 @@ fn of(case: &Case<'_>, number: usize, egress: &Egress) -> Vec<EgressMargin> {
         }
     }
     type ByNetns = BTreeMap<u32, Taken>;
-    let mut destinations: BTreeMap<Option<std::net::SocketAddr>, ByNetns> = BTreeMap::new();
+    let mut destinations: BTreeMap<Option<SocketAddr>, ByNetns> = BTreeMap::new();
+    let mut take = |netns: u32, to: SocketAddr, taken: Taken| {
+        let key = (!egress.in_all).then_some(to);
+        destinations.entry(key).or_default().entry(netns).or_default().add(taken);
+    };
+    let mut with_row = BTreeSet::new();
     for (index, row) in case.peers.iter().enumerate() {
-        let Some((netns, remote, port)) = egress.carries(case, row) else { continue };
-        let to = std::net::SocketAddr::new(remote, port);
+        let Some((netns, to)) = egress.carries(case, row) else { continue };
         let row_number = u32::try_from(index).unwrap_or(u32::MAX).wrapping_add(1);
         let rates = row.history.rates(case.now_ns, case.since_ns);
         let live = young.get(&row_number).copied().unwrap_or(0) as f64;
@@ -218,17 +260,31 @@ fn of(case: &Case<'_>, number: usize, egress: &Egress) -> Vec<EgressMargin> {
         let beyond = (hold_s - SEEN_S).max(0.0);
         let sat_out = row.counts().class(Class::TwoMsl) as f64;
         let late = (rates.ended - rates.early).max(0.0) * beyond;
-        let open = case.facts.namespaces.get(&netns).and_then(|facts| facts.open.as_ref());
-        let open = open.and_then(|open| open.peers.get(&to)).map(|by| by.values().sum::<u64>());
-        let taken = Taken {
-            open: open.unwrap_or(0) as f64,
+        let closed = Taken {
+            open: 0.0,
             held: live + late.min(sat_out),
             rate: (rates.entered - rates.early).max(0.0),
+            lasting: (rates.held.entered - rates.early).max(0.0),
         };
-        let key = (!egress.in_all).then_some(to);
-        destinations.entry(key).or_default().entry(netns).or_default().add(taken);
+        take(netns, to, closed);
+        if let Some(facts) = case.facts.namespaces.get(&netns) {
+            take(netns, to, open_to(facts, to, |local| egress.takes_from(local)));
+        }
+        with_row.insert((netns, to));
     }
-    let margin = |(to, by): (Option<std::net::SocketAddr>, ByNetns)| {
+    // Where nothing was closed here yet, there is no row.
+    for (netns, facts) in &case.facts.namespaces {
+        let peers = facts.open.iter().flat_map(|open| open.peers.keys());
+        let meant =
+            |to: &&SocketAddr| egress.leads_to(&to.ip()) && !with_row.contains(&(*netns, **to));
+        for to in peers.filter(meant).filter(|_| egress.is_of(case, *netns)) {
+            let taken = open_to(facts, *to, |local| egress.takes_from(local));
+            if taken.open > 0.0 {
+                take(*netns, *to, taken);
+            }
+        }
+    }
+    let margin = |(to, by): (Option<SocketAddr>, ByNetns)| {
         let mut all = Taken::default();
         by.values().for_each(|taken| all.add(*taken));
         let mut by_netns: Vec<_> = by.into_iter().collect();
@@ -245,7 +301,7 @@ fn of(case: &Case<'_>, number: usize, egress: &Egress) -> Vec<EgressMargin> {
         let ports = f64::from(egress.ports);
         margin.exhaustion = if all.now() >= ports {
             Exhaustion::Now
-        } else if margin.to_come() > ports && all.rate > 0.0 {
+        } else if all.open + all.lasting * hold_s > ports && margin.to_come() > ports {
             Exhaustion::In((ports - all.now()) / all.rate)
         } else {
             Exhaustion::Never
@@ -263,7 +319,7 @@ mod tests {
     use super::*;
     use crate::{
         diagnose::testing::{Client, NETNS, NOW_NS, case, facts, only},
-        host::open::OpenPorts,
+        host::open::{OpenGrowth, OpenPorts},
         track::{Due, Holding, LiveSockets, Tracked},
     };
 
@@ -315,5 +371,30 @@ mod tests {
         }
         let full = ["ports=70 hold=30s".parse().unwrap()];
         assert_eq!(of_all(&Case { egress: &full, ..case })[0].exhaustion, Exhaustion::Now);
+    }
+
+    #[test]
+    fn what_stays_open_takes_ports_before_anything_was_closed_if_it_goes_on() {
+        let to: SocketAddr = "10.2.0.2:443".parse().unwrap();
+        let local: IpAddr = "10.1.0.1".parse().unwrap();
+        let margin = |text: &str, lasting| {
+            let mut facts = facts();
+            let peers = [(to, [(local, 100)].into())].into();
+            only(&mut facts).open = Some(OpenPorts { peers, ..OpenPorts::default() });
+            let growth = OpenGrowth { rate: 10.0, lasting };
+            only(&mut facts).open_growth = [((to, local), growth)].into();
+            let egress = [text.parse().unwrap()];
+            of_all(&Case { egress: &egress, ..case(&[], &facts) }).pop()
+        };
+        let told = margin("ports=300 hold=30s", Some(10.0)).unwrap();
+        assert_eq!((told.all.now(), told.to_come()), (100.0, 400.0));
+        assert_eq!(told.exhaustion, Exhaustion::In(20.0));
+        assert_eq!(told.by_netns, [(NETNS, told.all)]);
+        for lasting in [None, Some(0.0)] {
+            let told = margin("ports=300 hold=30s", lasting).unwrap();
+            assert_eq!(told.exhaustion, Exhaustion::Never, "a pool that fills");
+        }
+        assert_eq!(margin("ports=300 hold=30s from=10.3.0.0/16", None), None);
+        assert_eq!(margin("ports=300 hold=30s except=10.2.0.0/16", None), None);
     }
 }
