@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::daemon::Daemon;
 use crate::equation::settled;
@@ -24,30 +25,183 @@ const OPEN: usize = 20;
 /// The server, behind the router.
 const TO: &str = "10.9.0.2:8080";
 
+/// A server behind a router, and clients of it in networks of their own.
+struct Behind {
+    net: u8,
+    router: Netns,
+    server: Netns,
+    clients: Vec<Netns>,
+}
+
+impl Behind {
+    /// Forwards from `10.NET.N.0/24` to the server, and gives nobody another address yet. What is told to
+    /// be of a network is of every namespace with such addresses, so each scenario has its own.
+    fn new(net: u8) -> Result<Self> {
+        let (router, server) = (Netns::new("router")?, Netns::new("server")?);
+        link(&router, "out", &server, "eth0")?;
+        address(&router, "out", "10.9.0.1/24")?;
+        address(&server, "eth0", "10.9.0.2/24")?;
+        // For those that keep their address.
+        server.ip(&format!("route add 10.{net}.0.0/16 via 10.9.0.1"))?;
+        router.set("ipv4/ip_forward", "1")?;
+        let mut clients = Vec::new();
+        for n in 1..=SHORT.len() {
+            let client = Netns::new("client")?;
+            let inside = format!("in{n}");
+            link(&client, "eth0", &router, &inside)?;
+            address(&client, "eth0", &format!("10.{net}.{n}.2/24"))?;
+            address(&router, &inside, &format!("10.{net}.{n}.1/24"))?;
+            client.ip(&format!("route add default via 10.{net}.{n}.1"))?;
+            clients.push(client);
+        }
+        Ok(Self { net, router, server, clients })
+    }
+
+    /// Has the router give its own address, by iptables and out of [`PORTS`] ports.
+    fn masquerade(&self) -> Result<()> {
+        let last = 20_000 + PORTS - 1;
+        let rule = format!(
+            "iptables -w -t nat -A POSTROUTING -p tcp -o out -j MASQUERADE --to-ports 20000-{last}"
+        );
+        self.router.exec(&rule.split(' ').collect::<Vec<_>>()).context("masquerading")?;
+        Ok(())
+    }
+
+    /// Connections from the clients in the router's table.
+    fn tracked(&self) -> Result<f64> {
+        let path = "/proc/thread-self/net/nf_conntrack";
+        let tracked = self.router.run(|| Ok(fs::read_to_string(path)?))?;
+        let source = format!("src=10.{}.", self.net);
+        Ok(tracked.lines().filter(|line| line.contains(&source)).count() as f64)
+    }
+}
+
+/// The margins of a report towards a destination that were found in this namespace.
+fn found_in<'a>(report: &'a Value, router: &Netns) -> Vec<&'a Value> {
+    let margins = report["margins"]["egress"].as_array();
+    let ours = |margin: &&Value| margin["found"]["netns"].as_u64() == Some(router.inum());
+    margins.into_iter().flatten().filter(ours).collect()
+}
+
+/// Nobody describes anything: the rules of the router are found, by iptables and by nft itself, with the
+/// connections that pass them, and what is estimated is what its table has.
+pub fn found_by_itself(lab: &Lab) -> Result<()> {
+    let (by_iptables, by_nft, own) = (Behind::new(5)?, Behind::new(5)?, Behind::new(5)?);
+    by_iptables.masquerade()?;
+    let last = 20_000 + PORTS - 1;
+    by_nft.router.exec(&["nft", "add table inet shared"])?;
+    by_nft
+        .router
+        .exec(&["nft", "add chain inet shared out { type nat hook postrouting priority 100; }"])?;
+    // Of what leaves by another device, or goes elsewhere, no address changes.
+    by_nft.router.exec(&["nft", "add rule inet shared out oifname != \"out\" return"])?;
+    let rule = "add rule inet shared out ip saddr 10.5.0.0/16 tcp dport 8080 counter";
+    by_nft.router.exec(&["nft", &format!("{rule} snat ip to 10.9.0.1:20000-{last}")])?;
+    // As docker has it, of a network that nobody here is in.
+    let docker = "iptables -w -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
+    own.router.exec(&docker.split(' ').collect::<Vec<_>>())?;
+
+    let daemon = Daemon::start(lab, &[])?;
+    let tracer = Tracer::report(lab, "diagnose", &[])?;
+    let all = [&by_iptables, &by_nft, &own];
+    let mut open = Vec::new();
+    for net in all {
+        let listens = Server::start(&net.server, TO, Behaviour::AnswersEof)?;
+        for (client, short) in net.clients.iter().zip(SHORT) {
+            Client::new(client).short_connections(listens.addr(), short)?;
+            settled(client, short as u64)?;
+        }
+        open.push((Client::new(&net.clients[0]).open_many(listens.addr(), OPEN)?, listens));
+    }
+    let truth = by_iptables.tracked()?;
+    let series = format!(
+        "twtrace_egress_ports_used{{egress=\"{}/ip nat\",to=\"{TO}\"}} ",
+        by_iptables.router.inum()
+    );
+    wait::until("the daemon to tell what the router holds", wait::SOON, || {
+        let text = http::local(&daemon.socket(), "/metrics")?;
+        let used = text.lines().find_map(|line| line.strip_prefix(&series));
+        let used = used.map(str::parse::<f64>).transpose()?;
+        Ok(used.filter(|used| (used - truth).abs() <= truth * 0.05))
+    })?;
+    let report = tracer.finish_report()?;
+    for (net, kind, table) in
+        [(&by_iptables, "masquerade", "ip nat"), (&by_nft, "snat", "inet shared")]
+    {
+        let truth = net.tracked()?;
+        let margins = found_in(&report, &net.router);
+        expect::equal("destinations of what was found", &1, &margins.len())
+            .with_context(|| format!("{kind}: {:#}", report["margins"]["egress"]))?;
+        let margin = margins[0];
+        let of = (margin["found"]["kind"].as_str(), margin["found"]["table"].as_str());
+        expect::equal("what was found", &(Some(kind), Some(table)), &of)?;
+        expect::equal("towards", &Some(TO), &margin["to"].as_str())?;
+        expect::equal("nobody described it", &Value::Null, &margin["egress"])?;
+        expect::equal("ports", &Some(PORTS), &margin["ports"].as_u64())?;
+        expect::equal("held for", &Some(120.0), &margin["hold_s"].as_f64())?;
+        let now = margin["now"].as_f64().context("now")?;
+        let near = (now - truth).abs() <= truth * 0.05;
+        expect::that(near, || format!("{now} of {truth}: {margin:#}"))?;
+        let takers = margin["takers"].as_array().context("takers")?;
+        let takers: Vec<_> = takers.iter().filter_map(|taker| taker["netns"].as_u64()).collect();
+        let most = [1, 0, 2].map(|n: usize| net.clients[n].inum()).to_vec();
+        expect::equal("who takes most, by namespace", &most, &takers)?;
+    }
+    expect::equal("found where nobody passes", &0, &found_in(&report, &own.router).len())
+}
+
+/// Containers as docker has them, few connections of which leave: nothing is wrong with that.
+pub fn found_and_left_in_peace(lab: &Lab) -> Result<()> {
+    let (host, server) = (Netns::new("host")?, Netns::new("server")?);
+    link(&host, "eth0", &server, "eth0")?;
+    address(&host, "eth0", "10.9.0.1/24")?;
+    address(&server, "eth0", "10.9.0.2/24")?;
+    host.set("ipv4/ip_forward", "1")?;
+    host.ip("link add docker0 type bridge")?;
+    host.ip("link set docker0 up")?;
+    address(&host, "docker0", "172.17.0.1/16")?;
+    let docker = "iptables -w -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
+    host.exec(&docker.split(' ').collect::<Vec<_>>())?;
+    let mut containers = Vec::new();
+    for n in 2..=3 {
+        let container = Netns::new("container")?;
+        let port = format!("veth{n}");
+        link(&container, "eth0", &host, &port)?;
+        host.ip(&format!("link set {port} master docker0"))?;
+        address(&container, "eth0", &format!("172.17.0.{n}/16"))?;
+        container.ip("route add default via 172.17.0.1")?;
+        containers.push(container);
+    }
+    let listens = Server::start(&server, TO, Behaviour::AnswersEof)?;
+    let beside = Server::start(&containers[1], "172.17.0.3:8080", Behaviour::AnswersEof)?;
+    let tracer = Tracer::report(lab, "diagnose", &[])?;
+    Client::new(&containers[0]).short_connections(listens.addr(), 40)?;
+    Client::new(&host).short_connections(listens.addr(), 40)?;
+    // From one container to the other, by the bridge alone.
+    Client::new(&containers[0]).short_connections(beside.addr(), 40)?;
+    settled(&containers[0], 80)?;
+    settled(&host, 40)?;
+    let report = tracer.finish_report()?;
+    let margins = found_in(&report, &host);
+    expect::equal("destinations", &1, &margins.len())
+        .with_context(|| format!("{:#}", report["margins"]["egress"]))?;
+    let margin = margins[0];
+    expect::equal("towards", &Some(TO), &margin["to"].as_str())?;
+    expect::equal("ports without a range", &Some(64_512), &margin["ports"].as_u64())?;
+    expect::equal("held of the container alone", &Some(40.0), &margin["now"].as_f64())?;
+    let findings = report["findings"].as_array().context("findings")?;
+    let wrong = findings.iter().filter(|it| it["id"] == "TW020");
+    let wrong: Vec<_> = wrong.filter(|it| it["netns"].as_u64() == Some(host.inum())).collect();
+    expect::that(wrong.is_empty(), || format!("{wrong:#?}"))
+}
+
 /// Three clients behind a router that masquerades: what is estimated is what its table of connections has,
 /// to within 5 %, and who takes how much. With fewer ports than are held none is left.
 pub fn shared_address(lab: &Lab) -> Result<()> {
-    let (router, server) = (Netns::new("router")?, Netns::new("server")?);
-    link(&router, "out", &server, "eth0")?;
-    address(&router, "out", "10.9.0.1/24")?;
-    address(&server, "eth0", "10.9.0.2/24")?;
-    router.set("ipv4/ip_forward", "1")?;
-    let last = 20_000 + PORTS - 1;
-    let rule = format!(
-        "iptables -w -t nat -A POSTROUTING -p tcp -o out -j MASQUERADE --to-ports 20000-{last}"
-    );
-    router.exec(&rule.split(' ').collect::<Vec<_>>()).context("masquerading")?;
-    let mut clients = Vec::new();
-    for n in 1..=SHORT.len() {
-        let client = Netns::new("client")?;
-        let inside = format!("in{n}");
-        link(&client, "eth0", &router, &inside)?;
-        address(&client, "eth0", &format!("10.4.{n}.2/24"))?;
-        address(&router, &inside, &format!("10.4.{n}.1/24"))?;
-        client.ip(&format!("route add default via 10.4.{n}.1"))?;
-        clients.push(client);
-    }
-    let listens = Server::start(&server, TO, Behaviour::AnswersEof)?;
+    let net = Behind::new(4)?;
+    net.masquerade()?;
+    let Behind { server, clients, .. } = &net;
+    let listens = Server::start(server, TO, Behaviour::AnswersEof)?;
     let roomy = format!("ports={PORTS} hold=120s from=10.4.0.0/16");
     let narrow = "ports=100 hold=120s from=10.4.0.0/16";
     let other = "ports=100 hold=120s from=10.4.0.0/16 except=10.9.0.0/24";
@@ -80,10 +234,9 @@ pub fn shared_address(lab: &Lab) -> Result<()> {
     let limits = (told("twtrace_egress_ports_limit", 1)?, told("twtrace_egress_ports_limit", 2)?);
     expect::equal("ports of the daemon's two", &(Some(PORTS as f64), Some(100.0)), &limits)?;
     let report = tracer.finish_report()?;
-    let tracked = router.run(|| Ok(fs::read_to_string("/proc/thread-self/net/nf_conntrack")?))?;
+    let truth = net.tracked()?;
     drop(open);
 
-    let truth = tracked.lines().filter(|line| line.contains("src=10.4.")).count() as f64;
     expect::equal("connections in the router's table", &made, &truth)?;
     let margins = report["margins"]["egress"].as_array().context("no margins")?;
     let ports: Vec<_> = margins.iter().filter(|margin| margin["to"] == TO).collect();

@@ -192,6 +192,8 @@ pub const ALL: &[Scenario] = &[
     agent("filters_by_expression", filters::by_expression),
     agent("filters_by_names_of_the_time", filters::by_names_of_the_time),
     agent("egress_of_a_shared_address", egress::shared_address),
+    agent("egress_found_by_itself", egress::found_by_itself),
+    agent("egress_found_and_left_in_peace", egress::found_and_left_in_peace),
     agent("names_out_of_a_file", names::out_of_a_file),
     agent("names_of_a_name_server", names::of_a_name_server),
     agent("owners_by_control_group", owners::by_control_group),

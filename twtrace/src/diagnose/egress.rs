@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
     time::Duration,
 };
@@ -19,7 +19,10 @@ use ipnet::IpNet;
 use super::{Case, arithmetic::Exhaustion};
 use crate::{
     event::{Role, ip},
-    host::facts::NamespaceFacts,
+    host::{
+        facts::NamespaceFacts,
+        nat::{FoundNat, NatKind},
+    },
     path::Class,
     peer::{Group, Peer},
     units::TCP_TIMEWAIT_LEN_MS,
@@ -27,6 +30,8 @@ use crate::{
 
 /// Most destinations of one address that are told.
 const MOST_DESTINATIONS: usize = 16;
+/// The same of an address that nobody described: it may be no concern of anybody's.
+const MOST_FOUND: usize = 4;
 /// Seconds that a socket is in TIME_WAIT, and so seen.
 const SEEN_S: f64 = TCP_TIMEWAIT_LEN_MS as f64 / 1000.0;
 
@@ -127,19 +132,80 @@ impl Egress {
         self.netns.is_empty() || self.netns.iter().any(is_meant)
     }
 
+    /// Whether connections of a namespace between these addresses leave through it.
+    fn passes(&self, case: &Case<'_>, netns: u32, local: &IpAddr, to: &SocketAddr) -> bool {
+        self.leads_to(&to.ip()) && self.takes_from(local) && self.is_of(case, netns)
+    }
+}
+
+/// A shared address, however it is known.
+#[derive(Clone, Copy)]
+enum Shared<'a> {
+    /// The user described it; which, from 1.
+    Told(usize, &'a Egress),
+    /// The host's own rules make it.
+    Found(&'a FoundNat),
+}
+
+impl Shared<'_> {
+    fn hold(&self) -> Duration {
+        match self {
+            Self::Told(_, egress) => egress.hold,
+            Self::Found(nat) => Duration::from_secs(nat.hold_s),
+        }
+    }
+
+    fn ports(&self) -> u32 {
+        match self {
+            Self::Told(_, egress) => egress.ports,
+            Self::Found(nat) => nat.ports,
+        }
+    }
+
+    const fn in_all(&self) -> bool {
+        matches!(self, Self::Told(_, Egress { in_all: true, .. }))
+    }
+
+    /// Whether connections of a namespace between these addresses leave through it. Of what the user
+    /// described nothing is found.
+    fn passes(&self, case: &Case<'_>, netns: u32, local: &IpAddr, to: &SocketAddr) -> bool {
+        match self {
+            Self::Told(_, egress) => egress.passes(case, netns, local, to),
+            Self::Found(nat) => {
+                let found = nat.carried.get(&netns).and_then(|by_local| by_local.get(local));
+                found.is_some_and(|found| found.contains(to))
+                    && !case.egress.iter().any(|egress| egress.passes(case, netns, local, to))
+            }
+        }
+    }
+
     /// The namespace and the destination of a row whose connections leave through it.
     fn carries(&self, case: &Case<'_>, row: &Peer) -> Option<(u32, SocketAddr)> {
         let Group::Peer { netns, role: Role::Client, address, port } = row.group else {
             return None;
         };
-        let remote = ip(address);
+        let (netns, to) = (netns.current()?, SocketAddr::new(ip(address), port));
         let locals = row.history.locals();
-        let ours =
-            self.from.is_empty() || locals.iter().any(|(local, _)| self.takes_from(&ip(*local)));
-        let netns = netns.current()?;
-        let ours = ours && self.leads_to(&remote) && self.is_of(case, netns);
-        ours.then_some((netns, SocketAddr::new(remote, port)))
+        let passes = |local: &IpAddr| self.passes(case, netns, local, &to);
+        // Of a row without addresses nothing is known but where it leads.
+        let unknown = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+        let ours = match self {
+            Self::Told(_, egress) if egress.from.is_empty() => passes(&unknown),
+            _ => locals.iter().any(|(local, _)| passes(&ip(*local))),
+        };
+        ours.then_some((netns, to))
     }
+}
+
+/// Whether a kernel gives the port of a connection that was closed to another one when ports are short.
+///
+/// # Source
+/// `nf_nat_used_tuple_harder()`, net/netfilter/nf_nat_core.c, since 6.5: an entry in TIME_WAIT or CLOSE is
+/// dropped if the new connection's sequence number is beyond its own.
+fn gives_away(release: &str) -> bool {
+    let mut numbers = release.split(|char: char| !char.is_ascii_digit()).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return false };
+    (major, minor) >= (6, 5)
 }
 
 fn contains(networks: &[IpNet], address: &IpAddr) -> bool {
@@ -158,6 +224,10 @@ pub struct Taken {
     pub rate: f64,
     /// As much of that as has lasted: a burst, or a pool that has filled, does not go on.
     pub lasting: f64,
+    /// Of the rate, by connections that stay open.
+    pub opening: f64,
+    /// As much of that as has lasted.
+    pub opening_lasts: f64,
 }
 
 impl Taken {
@@ -166,11 +236,18 @@ impl Taken {
         self.open + self.held
     }
 
+    /// Whether there is anything of it.
+    fn counts(&self) -> bool {
+        self.now() > 0.0 || self.rate > 0.0
+    }
+
     fn add(&mut self, other: Self) {
         self.open += other.open;
         self.held += other.held;
         self.rate += other.rate;
         self.lasting += other.lasting;
+        self.opening += other.opening;
+        self.opening_lasts += other.opening_lasts;
     }
 }
 
@@ -181,17 +258,40 @@ fn open_to(facts: &NamespaceFacts, to: SocketAddr, ours: impl Fn(&IpAddr) -> boo
     let mut taken = Taken { open: open.map(|(_, count)| *count as f64).sum(), ..Taken::default() };
     let growth = facts.open_growth.iter().filter(|((peer, local), _)| *peer == to && ours(local));
     for (_, growth) in growth {
-        taken.rate += growth.rate;
-        taken.lasting += growth.lasting.map_or(0.0, |lasting| lasting.min(growth.rate));
+        taken.opening += growth.rate;
+        taken.opening_lasts += growth.lasting.map_or(0.0, |lasting| lasting.min(growth.rate));
     }
-    taken
+    Taken { rate: taken.opening, lasting: taken.opening_lasts, ..taken }
+}
+
+/// A rule that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The network namespace that has it.
+    pub netns: u32,
+    /// Its table, such as `ip nat`.
+    pub table: String,
+    /// What it does.
+    pub kind: NatKind,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { netns, table, kind } = self;
+        write!(f, "found: {} in table {table} of network namespace {netns}", kind.word())
+    }
 }
 
 /// How short the ports of a shared address are towards one destination.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EgressMargin {
-    /// Which of the addresses described, from 1: several may pass to the same destination.
-    pub egress: usize,
+    /// Which of the addresses described, from 1: several may pass to the same destination; `None` if
+    /// nobody described it.
+    pub egress: Option<usize>,
+    /// Where it was found, if nobody described it.
+    pub found: Option<Found>,
+    /// Whether ports held after the end are given away when they are short.
+    pub gives_away: bool,
     /// The destination; `None` where all share the ports.
     pub to: Option<SocketAddr>,
     /// Ports there are.
@@ -212,14 +312,47 @@ impl EgressMargin {
         self.all.open + (self.all.rate * self.hold_s)
     }
 
+    /// Ports that nobody else may have now.
+    fn firm(&self) -> f64 {
+        if self.gives_away { self.all.open } else { self.all.now() }
+    }
+
+    /// Ports that nobody else may have, newly taken each second; as far as it has lasted.
+    fn firm_rates(&self) -> (f64, f64) {
+        let Taken { rate, lasting, opening, opening_lasts, .. } = self.all;
+        if self.gives_away { (opening, opening_lasts) } else { (rate, lasting) }
+    }
+
     /// Share that is taken now.
     pub fn used_share(&self) -> f64 {
-        self.all.now() / f64::from(self.ports)
+        self.firm() / f64::from(self.ports)
     }
 
     /// Share that is taken, or will be if that is more.
     pub fn share(&self) -> f64 {
-        self.used_share().max(self.to_come() / f64::from(self.ports))
+        let to_come = self.all.open + self.firm_rates().0 * self.hold_s;
+        self.used_share().max(to_come / f64::from(self.ports))
+    }
+
+    /// When nothing is left.
+    fn exhausts(&self) -> Exhaustion {
+        let (ports, (rate, lasting)) = (f64::from(self.ports), self.firm_rates());
+        if self.firm() >= ports {
+            Exhaustion::Now
+        } else if self.all.open + rate.min(lasting) * self.hold_s > ports {
+            Exhaustion::In((ports - self.firm()) / rate)
+        } else {
+            Exhaustion::Never
+        }
+    }
+
+    /// What tells it from others in a label.
+    pub fn label(&self) -> String {
+        match (self.egress, &self.found) {
+            (Some(number), _) => number.to_string(),
+            (None, Some(found)) => format!("{}/{}", found.netns, found.table),
+            (None, None) => String::new(),
+        }
     }
 
     /// The destination in words.
@@ -230,14 +363,16 @@ impl EgressMargin {
 
 /// The margins of all shared addresses, the shortest of each first.
 pub fn of_all(case: &Case<'_>) -> Vec<EgressMargin> {
-    (1..).zip(case.egress).flat_map(|(number, egress)| of(case, number, egress)).collect()
+    let told = (1..).zip(case.egress).map(|(number, egress)| Shared::Told(number, egress));
+    let found = case.facts.nats.iter().map(Shared::Found);
+    told.chain(found).flat_map(|shared| of(case, shared)).collect()
 }
 
-fn of(case: &Case<'_>, number: usize, egress: &Egress) -> Vec<EgressMargin> {
-    let hold_s = egress.hold.as_secs_f64();
+fn of(case: &Case<'_>, shared: Shared<'_>) -> Vec<EgressMargin> {
+    let hold_s = shared.hold().as_secs_f64();
     let mut young: BTreeMap<u32, u64> = BTreeMap::new();
     let since_ns =
-        case.now_ns.saturating_sub(u64::try_from(egress.hold.as_nanos()).unwrap_or(u64::MAX));
+        case.now_ns.saturating_sub(u64::try_from(shared.hold().as_nanos()).unwrap_or(u64::MAX));
     for (_, socket) in case.sockets.iter().flat_map(|sockets| sockets.iter()) {
         // Of one that was there before it is not known when it entered: it is held by most.
         if socket.entered_ns == 0 || socket.entered_ns >= since_ns {
@@ -247,12 +382,12 @@ fn of(case: &Case<'_>, number: usize, egress: &Egress) -> Vec<EgressMargin> {
     type ByNetns = BTreeMap<u32, Taken>;
     let mut destinations: BTreeMap<Option<SocketAddr>, ByNetns> = BTreeMap::new();
     let mut take = |netns: u32, to: SocketAddr, taken: Taken| {
-        let key = (!egress.in_all).then_some(to);
+        let key = (!shared.in_all()).then_some(to);
         destinations.entry(key).or_default().entry(netns).or_default().add(taken);
     };
     let mut with_row = BTreeSet::new();
     for (index, row) in case.peers.iter().enumerate() {
-        let Some((netns, to)) = egress.carries(case, row) else { continue };
+        let Some((netns, to)) = shared.carries(case, row) else { continue };
         let row_number = u32::try_from(index).unwrap_or(u32::MAX).wrapping_add(1);
         let rates = row.history.rates(case.now_ns, case.since_ns);
         let live = young.get(&row_number).copied().unwrap_or(0) as f64;
@@ -265,20 +400,19 @@ fn of(case: &Case<'_>, number: usize, egress: &Egress) -> Vec<EgressMargin> {
             held: live + late.min(sat_out),
             rate: (rates.entered - rates.early).max(0.0),
             lasting: (rates.held.entered - rates.early).max(0.0),
+            ..Taken::default()
         };
         take(netns, to, closed);
         if let Some(facts) = case.facts.namespaces.get(&netns) {
-            take(netns, to, open_to(facts, to, |local| egress.takes_from(local)));
+            take(netns, to, open_to(facts, to, |local| shared.passes(case, netns, local, &to)));
         }
         with_row.insert((netns, to));
     }
     // Where nothing was closed here yet, there is no row.
     for (netns, facts) in &case.facts.namespaces {
         let peers = facts.open.iter().flat_map(|open| open.peers.keys());
-        let meant =
-            |to: &&SocketAddr| egress.leads_to(&to.ip()) && !with_row.contains(&(*netns, **to));
-        for to in peers.filter(meant).filter(|_| egress.is_of(case, *netns)) {
-            let taken = open_to(facts, *to, |local| egress.takes_from(local));
+        for to in peers.filter(|to| !with_row.contains(&(*netns, **to))) {
+            let taken = open_to(facts, *to, |local| shared.passes(case, *netns, local, to));
             if taken.open > 0.0 {
                 take(*netns, *to, taken);
             }
@@ -287,30 +421,38 @@ fn of(case: &Case<'_>, number: usize, egress: &Egress) -> Vec<EgressMargin> {
     let margin = |(to, by): (Option<SocketAddr>, ByNetns)| {
         let mut all = Taken::default();
         by.values().for_each(|taken| all.add(*taken));
-        let mut by_netns: Vec<_> = by.into_iter().collect();
+        let mut by_netns: Vec<_> = by.into_iter().filter(|(_, taken)| taken.counts()).collect();
         by_netns.sort_by(|one, two| two.1.now().total_cmp(&one.1.now()));
-        let mut margin = EgressMargin {
-            egress: number,
+        let (egress, found, gives_away) = match shared {
+            Shared::Told(number, _) => (Some(number), None, false),
+            Shared::Found(nat) => {
+                let FoundNat { netns, kind, .. } = *nat;
+                let found = Found { netns, table: nat.table.clone(), kind };
+                (None, Some(found), gives_away(&case.facts.kernel))
+            }
+        };
+        let exhaustion = Exhaustion::Never;
+        let ports = shared.ports();
+        let margin = EgressMargin {
+            egress,
+            found,
+            gives_away,
             to,
-            ports: egress.ports,
+            ports,
             hold_s,
             all,
             by_netns,
-            exhaustion: Exhaustion::Never,
+            exhaustion,
         };
-        let ports = f64::from(egress.ports);
-        margin.exhaustion = if all.now() >= ports {
-            Exhaustion::Now
-        } else if all.open + all.lasting * hold_s > ports && margin.to_come() > ports {
-            Exhaustion::In((ports - all.now()) / all.rate)
-        } else {
-            Exhaustion::Never
-        };
-        margin
+        EgressMargin { exhaustion: margin.exhausts(), ..margin }
     };
     let mut margins: Vec<_> = destinations.into_iter().map(margin).collect();
     margins.sort_by(|one, two| two.share().total_cmp(&one.share()));
-    margins.truncate(MOST_DESTINATIONS);
+    margins.truncate(if matches!(shared, Shared::Told(..)) {
+        MOST_DESTINATIONS
+    } else {
+        MOST_FOUND
+    });
     margins
 }
 

@@ -13,6 +13,7 @@ use super::{
     Core,
     auditor::{Auditor, Scope},
     gathering::Gathering,
+    nat::Nats,
     open::OpenCounts,
     owners::Resolver,
     walk::Walk,
@@ -55,6 +56,8 @@ pub struct KernelFeed {
     selection: Selection,
     /// Open connections as they were counted last.
     open: OpenCounts,
+    /// What is known of NAT on this host.
+    nats: Nats,
     /// Who finds out whose the sockets are.
     owners: Resolver,
     /// Records whose owners were told first.
@@ -109,6 +112,7 @@ impl KernelFeed {
                 options,
                 selection,
                 open,
+                nats: Nats::default(),
                 owners: Resolver::new(),
                 held: None,
                 auditor,
@@ -344,7 +348,10 @@ impl KernelFeed {
         let rows = core.aggregate().table().rows();
         let first = core.moment().is_none();
         let there = all.iter().map(|namespace| namespace.inum).filter(|_| first);
+        self.nats.refresh(all, Instant::now());
         let seen = rows.iter().filter_map(|row| row.group.netns()).chain(there);
+        // Of those that are NAT for others the table of connections counts.
+        let seen = self.nats.namespaces().chain(seen);
         let seen = seen.filter(|inum| *inum != 0 && (only == 0 || *inum == only));
         let wanted: BTreeSet<u32> = asked.into_iter().chain(seen).take(MAX_NAMESPACES).collect();
         let mut host = facts::host(Path::new(PROC), Path::new("/"));
@@ -376,6 +383,8 @@ impl KernelFeed {
                 Err(error) => shut.add(inum, &error),
             }
         }
+        let open = self.open.ways().filter(|(_, local, _)| !local.is_loopback());
+        host.nats = self.nats.found(all, rows, open);
         host.unread.extend(shut.sentences().map(|which| format!("cannot enter {which}")));
         host
     }

@@ -11,6 +11,7 @@ mod core;
 mod gathering;
 pub mod healing;
 mod kernel;
+mod nat;
 mod open;
 mod opening;
 mod owners;

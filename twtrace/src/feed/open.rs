@@ -1,6 +1,10 @@
 //! When open connections are counted, and whose.
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use crate::{
     event::{Role, ip},
@@ -67,6 +71,15 @@ impl OpenCounts {
     /// What was counted last in a namespace.
     pub fn of(&self, inum: u32) -> Option<OpenPorts> {
         self.0.get(&inum).map(|known| known.ports.clone())
+    }
+
+    /// Who was connected to whom: namespace, this end, and the peer.
+    pub fn ways(&self) -> impl Iterator<Item = (u32, IpAddr, SocketAddr)> {
+        self.0.iter().flat_map(|(inum, known)| {
+            let peers = known.ports.peers.iter();
+            let ways = peers.flat_map(|(peer, by)| by.keys().map(|local| (*local, *peer)));
+            ways.map(|(local, peer)| (*inum, local, peer))
+        })
     }
 
     /// Forgets the namespaces that are no more.

@@ -10,6 +10,7 @@ use std::{
 use super::{
     HostFactError, configured,
     configured::Setting,
+    nat::FoundNat,
     netstat::{TcpExt, time_wait_sockets},
     open::{self, HALVES_NS, OpenGrowth, OpenPorts},
     sysctl, text,
@@ -28,6 +29,8 @@ pub struct HostFacts {
     pub recycle_configured: Vec<Setting>,
     /// By inode number.
     pub namespaces: BTreeMap<u32, NamespaceFacts>,
+    /// Network namespaces that give connections another source address, by what they say themselves.
+    pub nats: Vec<FoundNat>,
     /// What could not be read; each names its file.
     pub unread: Vec<String>,
 }
@@ -376,6 +379,7 @@ pub fn host(proc: &Path, root: &Path) -> HostFacts {
         socket_bytes: slab_object(&slab, "tw_sock_TCP"),
         recycle_configured: configured::settings(root, "tcp_tw_recycle"),
         namespaces: BTreeMap::new(),
+        nats: Vec::new(),
         unread: errors.iter().map(ToString::to_string).collect(),
     }
 }

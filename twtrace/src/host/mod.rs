@@ -10,6 +10,7 @@
 pub mod cgroup;
 pub mod configured;
 pub mod facts;
+pub mod nat;
 pub mod netstat;
 pub mod open;
 pub mod owners;

@@ -27,6 +27,7 @@ use crate::{
     host::{
         configured::Setting,
         facts::{Conntrack, HostFacts, NamespaceFacts},
+        nat::{Carried, FoundNat, NatKind},
         netstat::TcpExt,
         open::OpenPorts,
     },
@@ -71,6 +72,8 @@ same!(
     RangeInclusive<u16>,
     Backend,
     Basis,
+    Carried,
+    NatKind,
     BTreeMap<IpAddr, u64>,
     BTreeMap<SocketAddr, BTreeMap<IpAddr, u64>>,
     BTreeSet<u16>,
@@ -222,7 +225,19 @@ file! {
         recycle_configured: Vec<FileSetting>,
         #[serde(deserialize_with = "bounded")]
         namespaces: BTreeMap<u32, FileNamespace>,
+        #[serde(default, deserialize_with = "few")]
+        nats: Vec<FileNat>,
         unread: Vec<String>,
+    }
+
+    /// A network namespace that gives connections another source address.
+    FileNat = FoundNat => {
+        netns: u32,
+        table: String,
+        kind: NatKind,
+        ports: u32,
+        hold_s: u64,
+        carried: Carried,
     }
 
     /// A line of a configuration file.
@@ -404,6 +419,13 @@ fn bounded<'de, D: Deserializer<'de>>(
     deserializer.deserialize_map(Bounded)
 }
 
+/// Reads no more of them than there are namespaces.
+fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FileNat>, D::Error> {
+    let all = Vec::<FileNat>::deserialize(deserializer)?;
+    let few = all.len() <= MOST_NAMESPACES;
+    few.then_some(all).ok_or_else(|| D::Error::custom("too many namespaces with NAT"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -446,11 +468,16 @@ mod tests {
             open: Some(open),
             ..NamespaceFacts::default()
         };
+        let carried =
+            BTreeMap::from([(8, BTreeMap::from([(end(), [SocketAddr::new(end(), 443)].into())]))]);
+        let (table, kind) = ("ip nat".to_owned(), NatKind::Masquerade);
+        let nat = FoundNat { netns: 7, table, kind, ports: 1, hold_s: 1, carried };
         let setting = Setting { file: "/etc/sysctl.conf".into(), line: 1, value: "1".into() };
         HostFacts {
             files: Some((1, 2)),
             recycle_configured: vec![setting],
             namespaces: BTreeMap::from([(7, namespace)]),
+            nats: vec![nat],
             unread: vec!["/proc".into()],
             ..HostFacts::default()
         }

@@ -125,6 +125,10 @@ fn egress_document(margin: &EgressMargin) -> Value {
     });
     json!({
         "egress": margin.egress,
+        "found": margin.found.as_ref().map(|found| {
+            json!({ "netns": found.netns, "table": found.table, "kind": found.kind.word() })
+        }),
+        "gives_away": margin.gives_away,
         "to": margin.to,
         "ports": margin.ports,
         "hold_s": margin.hold_s,
@@ -133,6 +137,7 @@ fn egress_document(margin: &EgressMargin) -> Value {
         "now": margin.all.now().round(),
         "to_come": margin.to_come().round(),
         "rate": margin.all.rate,
+        "seconds_to_exhaustion": margin.exhaustion.seconds().map(rounded),
         "takers": takers.collect::<Vec<_>>(),
     })
 }
@@ -329,9 +334,11 @@ fn write_margins(
     }
     for margin in &margins.egress {
         let (all, ports) = (&margin.all, margin.ports);
+        let found = margin.found.as_ref().map(|found| format!(" ({found})")).unwrap_or_default();
+        let given = if margin.gives_away { ", given away when ports are short" } else { "" };
         let text = format!(
-            "about {:.0} of {ports} ports of the shared address are held towards {}: {:.0} open, {:.0} \
-             after the end; {:.0} to come. An estimate of what the NAT keeps.",
+            "about {:.0} of {ports} ports of the shared address{found} are held towards {}: {:.0} open, \
+             {:.0} after the end{given}; {:.0} to come. An estimate of what the NAT keeps.",
             all.now(),
             margin.target(),
             all.open,

@@ -160,6 +160,12 @@ fn for_the_lab(look: &dyn Look) -> Vec<Requirement> {
             look.has_program("iptables"),
             &["iptables"],
         ),
+        packaged(
+            "nft",
+            "gives connections another address in the scenarios",
+            look.has_program("nft"),
+            &["nftables"],
+        ),
     ]
 }
 

@@ -10,7 +10,10 @@ const HIGH: f64 = 0.8;
 /// Those who take most that are named.
 const MOST_NAMED: usize = 3;
 
-/// TW020: of a shared address that the user described.
+/// Where a found address is known from.
+const NAT_RULES: &str = "nftables, nf_conntrack_tcp_timeout_time_wait";
+
+/// TW020: of a shared address that the user described, or that this host is itself.
 pub fn exhausted(scene: &Scene<'_>) -> Vec<Finding> {
     scene.egress().iter().filter_map(|margin| of(scene, margin)).collect()
 }
@@ -36,33 +39,49 @@ fn of(scene: &Scene<'_>, margin: &EgressMargin) -> Option<Finding> {
     let takers: Vec<String> =
         takers.map(|(netns, taken)| format!("{} {:.0}", name(*netns), taken.now())).collect();
     let (now, to) = (margin.all.now(), margin.target());
+    let found = margin.found.as_ref().map(|found| format!(" ({found})")).unwrap_or_default();
+    let given = if margin.gives_away {
+        format!(", {:.0} of which it gives away when ports are short", margin.all.held)
+    } else {
+        String::new()
+    };
     let summary = format!(
-        "The shared address has {} ports towards {to} and holds about {now:.0} of them, as far as can be \
-         estimated from here: {when}. Most take {}.",
+        "The shared address{found} has {} ports towards {to} and holds about {now:.0} of them{given}, as \
+         far as can be estimated from here: {when}. Most take {}.",
         margin.ports,
         takers.join(", ")
     );
+    let netns = margin.found.as_ref().map(|found| found.netns);
+    let known_of = if netns.is_some() { NAT_RULES } else { "setting egress" };
     let finding = Finding {
         severity,
         peer: margin.to.map(|to| to.to_string()),
+        netns,
         summary,
         ..Finding::default()
     }
     .with("inferred", true, "", COMPUTED)
-    .with("ports", margin.ports, "ports", "setting egress")
-    .with("hold", hold, "s", "setting egress")
+    .with("ports", margin.ports, "ports", known_of)
+    .with("hold", hold, "s", known_of)
     .with("open", margin.all.open.round(), "connections", TCP)
     .with("held", margin.all.held.round(), "ports", COUNTED)
     .with("rate", rounded(margin.all.rate), PER_S, COUNTED)
     .with("to_come", margin.to_come().round(), "ports", COMPUTED)
     .with("takers", takers, "", COMPUTED);
+    let more = if netns.is_some() {
+        "Keep connections open instead of making new ones, in those named first; give the rule more \
+         ports (its range, or an address for each of some networks). nf_conntrack_tcp_timeout_time_wait is how \
+         long one is kept after the end."
+    } else {
+        "Keep connections open instead of making new ones, in those named first; give the NAT \
+         more addresses or ports; shorten the time it holds a port after the end if it may be."
+    };
     Some(Finding {
-        consequence: "The NAT drops or refuses new connections to that destination, of whoever opens \
+        consequence:
+            "The NAT drops or refuses new connections to that destination, of whoever opens \
                       them: connect() times out, and nothing here says why."
-            .to_owned(),
-        remedy: "Keep connections open instead of making new ones, in those named first; give the NAT \
-                 more addresses or ports; shorten the time it holds a port after the end if it may be."
-            .to_owned(),
+                .to_owned(),
+        remedy: more.to_owned(),
         dont: "Do not widen ip_local_port_range: the ports that run out are the NAT's.".to_owned(),
         ..finding
     })

@@ -208,7 +208,7 @@ fn namespaces(out: &mut Exposition, summary: &Summary) {
         let help = "Ports of a shared address held towards a destination, estimated: open, or closed here \
                     within the time that one is held.";
         let mut used = out.family(FamilyKind::Gauge, "twtrace_egress_ports_used", "", help);
-        let labels = |margin: &EgressMargin| [margin.egress.to_string(), margin.target()];
+        let labels = |margin: &EgressMargin| [margin.label(), margin.target()];
         for margin in egress {
             let [number, to] = labels(margin);
             used.gauge(&[("egress", &number), ("to", &to)], margin.all.now().round());

@@ -104,8 +104,12 @@ fn of_tracking(tracking: &Tracking, width: usize, theme: Theme) -> [Line<'static
 /// Two lines likewise, of an address that others share.
 fn of_egress(margin: &EgressMargin, width: usize, theme: Theme) -> [Line<'static>; 2] {
     let words = format!("about {:.0} of {} held", margin.all.now(), count(margin.ports.into()));
+    let which = margin.found.as_ref().map_or_else(
+        || "shared address".to_owned(),
+        |found| format!("{} in {}", found.kind.word(), found.netns),
+    );
     let detail = format!(
-        "            shared address towards {}: {}/s held for {:.0} s; ",
+        "            {which} towards {}: {}/s held for {:.0} s; ",
         margin.target(),
         rate(margin.all.rate),
         margin.hold_s
