@@ -1,6 +1,7 @@
 //! The scenarios: each makes one situation in namespaces of its own and asserts exact counts.
 
 mod adopted;
+mod behind;
 mod capabilities;
 mod clock;
 mod closing;
@@ -11,6 +12,7 @@ mod diagnosis_catalogue;
 mod diagnosis_failed;
 mod diagnosis_forecasts;
 mod egress;
+mod egress_runs_out;
 mod entry;
 mod events;
 mod expiry;
@@ -193,6 +195,7 @@ pub const ALL: &[Scenario] = &[
     agent("filters_by_names_of_the_time", filters::by_names_of_the_time),
     agent("egress_of_a_shared_address", egress::shared_address),
     agent("egress_found_by_itself", egress::found_by_itself),
+    kernel("egress_runs_out_as_foretold", egress_runs_out::as_foretold).waits_long(),
     agent("egress_found_and_left_in_peace", egress::found_and_left_in_peace),
     agent("names_out_of_a_file", names::out_of_a_file),
     agent("names_of_a_name_server", names::of_a_name_server),

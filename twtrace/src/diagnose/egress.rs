@@ -228,6 +228,8 @@ pub struct Taken {
     pub opening: f64,
     /// As much of that as has lasted.
     pub opening_lasts: f64,
+    /// How many those have become since the open ones were counted, at that rate.
+    pub opened_since: f64,
 }
 
 impl Taken {
@@ -248,11 +250,17 @@ impl Taken {
         self.lasting += other.lasting;
         self.opening += other.opening;
         self.opening_lasts += other.opening_lasts;
+        self.opened_since += other.opened_since;
     }
 }
 
 /// What is open to a destination from some local addresses, and by how many a second it becomes more.
-fn open_to(facts: &NamespaceFacts, to: SocketAddr, ours: impl Fn(&IpAddr) -> bool) -> Taken {
+fn open_to(
+    facts: &NamespaceFacts,
+    now_ns: u64,
+    to: SocketAddr,
+    ours: impl Fn(&IpAddr) -> bool,
+) -> Taken {
     let open = facts.open.as_ref().and_then(|open| open.peers.get(&to));
     let open = open.into_iter().flatten().filter(|(local, _)| ours(local));
     let mut taken = Taken { open: open.map(|(_, count)| *count as f64).sum(), ..Taken::default() };
@@ -261,7 +269,10 @@ fn open_to(facts: &NamespaceFacts, to: SocketAddr, ours: impl Fn(&IpAddr) -> boo
         taken.opening += growth.rate;
         taken.opening_lasts += growth.lasting.map_or(0.0, |lasting| lasting.min(growth.rate));
     }
-    Taken { rate: taken.opening, lasting: taken.opening_lasts, ..taken }
+    let read_ns = facts.open.as_ref().map_or(now_ns, |open| open.read_ns);
+    let age_s = now_ns.saturating_sub(read_ns) as f64 / 1e9;
+    let (rate, lasting) = (taken.opening, taken.opening_lasts);
+    Taken { rate, lasting, opened_since: lasting.min(rate) * age_s, ..taken }
 }
 
 /// A rule that was found.
@@ -340,7 +351,7 @@ impl EgressMargin {
         if self.firm() >= ports {
             Exhaustion::Now
         } else if self.all.open + rate.min(lasting) * self.hold_s > ports {
-            Exhaustion::In((ports - self.firm()) / rate)
+            Exhaustion::In(((ports - self.firm() - self.all.opened_since) / rate).max(0.0))
         } else {
             Exhaustion::Never
         }
@@ -404,7 +415,11 @@ fn of(case: &Case<'_>, shared: Shared<'_>) -> Vec<EgressMargin> {
         };
         take(netns, to, closed);
         if let Some(facts) = case.facts.namespaces.get(&netns) {
-            take(netns, to, open_to(facts, to, |local| shared.passes(case, netns, local, &to)));
+            take(
+                netns,
+                to,
+                open_to(facts, case.now_ns, to, |local| shared.passes(case, netns, local, &to)),
+            );
         }
         with_row.insert((netns, to));
     }
@@ -412,7 +427,8 @@ fn of(case: &Case<'_>, shared: Shared<'_>) -> Vec<EgressMargin> {
     for (netns, facts) in &case.facts.namespaces {
         let peers = facts.open.iter().flat_map(|open| open.peers.keys());
         for to in peers.filter(|to| !with_row.contains(&(*netns, **to))) {
-            let taken = open_to(facts, *to, |local| shared.passes(case, *netns, local, to));
+            let taken =
+                open_to(facts, case.now_ns, *to, |local| shared.passes(case, *netns, local, to));
             if taken.open > 0.0 {
                 take(*netns, *to, taken);
             }
@@ -522,7 +538,9 @@ mod tests {
         let margin = |text: &str, lasting| {
             let mut facts = facts();
             let peers = [(to, [(local, 100)].into())].into();
-            only(&mut facts).open = Some(OpenPorts { peers, ..OpenPorts::default() });
+            // Two seconds ago.
+            let read_ns = NOW_NS - 2_000_000_000;
+            only(&mut facts).open = Some(OpenPorts { peers, read_ns, ..OpenPorts::default() });
             let growth = OpenGrowth { rate: 10.0, lasting };
             only(&mut facts).open_growth = [((to, local), growth)].into();
             let egress = [text.parse().unwrap()];
@@ -530,7 +548,7 @@ mod tests {
         };
         let told = margin("ports=300 hold=30s", Some(10.0)).unwrap();
         assert_eq!((told.all.now(), told.to_come()), (100.0, 400.0));
-        assert_eq!(told.exhaustion, Exhaustion::In(20.0));
+        assert_eq!(told.exhaustion, Exhaustion::In(18.0));
         assert_eq!(told.by_netns, [(NETNS, told.all)]);
         for lasting in [None, Some(0.0)] {
             let told = margin("ports=300 hold=30s", lasting).unwrap();

@@ -104,6 +104,11 @@ impl Core {
         self.egress = egress;
     }
 
+    /// Whether connections leave through an address that somebody described.
+    pub fn has_egress(&self) -> bool {
+        !self.egress.is_empty()
+    }
+
     /// Sets how much is kept of each peer's past, from now on.
     pub fn set_memory(&mut self, memory: Memory) {
         self.aggregate.set_memory(memory);

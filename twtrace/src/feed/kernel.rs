@@ -12,6 +12,7 @@ use twtrace_common::{Counter, Entered, Filter};
 use super::{
     Core,
     auditor::{Auditor, Scope},
+    crowds::Crowds,
     gathering::Gathering,
     nat::Nats,
     open::OpenCounts,
@@ -56,6 +57,8 @@ pub struct KernelFeed {
     selection: Selection,
     /// Open connections as they were counted last.
     open: OpenCounts,
+    /// Where many connections are open.
+    crowds: Crowds,
     /// What is known of NAT on this host.
     nats: Nats,
     /// Who finds out whose the sockets are.
@@ -112,6 +115,7 @@ impl KernelFeed {
                 options,
                 selection,
                 open,
+                crowds: Crowds::default(),
                 nats: Nats::default(),
                 owners: Resolver::new(),
                 held: None,
@@ -352,6 +356,9 @@ impl KernelFeed {
         let seen = rows.iter().filter_map(|row| row.group.netns()).chain(there);
         // Of those that are NAT for others the table of connections counts.
         let seen = self.nats.namespaces().chain(seen);
+        let shares = core.has_egress() || self.nats.namespaces().next().is_some();
+        let crowded = shares.then(|| self.crowds.look(all, Instant::now()));
+        let seen = seen.chain(crowded.into_iter().flatten().copied());
         let seen = seen.filter(|inum| *inum != 0 && (only == 0 || *inum == only));
         let wanted: BTreeSet<u32> = asked.into_iter().chain(seen).take(MAX_NAMESPACES).collect();
         let mut host = facts::host(Path::new(PROC), Path::new("/"));
@@ -359,11 +366,12 @@ impl KernelFeed {
         let mut shut = Shut::default();
         let recycles = self.tracer.recycles();
         let mut shared = None;
+        let asked_for = |inum| only == inum || shares && self.crowds.have(inum);
         for inum in wanted {
             // One that is gone, or held by nothing that can be found, is of no consequence.
             let Some(namespace) = all.get(inum) else { continue };
             let now_ns = monotonic_ns();
-            let servers = self.open.due(inum, rows, now_ns, only == inum);
+            let servers = self.open.due(inum, rows, now_ns, asked_for(inum));
             match read_facts(namespace, servers.as_deref()) {
                 Ok(Read { mut facts, took, errors }) => {
                     host.unread.extend(errors.iter().map(ToString::to_string));

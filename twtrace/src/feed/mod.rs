@@ -8,6 +8,7 @@ mod adoption;
 mod auditor;
 pub mod beside;
 mod core;
+mod crowds;
 mod gathering;
 pub mod healing;
 mod kernel;

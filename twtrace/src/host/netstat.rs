@@ -78,6 +78,17 @@ pub fn time_wait_sockets(net_root: &Path) -> Result<Option<u64>, HostFactError> 
     count.map(Some).ok_or_else(|| HostFactError::malformed(&path, &text, "a line TCP: with tw"))
 }
 
+/// TCP sockets in use below `net_root`, those of TIME_WAIT left out; 0 where that cannot be read.
+pub fn sockets_in_use(net_root: &Path) -> u64 {
+    let of = |(file, line): (&str, &str)| {
+        let text = text(&net_root.join(file)).ok()??;
+        let mut words = text.lines().find_map(|text| text.strip_prefix(line))?.split_whitespace();
+        words.find(|word| *word == "inuse")?;
+        words.next()?.parse::<u64>().ok()
+    };
+    [("sockstat", "TCP:"), ("sockstat6", "TCP6:")].into_iter().filter_map(of).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +114,9 @@ mod tests {
         let text = "sockets: used 9\nTCP: inuse 5 orphan 0 tw 7 alloc 6 mem 1\n";
         fs::write(root.path().join("sockstat"), text).unwrap();
         assert_eq!(time_wait_sockets(root.path()).unwrap(), Some(7));
+        assert_eq!(sockets_in_use(root.path()), 5);
+        fs::write(root.path().join("sockstat6"), "TCP6: inuse 2\nUDP6: inuse 4\n").unwrap();
+        assert_eq!(sockets_in_use(root.path()), 7);
         fs::write(root.path().join("sockstat"), "TCP: inuse 5\n").unwrap();
         assert!(time_wait_sockets(root.path()).unwrap_err().to_string().contains("sockstat"));
     }

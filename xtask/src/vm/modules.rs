@@ -12,7 +12,7 @@ use object::{Object as _, ObjectSection as _};
 
 /// What the scenarios use. Nothing inside loads modules on demand, so all are loaded at
 /// start; what a kernel has built in or does not have at all is passed over.
-pub const WANTED: [&str; 21] = [
+pub const WANTED: [&str; 23] = [
     "veth",
     "dummy",
     "tun",
@@ -21,7 +21,9 @@ pub const WANTED: [&str; 21] = [
     "nf_tables",
     "nft_compat",
     "nft_counter",
+    "nft_chain_nat",
     "nft_ct",
+    "nft_masq",
     "nft_reject_inet",
     "x_tables",
     "ip_tables",
