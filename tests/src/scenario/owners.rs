@@ -52,7 +52,7 @@ impl Drop for PodLogs {
 }
 
 /// Entries by owner.
-fn by_owner(summary: &Summary) -> Result<BTreeMap<String, u64>> {
+pub fn by_owner(summary: &Summary) -> Result<BTreeMap<String, u64>> {
     let row = |row: &Value| {
         let name = row["peer"].as_str().context("a row has no name")?.to_owned();
         Ok((name, row["entered"].as_u64().context("a row has no entries")?))
@@ -344,6 +344,88 @@ pub fn of_a_container(lab: &Lab) -> Result<()> {
     expect::equal("entered by owner", &want, &rows)
 }
 
+/// Sockets of real containers of podman, without an image: each has exactly its own, by the short id that
+/// podman shows.
+pub fn of_podman(lab: &Lab) -> Result<()> {
+    let (one, other) = (topology::pair()?, topology::pair()?);
+    let start = |net: &topology::Pair| {
+        Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)
+    };
+    let servers = (start(&one)?, start(&other)?);
+    let tracer = Tracer::watch(lab, &["--by", "owner", "--top", "1000"])?;
+    let podman = Podman::new()?;
+    let till = podman.run(&one.client, servers.0.addr(), 5)?;
+    let shop = podman.run(&other.client, servers.1.addr(), 9)?;
+    settled(&one.client, 5).with_context(|| podman.said(&till))?;
+    settled(&other.client, 9).with_context(|| podman.said(&shop))?;
+    let rows = by_owner(&tracer.finish()?)?;
+    for (id, count) in [(till, 5), (shop, 9)] {
+        let name = format!("podman:{}", &id[..12]);
+        expect::equal(&name, &Some(&count), &rows.get(&name))
+            .with_context(|| format!("{rows:#?}"))?;
+    }
+    Ok(())
+}
+
+/// A podman of its own, with what it ran ended when dropped.
+struct Podman(tempfile::TempDir);
+
+impl Podman {
+    fn new() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        fs::create_dir(directory.path().join("rootfs"))?;
+        Ok(Self(directory))
+    }
+
+    fn command(&self) -> std::process::Command {
+        let mut podman = std::process::Command::new("podman");
+        podman.arg("--root").arg(self.0.path().join("state"));
+        podman.arg("--runroot").arg(self.0.path().join("run"));
+        podman.args(["--storage-driver", "vfs", "--runtime", "runc"]);
+        podman.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+        podman.stdin(Stdio::null());
+        podman
+    }
+
+    /// Runs a container that makes short connections in a namespace and stays; gives its id.
+    fn run(&self, netns: &Netns, to: SocketAddr, count: u64) -> Result<String> {
+        let own = std::env::current_exe()?;
+        let name = own.file_name().and_then(|name| name.to_str()).context("a name")?;
+        let beside = own.parent().context("the directory of this program")?;
+        let script = format!("/tests/{name} traffic {to} {count} && exec sleep infinity");
+        let mut podman = self.command();
+        podman.args(["run", "--detach", "--network"]);
+        podman.arg(format!("ns:{}", netns.path().display()));
+        // Podman asks for as much as its configuration says, which a host may not give.
+        podman.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
+        // What a host may not have has no say in whose the sockets are.
+        podman.args(["--security-opt", "seccomp=unconfined"]);
+        podman.args(["--security-opt", "apparmor=unconfined"]);
+        for path in ["/usr", "/bin", "/lib", "/lib64"].iter().filter(|it| Path::new(it).exists()) {
+            podman.args(["--volume", &format!("{path}:{path}:ro")]);
+        }
+        podman.args(["--volume", &format!("{}:/tests:ro", beside.display()), "--rootfs"]);
+        podman.arg(self.0.path().join("rootfs")).args(["/bin/sh", "-c", &script]);
+        let output =
+            crate::twtrace::finished(&mut podman).context("podman, of the package podman")?;
+        expect::that(output.status.success(), || crate::twtrace::shown(&output))?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// What a container said.
+    fn said(&self, id: &str) -> String {
+        let output = crate::twtrace::finished(self.command().args(["logs", id]));
+        output.map_or_else(|error| format!("{error:#}"), |output| crate::twtrace::shown(&output))
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        let _ = self.command().args(["rm", "--all", "--force", "--time", "0"]).output();
+        remove_parent("libpod_parent");
+    }
+}
+
 /// A container that runc runs, ended when dropped.
 struct Container(Child, PathBuf, String);
 
@@ -362,10 +444,17 @@ impl Drop for Container {
         let mut runc = std::process::Command::new("runc");
         let _ = runc.arg("--root").arg(&self.1).args(["delete", "--force", &self.2]).status();
         let _ = self.0.wait();
-        // What runc made above it in each hierarchy, and leaves.
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let _ = fs::remove_dir(hierarchy.path().join("docker"));
-        }
-        let _ = fs::remove_dir("/sys/fs/cgroup/docker");
+        remove_parent("docker");
     }
+}
+
+/// Removes what a runtime made above its containers in each hierarchy, and leaves.
+fn remove_parent(name: &str) {
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        let parent = hierarchy.path().join(name);
+        // That of podman's own processes.
+        let _ = fs::remove_dir(parent.join("conmon"));
+        let _ = fs::remove_dir(parent);
+    }
+    let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(name));
 }

@@ -11,12 +11,20 @@ use crate::netns::Netns;
 use crate::traffic::{Behaviour, Client, Server, close_first};
 use crate::{twtrace, wait};
 
-/// The hidden command `traffic ADDR COUNT`: makes connections from the namespace it runs in.
+/// The hidden command `traffic ADDR COUNT`: makes connections from the namespace it runs in; with `stay`
+/// behind it the process stays until it is ended.
 pub fn traffic(args: &[String]) -> Result<()> {
-    let [addr, count] = args else { bail!("traffic takes ADDR and COUNT") };
+    let (addr, count, stays) = match args {
+        [addr, count] => (addr, count, false),
+        [addr, count, word] if word == "stay" => (addr, count, true),
+        _ => bail!("traffic takes ADDR and COUNT, and perhaps stay"),
+    };
     let addr: SocketAddr = addr.parse().context("ADDR")?;
     for _ in 0..count.parse::<usize>().context("COUNT")? {
         close_first(TcpStream::connect(addr)?)?;
+    }
+    while stays {
+        std::thread::park();
     }
     Ok(())
 }

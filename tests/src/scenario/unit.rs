@@ -10,6 +10,7 @@ use caps::Capability;
 use serde_json::Value;
 
 use super::daemon::{held, let_go, totals_in};
+use super::owners::by_owner;
 use crate::equation::{Ledger, settled};
 use crate::expect;
 use crate::lab::Lab;
@@ -18,7 +19,7 @@ use crate::summary::Totals;
 use crate::systemd::{Systemd, UNIT};
 use crate::topology::{self, SERVER};
 use crate::traffic::{Behaviour, Client, Server};
-use crate::twtrace::{finished, shown};
+use crate::twtrace::{Tracer, finished, shown};
 
 /// Where the documentation has the settings.
 const CONFIG: &str = "/etc/twtrace/twtrace.toml";
@@ -101,6 +102,46 @@ pub fn counts_reloads_and_stops(_: &Lab) -> Result<()> {
     expect::equal("exit status", &"2".to_owned(), &systemd.property("ExecMainStatus")?)?;
     expect::equal("state", &"failed".to_owned(), &systemd.property("SubState")?)?;
     expect::equal("restarts", &"0".to_owned(), &systemd.property("NRestarts")?)
+}
+
+/// Two services that this systemd runs have exactly their own sockets, also once they are gone; the same of
+/// a service started again is the same owner's.
+pub fn sockets_by_service(lab: &Lab) -> Result<()> {
+    let systemd = Systemd::start()?;
+    let net = topology::pair()?;
+    let server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::AnswersEof)?;
+    let own = std::env::current_exe()?.display().to_string();
+    let serial = std::process::id();
+    let services = [("till", 7), ("shop", 12)].map(|(name, count)| {
+        let text = format!(
+            "[Service]\nType=exec\nNetworkNamespacePath={}\nExecStart={own} traffic {} {count} stay\n",
+            net.client.path().display(),
+            server.addr()
+        );
+        (format!("{name}{serial}.service"), text, count)
+    });
+    let units = systemd.path("/etc/systemd/system");
+    for (name, text, _) in &services {
+        fs::write(units.join(name), text)?;
+    }
+    systemd.ctl(&["daemon-reload"])?;
+    let only = ["--netns", net.client.name(), "--by", "owner"];
+    let tracer = Tracer::watch(lab, &only)?;
+    let mut all = 0;
+    for (name, _, count) in &services {
+        systemd.ctl(&["start", name])?;
+        all += count;
+        settled(&net.client, all).with_context(|| systemd.journal())?;
+    }
+    systemd.ctl(&["restart", &services[0].0])?;
+    settled(&net.client, all + 7).with_context(|| systemd.journal())?;
+    let rows = by_owner(&tracer.finish()?)?;
+    let want = [(services[0].0.clone(), 14), (services[1].0.clone(), 12)].into();
+    expect::equal("entered by service", &want, &rows)?;
+    for (name, ..) in &services {
+        systemd.ctl(&["stop", name])?;
+    }
+    Ok(())
 }
 
 /// It is nobody but the unit's user, with no right but the unit's, less what only attaching needs.

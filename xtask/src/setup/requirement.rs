@@ -178,6 +178,7 @@ fn for_tests(look: &dyn Look) -> Vec<Requirement> {
     };
     let mut all = vec![
         packaged("runc", "runs a container of a scenario", look.has_program("runc"), &["runc"]),
+        packaged("podman", "runs others of a scenario", look.has_program("podman"), &["podman"]),
         component("rustfmt", "cargo-fmt", "rustup component add rustfmt"),
         component("clippy", "cargo-clippy", "rustup component add clippy"),
         static_library(look),
