@@ -50,6 +50,7 @@ fn settings(origin: &Origin) -> Settings {
     Settings {
         selection: origin.selection.clone(),
         group_by: GroupBy::Peer,
+        also_by_owner: false,
         prefixes: Prefixes::default(),
         max_peers: FEW,
         max_live: FEW,

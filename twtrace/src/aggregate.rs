@@ -45,6 +45,8 @@ pub struct Settings {
     pub selection: Selection,
     /// What rows stand for.
     pub group_by: GroupBy,
+    /// Whether it is to be had by owner as well; twice as much is gathered.
+    pub also_by_owner: bool,
     /// Prefix lengths of the subnet grouping.
     pub prefixes: Prefixes,
     /// Most rows beside `other`.
@@ -68,6 +70,7 @@ impl Default for Settings {
         Self {
             selection: Selection::default(),
             group_by: GroupBy::Peer,
+            also_by_owner: false,
             prefixes: Prefixes::default(),
             max_peers: 65_536,
             max_live: 262_144,

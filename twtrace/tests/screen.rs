@@ -51,6 +51,7 @@ impl Host {
         let settings = Settings {
             selection: Default::default(),
             group_by: GroupBy::Peer,
+            also_by_owner: false,
             prefixes: Prefixes::default(),
             max_peers: 64,
             max_live: 100_000,

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use twtrace::session::FullScreen;
 use twtrace::view::tui::State;
 
+use crate::cgroup::Cgroup;
 use crate::equation::settled;
 use crate::expect;
 use crate::lab::Lab;
@@ -47,6 +48,18 @@ pub fn full_screen(lab: &Lab) -> Result<()> {
     })?;
     terminal.keys(&["Escape"])?;
     terminal.shows("the row again", |screen| screen.contains("10.1.0.2:8080 client"))?;
+    let unit = format!("twt{}.service", std::process::id());
+    let group = Cgroup::ending(&format!("/system.slice/{unit}"))?;
+    group.connect(&net.client, server.addr(), 3)?;
+    settled(&net.client, 10)?;
+    terminal.keys(&["a", "a", "a", "a"])?;
+    terminal.shows("the same by owner, with all that came before", |screen| {
+        let row = |name, count: &str| screen.lines().any(|line| words(line, name).contains(&count));
+        row(&unit, "3") && screen.contains("10 entered")
+    })?;
+    terminal.keys(&["a"])?;
+    terminal.shows("the peers as before", |screen| screen.contains("10.1.0.2:8080 client"))?;
+    drop(group);
     terminal.keys(&["2"])?;
     terminal.shows("the events", |screen| screen.matches(" entered ").count() >= 7)?;
     terminal.keys(&["4"])?;
@@ -60,7 +73,7 @@ pub fn full_screen(lab: &Lab) -> Result<()> {
     terminal.shows("a question", |screen| screen.contains("q again ends"))?;
     terminal.keys(&["q"])?;
     let last = terminal.given_back(0)?;
-    expect::that(last.contains("total: 7 entered"), || format!("the last table:\n{last}"))
+    expect::that(last.contains("total: 10 entered"), || format!("the last table:\n{last}"))
 }
 
 /// Whatever ends it, the terminal comes back as it was: signals, and a panic, which nothing outside

@@ -23,8 +23,10 @@ pub fn traffic(args: &[String]) -> Result<()> {
     for _ in 0..count.parse::<usize>().context("COUNT")? {
         close_first(TcpStream::connect(addr)?)?;
     }
-    while stays {
-        std::thread::park();
+    if stays {
+        loop {
+            std::thread::park();
+        }
     }
     Ok(())
 }

@@ -399,6 +399,7 @@ fn aggregate(config: &DaemonConfig, origin: &Origin) -> Settings {
     Settings {
         selection: origin.selection.clone(),
         group_by: GroupBy::Peer,
+        also_by_owner: false,
         prefixes: Prefixes::default(),
         max_peers: config.max_peers,
         max_live: config.max_live as usize,

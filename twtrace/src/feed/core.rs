@@ -52,6 +52,8 @@ impl KnownNamespace {
 pub struct Core {
     origin: Origin,
     aggregate: Aggregate,
+    /// The same by owner, where somebody may want to see both: rows by peer do not tell whose they are.
+    by_owner: Option<Box<Aggregate>>,
     undecodable: u64,
     /// When the session was ready, `CLOCK_MONOTONIC` nanoseconds.
     ready_ns: u64,
@@ -65,16 +67,31 @@ pub struct Core {
 impl Core {
     /// Nothing taken in yet.
     pub fn new(origin: Origin, settings: Settings) -> Self {
-        let mut aggregate = Aggregate::new(settings);
-        aggregate.set_began(origin.clock.mono_ns);
-        Self {
+        let by_owner = settings.also_by_owner.then(|| {
+            let settings = Settings { group_by: GroupBy::Owner, ..settings.clone() };
+            Box::new(Aggregate::new(settings))
+        });
+        let began_ns = origin.clock.mono_ns;
+        let aggregate = Aggregate::new(settings);
+        let mut core = Self {
             origin,
             aggregate,
+            by_owner,
             undecodable: 0,
             ready_ns: 0,
             known: HashMap::new(),
             moment: None,
             egress: Vec::new(),
+        };
+        core.each(|aggregate| aggregate.set_began(began_ns));
+        core
+    }
+
+    /// Tells all that gather.
+    fn each(&mut self, tell: impl Fn(&mut Aggregate)) {
+        tell(&mut self.aggregate);
+        if let Some(by_owner) = &mut self.by_owner {
+            tell(by_owner);
         }
     }
 
@@ -111,7 +128,7 @@ impl Core {
 
     /// Sets how much is kept of each peer's past, from now on.
     pub fn set_memory(&mut self, memory: Memory) {
-        self.aggregate.set_memory(memory);
+        self.each(|aggregate| aggregate.set_memory(memory));
     }
 
     /// What could not be read of the host at the moment told last; each names its file.
@@ -134,40 +151,32 @@ impl Core {
     /// Takes one input in, showing each event to `observe`.
     pub fn take(&mut self, input: Input, observe: &mut dyn FnMut(&Event)) {
         match input {
-            Input::Owners(owners) => {
-                for owned in &owners {
-                    self.aggregate.own(owned);
-                }
-            }
+            Input::Owners(owners) => self.each(|aggregate| {
+                owners.iter().for_each(|owned| aggregate.own(owned));
+            }),
             Input::Records(batch) => self.records(&batch, observe),
-            Input::Refusals(refusals) => {
-                for (key, refused) in &refusals {
-                    self.aggregate.refuse(key, refused);
-                }
-            }
-            Input::Failures(failures) => {
-                for failure in &failures {
-                    self.aggregate.fail(failure);
-                }
-            }
-            Input::FailuresBefore(failures) => {
-                for failure in &failures {
-                    self.aggregate.recall_failure(failure);
-                }
-            }
-            Input::Vanished(sockets) => {
-                let healed = self.aggregate.heal_vanished(&sockets);
+            Input::Refusals(refusals) => self.each(|aggregate| {
+                refusals.iter().for_each(|(key, refused)| aggregate.refuse(key, refused));
+            }),
+            Input::Failures(failures) => self.each(|aggregate| {
+                failures.iter().for_each(|failure| aggregate.fail(failure));
+            }),
+            Input::FailuresBefore(failures) => self.each(|aggregate| {
+                failures.iter().for_each(|failure| aggregate.recall_failure(failure));
+            }),
+            Input::Vanished(sockets) => self.each(|aggregate| {
+                let healed = aggregate.heal_vanished(&sockets);
                 tracing::debug!(healed, "ends that were not seen are counted as unknown");
-            }
-            Input::Unfollowed(namespaces) => {
-                for (netns, most) in namespaces {
-                    self.aggregate.heal_unfollowed(netns, most);
+            }),
+            Input::Unfollowed(namespaces) => self.each(|aggregate| {
+                for (netns, most) in &namespaces {
+                    aggregate.heal_unfollowed(*netns, *most);
                 }
-            }
+            }),
             Input::Past(peers) => self.aggregate.remember(&peers),
             Input::Ready(mono_ns) => {
                 self.ready_ns = mono_ns;
-                self.aggregate.set_ready(mono_ns);
+                self.each(|aggregate| aggregate.set_ready(mono_ns));
             }
             Input::Moment(moment) => self.set_moment(moment),
         }
@@ -181,6 +190,9 @@ impl Core {
                 // A session that does not follow ends has neither these nor what was there.
                 Ok(Event::Present(_) | Event::Ended(_)) if !follow_ends => {}
                 Ok(event) => {
+                    if let Some(by_owner) = &mut self.by_owner {
+                        by_owner.apply(&event);
+                    }
                     if self.aggregate.apply(&event) {
                         observe(&event);
                     }
@@ -216,6 +228,9 @@ impl Core {
         }
         for (inum, facts) in moment.facts.iter_mut().flat_map(|facts| &mut facts.namespaces) {
             self.aggregate.namespace(*inum, facts.cookie);
+            if let Some(by_owner) = &mut self.by_owner {
+                by_owner.namespace(*inum, facts.cookie);
+            }
             let known = self.known.entry(*inum).or_insert_with(|| KnownNamespace::of(facts));
             if known.cookie != facts.cookie {
                 // Another namespace has the number now.
@@ -249,7 +264,13 @@ impl Core {
             netns_names: moment.netns_names.clone(),
             cgroup_names: moment.cgroup_names.clone(),
         };
-        let mut summary = Summary::new(&self.aggregate, choice, context);
+        let by_owner = self.by_owner.as_deref().filter(|_| choice.by == Some(GroupBy::Owner));
+        let mut summary = match by_owner {
+            Some(by_owner) => {
+                Summary::new(by_owner, &RowChoice { by: None, ..choice.clone() }, context)
+            }
+            None => Summary::new(&self.aggregate, choice, context),
+        };
         if self.origin.counts_failures {
             let now_ns = moment.clock.mono_ns;
             summary.failed = Some(FailedPlaces::at(self.aggregate.failures(), now_ns));

@@ -34,6 +34,8 @@ pub struct Plan {
     pub follow_ends: bool,
     /// What rows stand for.
     pub group_by: GroupBy,
+    /// Whether they may be asked for by owner as well.
+    pub also_by_owner: bool,
     /// Prefix lengths of the subnet grouping.
     pub prefixes: Prefixes,
     /// Most rows.
@@ -50,6 +52,7 @@ impl Default for Plan {
             wanted: Expr::ANY,
             follow_ends: true,
             group_by: GroupBy::Peer,
+            also_by_owner: false,
             prefixes: Prefixes::default(),
             max_peers: MAX_ROWS,
             facts: true,
@@ -212,6 +215,7 @@ fn settings(args: &ObserveArgs, plan: &Plan, selection: Selection, origin: &Orig
     Settings {
         selection,
         group_by: plan.group_by,
+        also_by_owner: plan.also_by_owner,
         prefixes: plan.prefixes,
         max_peers: plan.max_peers,
         max_live: args.most_live() as usize,

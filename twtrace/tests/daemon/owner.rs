@@ -61,6 +61,7 @@ impl Owner {
         let settings = Settings {
             selection: origin.selection.clone(),
             group_by: GroupBy::Peer,
+            also_by_owner: false,
             prefixes: Prefixes::default(),
             max_peers: config.max_peers,
             max_live: config.max_live as usize,

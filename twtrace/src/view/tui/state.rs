@@ -439,7 +439,8 @@ impl State {
 }
 
 /// The groupings that peers can be summed up to.
-const GROUPS: [GroupBy; 4] = [GroupBy::Peer, GroupBy::Addr, GroupBy::Subnet, GroupBy::Netns];
+const GROUPS: [GroupBy; 5] =
+    [GroupBy::Peer, GroupBy::Addr, GroupBy::Subnet, GroupBy::Netns, GroupBy::Owner];
 
 /// The orders, as `s` goes through them.
 const SORTS: [SortKey; 8] = [

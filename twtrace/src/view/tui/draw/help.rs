@@ -10,7 +10,7 @@ j k ↓ ↑  select, scroll      PgDn PgUp g G  a page, first, last
 Enter    all about one row   Esc  back; takes the filter away
 Tab 1-4  views               p    hold the picture, go on
 /        filter (see below)  r    count from now on
-s S      order, direction    a    group: peer, addr, subnet, netns
+s S      order, direction    a    group: address, network, …, owner
 n        how many rows       q q  end (Ctrl-C at once)";
 
 /// The help, on 80 columns.
