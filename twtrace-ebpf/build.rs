@@ -5,11 +5,11 @@ fn main() {
         panic!("cannot determine the target architecture: {error:#}");
     }
     if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "bpf") {
-        // Linux 4.4 has no loops and no calls between functions, memset() included, which the last
-        // flag has written out. Its instruction set is what the linker emits when it is told of no
-        // processor.
-        for flag in ["--unroll-loops", "--ignore-inline-never", "--disable-expand-memcpy-in-order"]
-        {
+        // memset() and memmove() of a few words are written out: as calls they go byte by byte.
+        println!("cargo::rustc-link-arg-bins=--disable-expand-memcpy-in-order");
+        // Linux 4.4 has no loops and no calls between functions. Its instruction set is what the
+        // linker emits when it is told of no processor.
+        for flag in ["--unroll-loops", "--ignore-inline-never"] {
             println!("cargo::rustc-link-arg-bin=twtrace-perf={flag}");
         }
     }

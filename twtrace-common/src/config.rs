@@ -4,8 +4,9 @@ use crate::Layout;
 
 /// Most address ranges a session can be narrowed to in the kernel.
 pub const MAX_CIDRS: usize = 8;
-/// Most kernel functions whose presence on a stack tells why a socket ended.
-pub const MAX_CALLERS: usize = 24;
+/// Most kernel functions whose presence on a stack tells why a socket ended; a power of two, because
+/// they are searched by halves.
+pub const MAX_CALLERS: usize = 32;
 
 /// One address range of the remote end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub struct Filter {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct CallerRange {
-    /// First address of the function.
+    /// First address of the function; the highest there is in an unused slot.
     pub start: u64,
     /// First address behind it; 0 in an unused slot.
     pub end: u64,
@@ -73,8 +74,6 @@ pub struct Config {
     pub follow_ends: u32,
     /// Bytes waiting in the ring buffer that are worth waking the reader for.
     pub wakeup_bytes: u32,
-    /// Number of `callers` in use.
-    pub caller_count: u32,
     /// Bytes from a timewait socket to what `tw_timer_handler()` is called with: 0 up to Linux
     /// 4.14, where that is the socket; [`Config::UNKNOWN`] if not known.
     pub timer_argument: u32,
@@ -85,7 +84,7 @@ pub struct Config {
     /// The last one.
     pub port_high: u16,
     /// Always 0.
-    pub reserved: u16,
+    pub reserved: [u16; 3],
     /// Address of `sysctl_tcp_tw_reuse` where it is global (before 4.10), 0 elsewhere.
     pub tcp_tw_reuse: u64,
     /// Address of `sysctl_tcp_timestamps` where it is global (before 4.13), 0 elsewhere.
@@ -94,7 +93,7 @@ pub struct Config {
     pub tcp_death_row: u64,
     /// Address of `tw_timer_handler`, by which the timer tracepoints know their timers.
     pub tw_timer_handler: u64,
-    /// Kernel functions that name the reason of an early end, first match wins.
+    /// Kernel functions that name the reason of an early end, by address; the unused slots follow.
     pub callers: [CallerRange; MAX_CALLERS],
     /// Which sockets are reported.
     pub filter: Filter,

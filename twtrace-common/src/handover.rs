@@ -25,6 +25,13 @@ pub struct Handover {
     pub setting: u64,
     /// Whether it is only moved to another CPU.
     pub moving: u64,
+    /// Socket whose `connect()` is to choose a port, the last one that began here (tracepoints only;
+    /// written with softirqs on, and with `task` by nothing else).
+    pub connecting: u64,
+    /// Task that called it.
+    pub task: u64,
+    /// `net_cookie` of the network namespace that was last seen to be deleted here (tracepoints only).
+    pub purging: u64,
 }
 
 /// What belongs to one CPU, for kernels without per-CPU maps.

@@ -180,6 +180,14 @@ layout! {
     timer_function: "timer_list"."function", true;
     /// When a timer is due, jiffies.
     timer_expires: "timer_list"."expires", true;
+    /// CPU of a timer in the low bits, its bucket in the high ones; laid out so since 4.8.
+    timer_flags: "timer_list"."flags", false;
+    /// What points to a timer: the bucket, if it is the first in there.
+    timer_pprev: "timer_list"."entry.pprev", false;
+    /// Buckets of a timer wheel.
+    base_vectors: "timer_base"."vectors", false;
+    /// Timer that a wheel is about to run, or runs.
+    base_running: "timer_base"."running_timer", false;
     /// Argument of a timer's callback; gone since 4.15, which hands over the timer itself.
     timer_data: "timer_list"."data", false;
     /// Segments sent and not acknowledged.

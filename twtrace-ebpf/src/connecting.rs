@@ -5,7 +5,7 @@
 //! (net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c, read from 4.18 to 6.18). What can be mistaken: a bound
 //! port's `connect()` that fails for want of memory or of a route passes for a busy port.
 
-use aya_ebpf::{EbpfContext, macros::map, maps::LruHashMap};
+use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
 use twtrace_common::Counter;
 
 use crate::{
@@ -41,6 +41,13 @@ fn begins(env: Env, sk: u64) {
         return;
     }
     let ports = ports(env, sk);
+    // With a port bound before, it may have the ends of the timewait socket before it takes that over.
+    if ports as u16 == 0
+        && let Some(handover) = env.handover()
+    {
+        handover.connecting = sk;
+        handover.task = bpf_get_current_pid_tgid();
+    }
     if ports != 0 {
         if CONNECTING.insert(sk, ports, 0).is_err() {
             env.count(Counter::FailuresDropped);

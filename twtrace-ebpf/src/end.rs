@@ -17,7 +17,7 @@ use twtrace_common::{
 use crate::{
     enter,
     maps::{LIVE, PURGING, made},
-    platform::{Env, Front, KNOWS_TYPES, scratch},
+    platform::{Env, KNOWS_TYPES, scratch},
     read::{self, config},
 };
 
@@ -168,23 +168,24 @@ pub fn on_destroy<C: EbpfContext>(ctx: &C, env: Env, tw: u64) {
         EndReason::Unknown as u8
     };
     scratch!(env, Softirq, ended, front);
-    finish(ctx, env, (ended, front), tw, (reason, 0), || false, |_, _| {});
+    let ended: &mut Ended = ended;
+    let (_family, net) = front.read(env, tw, &mut ended.flow);
+    finish(ctx, env, ended, (tw, net), (reason, 0), || false, |_, _| {});
 }
 
-/// Sends the end of `tw`. A reason noted in its history precedes `reason`. `is_strange` is asked
+/// Sends the end of `tw`, whose ends are in the record and whose namespace is `net`. A reason noted in its history precedes `reason`. `is_strange` is asked
 /// whether one that is not followed is none of TCP's. `release` is called before if the record of its
 /// entry may be waiting still, with the ends and the namespace.
 #[inline(always)]
 pub fn finish<C: EbpfContext>(
     ctx: &C,
     env: Env,
-    (ended, front): (&mut Ended, &mut Front),
-    tw: u64,
+    ended: &mut Ended,
+    (tw, net): (u64, u64),
     (mut reason, mut flags): (u8, u16),
     is_strange: impl FnOnce() -> bool,
     release: impl FnOnce(&Flow, u64),
 ) {
-    let (_family, net) = front.read(env, tw, &mut ended.flow);
     let netns = read::netns_inum(env, net);
     let mut state = read::field(env, tw, config!(env, layout.tw_substate)) as u8;
     ended.header = Header { kind: Kind::Ended as u8, state, flags: 0, netns };

@@ -11,7 +11,7 @@
 //! - `tcp_done()`, the last thing `tcp_time_wait()` does, reports what is still waiting then: an
 //!   overflow, or an entry the hash dance was not seen of.
 
-use aya_ebpf::EbpfContext;
+use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST};
 use twtrace_common::{
     Counter, Entered, Field, Flow, Header, Kind, Live, NetnsKey, PortChoice, TCP_FIN_WAIT2,
     TCP_TIME_WAIT, ended_flags, entered_flags,
@@ -74,7 +74,7 @@ pub fn on_done<C: EbpfContext>(ctx: &C, env: Env, sk: u64) {
     }
     entered.timeo = call.timeo;
     entered.header.flags |= entered_flags::OVERFLOW;
-    add_socket(env, entered, sk, read::field(env, sk, config!(env, layout.icsk_bind_hash)));
+    add_all(env, entered, sk, read::field(env, sk, config!(env, layout.icsk_bind_hash)));
     count_entry(env, entered);
     env.count(Counter::Overflow);
     env.send(ctx, entered, Counter::LostEntered);
@@ -108,7 +108,7 @@ fn enter<C: EbpfContext>(
     }
     entered.timeo = call.timeo;
     entered.armed = armed;
-    add_socket(env, entered, sk, read::field(env, sk, config!(env, layout.icsk_bind_hash)));
+    add_all(env, entered, sk, read::field(env, sk, config!(env, layout.icsk_bind_hash)));
     if config!(env, follow_ends) != 0 {
         track(ctx, env, entered, tw, false);
     }
@@ -185,18 +185,25 @@ pub fn set_port_range(env: Env, flow: &mut Flow, net: u64) {
     (flow.port_low, flow.port_high) = read::port_range(env, net);
 }
 
-/// Adds what only the full socket knows to the entry in progress.
+/// Adds what the full socket knows to the entry in progress.
 #[inline(always)]
-pub fn add_socket(env: Env, entered: &mut Entered, sk: u64, bind_bucket: u64) {
+fn add_all(env: Env, entered: &mut Entered, sk: u64, bind_bucket: u64) {
     entered.ts_recent_stamp = read::signed(env, sk, config!(env, layout.ts_recent_stamp));
+    let bound_dev_if = read::field(env, sk, config!(env, layout.skc_bound_dev_if));
+    add_common(entered, bound_dev_if, read::field(env, sk, config!(env, layout.skc_reuse)));
+    add_socket(env, entered, sk, || autobound(env, bind_bucket));
+}
+
+/// Adds what only the full socket knows. `autobound` is asked whether `connect()` chose the port.
+#[inline(always)]
+pub fn add_socket(env: Env, entered: &mut Entered, sk: u64, autobound: impl FnOnce() -> bool) {
     entered.rto = read::field(env, sk, config!(env, layout.icsk_rto)) as u32;
     entered.uid = read::field(env, sk, config!(env, layout.sk_uid)) as u32;
     entered.cgroup = cgroup_id(env, sk);
     if read::field(env, sk, config!(env, layout.tstamp_ok)) != 0 {
         entered.header.flags |= entered_flags::TSTAMP_OK;
     }
-    add_common(env, entered, sk);
-    entered.chosen = port_choice(env, sk, bind_bucket) as u8;
+    entered.chosen = port_choice(env, sk, autobound) as u8;
     if narrow(env, &mut entered.flow, sk) {
         entered.header.flags |= entered_flags::OWN_RANGE;
     }
@@ -205,13 +212,14 @@ pub fn add_socket(env: Env, entered: &mut Entered, sk: u64, bind_bucket: u64) {
 /// `LOOPBACK_IFINDEX`, include/net/flow.h.
 const LOOPBACK_IFINDEX: u64 = 1;
 
-/// Adds what a full socket and the timewait socket in its place both know.
+/// Adds what a full socket and the timewait socket in its place both know: the interface it is bound to,
+/// and `SO_REUSEADDR`.
 #[inline(always)]
-pub fn add_common(env: Env, entered: &mut Entered, socket: u64) {
-    if read::field(env, socket, config!(env, layout.skc_bound_dev_if)) == LOOPBACK_IFINDEX {
+pub fn add_common(entered: &mut Entered, bound_dev_if: u64, reuse: u64) {
+    if bound_dev_if == LOOPBACK_IFINDEX {
         entered.header.flags |= entered_flags::LOOPBACK_DEVICE;
     }
-    if read::field(env, socket, config!(env, layout.skc_reuse)) != 0 {
+    if reuse != 0 {
         entered.header.flags |= entered_flags::REUSEADDR;
     }
 }
@@ -274,13 +282,17 @@ pub fn track<C: EbpfContext>(ctx: &C, env: Env, entered: &mut Entered, tw: u64, 
         reserved_too: 0,
         netns_cookie: entered.netns_cookie,
     };
+    let mut followed = LIVE.insert(tw, live, BPF_NOEXIST.into());
     // SAFETY: copied out before the value is replaced below.
-    if let Some(before) = unsafe { LIVE.get(tw) } {
+    if followed.is_err()
+        && let Some(before) = unsafe { LIVE.get(tw) }
+    {
         env.count(Counter::MissedEnd);
         let key = NetnsKey::new(before.netns, before.netns_cookie);
         env.count_namespace(&key, |counts| counts.ended += 1);
+        followed = LIVE.insert(tw, live, 0);
     }
-    if LIVE.insert(tw, live, 0).is_err() {
+    if followed.is_err() {
         entered.header.flags |= entered_flags::UNTRACKED;
         env.count(Counter::Untracked);
         env.warn_live_is_full(ctx);
@@ -308,7 +320,7 @@ const SOCK_BINDPORT_LOCK: u64 = 8;
 /// fixes the address and not the port, and so does an address bound with
 /// `IP_BIND_ADDRESS_NO_PORT`, where `connect()` chooses all the same: the bucket tells.
 #[inline(always)]
-fn port_choice(env: Env, sk: u64, bind_bucket: u64) -> PortChoice {
+fn port_choice(env: Env, sk: u64, autobound: impl FnOnce() -> bool) -> PortChoice {
     let backlog: Field = config!(env, layout.sk_max_ack_backlog);
     if !backlog.exists() {
         return PortChoice::Unknown;
@@ -320,7 +332,7 @@ fn port_choice(env: Env, sk: u64, bind_bucket: u64) -> PortChoice {
     if locks & SOCK_BINDPORT_LOCK != 0 {
         return PortChoice::Program;
     }
-    if autobound(env, bind_bucket) {
+    if autobound() {
         return PortChoice::Connect;
     }
     // Neither: another program bound the port beside, or a listener without a backlog accepted it.

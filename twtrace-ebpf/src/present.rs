@@ -6,12 +6,12 @@
 
 use aya_ebpf::{EbpfContext, helpers::bpf_seq_write};
 use core::ffi::c_void;
-use twtrace_common::{Counter, Entered, Kind, PortChoice, TCP_TIME_WAIT, entered_flags};
+use twtrace_common::{Counter, Entered, Field, Kind, PortChoice, TCP_TIME_WAIT, entered_flags};
 
 use crate::{
     enter,
     maps::LIVE,
-    platform::{self, Env, Front, scratch},
+    platform::{self, Env, Scratch, Slot, Timewait},
     read::{self, config},
 };
 
@@ -79,10 +79,11 @@ fn follow(ctx: &IteratorContext, env: Env, tw: u64) {
     if unsafe { LIVE.get(tw) }.is_some() {
         return;
     }
-    scratch!(env, Iterator, entered, front);
-    if !describe(env, entered, front, tw) {
+    let Some(scratch) = env.scratch(Slot::Iterator) else { return };
+    if !describe(env, scratch, tw) {
         return;
     }
+    let entered = &mut scratch.entered;
     enter::track(ctx, env, entered, tw, false);
     env.count(Counter::Present);
     env.send(ctx, entered, Counter::LostPresent);
@@ -91,10 +92,11 @@ fn follow(ctx: &IteratorContext, env: Env, tw: u64) {
 /// Writes the record of a timewait socket to the reader.
 #[inline(always)]
 fn list(raw: *mut c_void, env: Env, tw: u64) {
-    scratch!(env, Iterator, entered, front);
-    if !describe(env, entered, front, tw) {
+    let Some(scratch) = env.scratch(Slot::Iterator) else { return };
+    if !describe(env, scratch, tw) {
         return;
     }
+    let entered = &mut scratch.entered;
     entered.tw = tw;
     // SAFETY: the kernel passes a valid context, whose first member leads to the output.
     let seq = unsafe { (*(*raw.cast::<TcpIterator>()).meta).seq };
@@ -104,27 +106,31 @@ fn list(raw: *mut c_void, env: Env, tw: u64) {
 
 /// Puts together the record of a timewait socket in place; false if the user did not ask for it.
 #[inline(always)]
-fn describe(env: Env, entered: &mut Entered, front: &mut Front, tw: u64) -> bool {
-    let socket = front.read(env, tw, &mut entered.flow);
-    let state = read::field(env, tw, config!(env, layout.tw_substate)) as u8;
+fn describe(env: Env, scratch: &mut Scratch, tw: u64) -> bool {
+    let (entered, timewait) = (&mut scratch.entered, &mut scratch.timewait);
+    let socket = timewait.read(env, tw, &mut entered.flow);
+    let state = timewait.member(env, tw, config!(env, layout.tw_substate)) as u8;
     if !enter::begin(env, entered, socket, Kind::Present, state) {
         return false;
     }
     let timer = tw.wrapping_add(u64::from(config!(env, layout.tw_timer.offset)));
     entered.armed = platform::jiffies_left(env, timer);
-    add_timewait(env, entered, tw);
+    add_timewait(env, entered, timewait, tw);
     true
 }
 
-/// Adds to the entry in progress what a timewait socket still knows of the full one, when that is
-/// gone or not at hand.
+/// Adds to the entry in progress what a timewait socket, copied, still knows of the full one, when that
+/// is gone or not at hand.
 #[inline(always)]
-pub fn add_timewait(env: Env, entered: &mut Entered, tw: u64) {
-    entered.ts_recent_stamp = read::signed(env, tw, config!(env, layout.tw_ts_recent_stamp));
-    enter::add_common(env, entered, tw);
+pub fn add_timewait(env: Env, entered: &mut Entered, timewait: &Timewait, tw: u64) {
+    let member = |field| timewait.member(env, tw, field);
+    let stamp: Field = config!(env, layout.tw_ts_recent_stamp);
+    entered.ts_recent_stamp = read::extend(member(stamp), stamp);
+    let bound = member(config!(env, layout.skc_bound_dev_if));
+    enter::add_common(entered, bound, member(config!(env, layout.skc_reuse)));
     entered.header.flags |= entered_flags::NEGOTIATED_UNKNOWN;
-    if read::field(env, tw, config!(env, layout.tw_connect_bind)) != 0
-        || enter::autobound(env, read::field(env, tw, config!(env, layout.tw_tb)))
+    if member(config!(env, layout.tw_connect_bind)) != 0
+        || enter::autobound(env, member(config!(env, layout.tw_tb)))
     {
         entered.chosen = PortChoice::Connect as u8;
     }

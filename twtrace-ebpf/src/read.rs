@@ -2,7 +2,7 @@
 
 use twtrace_common::{AF_INET, Counter, Field, Flow, MAX_CIDRS};
 
-use crate::platform::{Env, probe_read};
+use crate::platform::{Env, KNOWS_TYPES, probe_read};
 
 /// Reads one setting, without copying the others.
 macro_rules! config {
@@ -29,6 +29,10 @@ pub fn word(env: Env, address: u64) -> u64 {
 /// Reads an unsigned integer or one bit-field of `owner`; 0 where the kernel has no such member.
 #[inline(always)]
 pub fn field(env: Env, owner: u64, field: Field) -> u64 {
+    // Known to this verifier before it follows either way.
+    if KNOWS_TYPES && !field.exists() {
+        return 0;
+    }
     let word = word(env, owner.wrapping_add(u64::from(field.offset)));
     (word >> (field.bit & 7)) & field.mask
 }
@@ -36,8 +40,14 @@ pub fn field(env: Env, owner: u64, field: Field) -> u64 {
 /// Like [`field`], for a signed member.
 #[inline(always)]
 pub fn signed(env: Env, owner: u64, position: Field) -> i64 {
+    extend(field(env, owner, position), position)
+}
+
+/// The value of a signed member.
+#[inline(always)]
+pub fn extend(value: u64, position: Field) -> i64 {
     let sign = position.mask ^ (position.mask >> 1);
-    ((field(env, owner, position) ^ sign).wrapping_sub(sign)) as i64
+    ((value ^ sign).wrapping_sub(sign)) as i64
 }
 
 /// Reads a sysctl: a member of the namespace, or a global variable if its address is given.

@@ -20,17 +20,21 @@
 )]
 
 use aya_ebpf::{
-    EbpfContext, bindings::BPF_NOEXIST, helpers::bpf_get_stack, macros::map, maps::HashMap,
+    EbpfContext,
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_pid_tgid, bpf_get_stack},
+    macros::map,
+    maps::{Array, HashMap},
 };
 use twtrace_common::{
-    CallerRange, Counter, EndReason, Entered, Field, FlowKey, Kind, MAX_CALLERS, TCP_TIME_WAIT,
-    ended_flags, entered_flags,
+    CallerRange, Counter, EndReason, Entered, Field, FlowKey, Kind, MAX_CALLERS, PortChoice,
+    TCP_FIN_WAIT2, TCP_TIME_WAIT, ended_flags, entered_flags,
 };
 
 use crate::{
     end, enter,
     maps::LIVE,
-    platform::{Env, STACK_DEPTH, Slot, jiffies_left},
+    platform::{Env, STACK_DEPTH, Scratch, Slot, jiffies_until},
     present,
     read::{self, config},
 };
@@ -39,17 +43,119 @@ use crate::{
 #[map]
 static ARMED: HashMap<FlowKey, Entered> = HashMap::with_max_entries(4096, 0);
 
-/// `TCP_CLOSE`, include/net/tcp_states.h.
-const TCP_CLOSE: u64 = 7;
+/// `TCP_SYN_SENT`, include/net/tcp_states.h.
+const TCP_SYN_SENT: u64 = 2;
+/// `TCP_FIN_WAIT1`.
+const TCP_FIN_WAIT1: u32 = 4;
+/// `TCP_FIN_WAIT2`.
+const FIN_WAIT2: u32 = TCP_FIN_WAIT2 as u32;
+/// `TCP_CLOSE`.
+const TCP_CLOSE: u32 = 7;
+/// `TCP_CLOSING`.
+const TCP_CLOSING: u32 = 11;
 
-/// The timewait socket of a timer, or 0 if the timer is anything else.
-#[inline(always)]
-fn timewait_socket(env: Env, timer: u64) -> u64 {
-    let function = read::field(env, timer, config!(env, layout.timer_function));
-    if function == config!(env, tw_timer_handler) {
-        timer.wrapping_sub(u64::from(config!(env, layout.tw_timer.offset)))
-    } else {
-        0
+/// Timer wheels by CPU: those that timewait sockets are in, as their timers told. All lie in one of a
+/// CPU's wheels, but for those that a CPU going offline left behind.
+#[map]
+static WHEELS: Array<u64> = Array::with_max_entries(4096, 0);
+
+/// The CPU in a timer's flags, `TIMER_CPUMASK` (include/linux/timer.h, 4.8 on).
+const CPU_MASK: u64 = 0x3_ffff;
+/// Where the bucket begins in them, `TIMER_ARRAYSHIFT`.
+const BUCKET_SHIFT: u32 = 22;
+
+/// A timer, as a tracepoint hands it over.
+#[derive(Clone, Copy)]
+pub struct Timer {
+    address: u64,
+    /// Whether the verifier knows its type, so that members can be read without a helper.
+    is_typed: bool,
+}
+
+impl Timer {
+    /// One of a tracepoint whose arguments have types.
+    #[inline(always)]
+    pub fn typed(address: u64) -> Self {
+        Self { address, is_typed: true }
+    }
+
+    /// One of any other tracepoint.
+    #[inline(always)]
+    pub fn untyped(address: u64) -> Self {
+        Self { address, is_typed: false }
+    }
+
+    /// A whole member of four or eight bytes.
+    #[inline(always)]
+    fn member(self, env: Env, field: Field) -> u64 {
+        if !self.is_typed {
+            return read::field(env, self.address, field);
+        }
+        let member = (self.address as *const u8).wrapping_add(field.offset as usize);
+        // SAFETY: the verifier checks that such a member lies there; the kernel takes care of an address
+        // that cannot be read, which then reads as 0.
+        unsafe {
+            match field.size {
+                4 => u64::from(member.cast::<u32>().read_volatile()),
+                _ => member.cast::<u64>().read_volatile(),
+            }
+        }
+    }
+
+    /// The timewait socket it is of, or 0 if it is any other timer.
+    #[inline(always)]
+    fn timewait_socket(self, env: Env) -> u64 {
+        if self.member(env, config!(env, layout.timer_function)) == config!(env, tw_timer_handler) {
+            self.address.wrapping_sub(u64::from(config!(env, layout.tw_timer.offset)))
+        } else {
+            0
+        }
+    }
+
+    /// What is left of it, jiffies.
+    #[inline(always)]
+    fn left(self, env: Env) -> u32 {
+        jiffies_until(self.member(env, config!(env, layout.timer_expires)))
+    }
+
+    /// Its CPU's place in [`WHEELS`]; null if the kernel does not tell.
+    #[inline(always)]
+    fn wheel(self, env: Env) -> *mut u64 {
+        let flags: Field = config!(env, layout.timer_flags);
+        if !flags.exists() || !config!(env, layout.base_running).exists() {
+            return core::ptr::null_mut();
+        }
+        let cpu = self.member(env, flags) & CPU_MASK;
+        WHEELS.get_ptr_mut(cpu as u32).unwrap_or(core::ptr::null_mut())
+    }
+
+    /// It has just been put first into its bucket, which tells the wheel (`enqueue_timer()`,
+    /// kernel/time/timer.c, 4.8 to 7.2).
+    #[inline(always)]
+    fn learn_wheel(self, env: Env) {
+        let wheel = self.wheel(env);
+        if wheel.is_null() {
+            return;
+        }
+        let bucket = self.member(env, config!(env, layout.timer_flags)) >> BUCKET_SHIFT;
+        let first = self.member(env, config!(env, layout.timer_pprev));
+        let vectors = u64::from(config!(env, layout.base_vectors.offset));
+        // SAFETY: null-checked; whoever writes at once writes the same.
+        unsafe { *wheel = first.wrapping_sub(vectors).wrapping_sub(bucket * 8) };
+    }
+
+    /// Whether it is being cancelled because its time is up: its wheel names it as what runs next
+    /// (`expire_timers()`, kernel/time/timer.c, 4.8 to 7.2). False also where the wheel is not known.
+    #[inline(always)]
+    fn is_expiring(self, env: Env) -> bool {
+        let wheel = self.wheel(env);
+        if wheel.is_null() {
+            return false;
+        }
+        // SAFETY: null-checked.
+        let wheel = unsafe { *wheel };
+        let running = u64::from(config!(env, layout.base_running.offset));
+        wheel != 0 && read::word(env, wheel.wrapping_add(running)) == self.address
     }
 }
 
@@ -67,14 +173,15 @@ fn is_dccp(env: Env, tw: u64) -> bool {
 
 /// `timer_start(timer, …)`: a timewait socket is armed, first or again.
 #[inline(always)]
-pub fn on_start<C: EbpfContext>(ctx: &C, env: Env, timer: u64) {
-    let tw = timewait_socket(env, timer);
+pub fn on_start<C: EbpfContext>(ctx: &C, env: Env, timer: Timer) {
+    let tw = timer.timewait_socket(env);
     if tw == 0 {
         return;
     }
-    let armed = jiffies_left(env, timer);
+    timer.learn_wheel(env);
+    let armed = timer.left(env);
     if let Some(handover) = env.handover()
-        && handover.setting == timer
+        && handover.setting == timer.address
     {
         handover.setting = 0;
         if handover.moving == 0 {
@@ -84,15 +191,16 @@ pub fn on_start<C: EbpfContext>(ctx: &C, env: Env, timer: u64) {
     }
     let Some(scratch) = env.scratch(Slot::Softirq) else { return };
     let entered = &mut scratch.entered;
-    let (family, net) = scratch.front.read(env, tw, &mut entered.flow);
+    let timewait = &mut scratch.timewait;
+    let (family, net) = timewait.read(env, tw, &mut entered.flow);
     scratch.key = FlowKey { flow: entered.flow, net };
-    let state = read::field(env, tw, config!(env, layout.tw_substate)) as u8;
+    let state = timewait.member(env, tw, config!(env, layout.tw_substate)) as u8;
     // What comes of a socket left out is decided before anything is asked that takes more reads.
     if !enter::begin(env, entered, (family, net), Kind::Entered, state) || is_dccp(env, tw) {
         return;
     }
     entered.armed = armed;
-    present::add_timewait(env, entered, tw);
+    present::add_timewait(env, entered, timewait, tw);
     if config!(env, follow_ends) != 0 {
         enter::track(ctx, env, entered, tw, true);
     } else {
@@ -136,8 +244,9 @@ fn send<C: EbpfContext>(ctx: &C, env: Env, entered: &mut Entered) {
 /// A socket that closes with no arming before was reset, aborted or lost to overflow, and never
 /// entered.
 #[inline(always)]
-pub fn on_set_state<C: EbpfContext>(ctx: &C, env: Env, sk: u64, new_state: u64) {
-    if new_state as u32 as u64 != TCP_CLOSE {
+pub fn on_set_state<C: EbpfContext>(ctx: &C, env: Env, sk: u64, (old, new): (u64, u64)) {
+    // From other states than these `tcp_time_wait()` is not called.
+    if new as u32 != TCP_CLOSE || !matches!(old as u32, TCP_FIN_WAIT1 | FIN_WAIT2 | TCP_CLOSING) {
         return;
     }
     let Some(scratch) = env.scratch(Slot::Closing) else { return };
@@ -157,7 +266,8 @@ pub fn on_set_state<C: EbpfContext>(ctx: &C, env: Env, sk: u64, new_state: u64) 
     }
     let tw = entered.tw;
     entered.header.flags &= !entered_flags::NEGOTIATED_UNKNOWN;
-    enter::add_socket(env, entered, sk, read::field(env, tw, config!(env, layout.tw_tb)));
+    let autobound = entered.chosen == PortChoice::Connect as u8;
+    enter::add_socket(env, entered, sk, || autobound);
     if config!(env, follow_ends) != 0
         && let Some(live) = LIVE.get_ptr_mut(tw)
     {
@@ -175,29 +285,45 @@ pub fn on_set_state<C: EbpfContext>(ctx: &C, env: Env, sk: u64, new_state: u64) 
 
 /// `timer_expire_entry(timer, …)`: the time is up.
 #[inline(always)]
-pub fn on_expire<C: EbpfContext>(ctx: &C, env: Env, timer: u64) {
-    let tw = timewait_socket(env, timer);
+pub fn on_expire<C: EbpfContext>(ctx: &C, env: Env, timer: Timer) {
+    let tw = timer.timewait_socket(env);
     if tw == 0 {
         return;
     }
-    finish(ctx, env, Slot::Expiring, tw, (EndReason::Expired as u8, 0));
+    let Some(scratch) = env.scratch(Slot::Expiring) else { return };
+    let (_family, net) = scratch.front.read(env, tw, &mut scratch.ended.flow);
+    finish(ctx, env, scratch, (tw, net), (EndReason::Expired as u8, 0));
 }
 
-/// `timer_cancel(timer)`: an early end, a re-arm, or the start of an expiry; the stack tells.
+/// `timer_cancel(timer)`: an early end, a re-arm, or the start of an expiry; where nothing cheaper tells,
+/// the stack does.
 #[inline(always)]
-pub fn on_cancel<C: EbpfContext>(ctx: &C, env: Env, timer: u64) {
-    let tw = timewait_socket(env, timer);
-    if tw == 0 {
+pub fn on_cancel<C: EbpfContext>(ctx: &C, env: Env, timer: Timer) {
+    let tw = timer.timewait_socket(env);
+    // For what expires `timer_expire_entry` follows.
+    if tw == 0 || timer.is_expiring(env) {
         return;
     }
-    let Some(scratch) = env.scratch(Slot::Softirq) else { return };
-    let reason = match caller(ctx, env, &mut scratch.stack) {
+    let (Some(scratch), Some(handover)) = (env.scratch(Slot::Softirq), env.handover()) else {
+        return;
+    };
+    let (_family, net) = scratch.front.read(env, tw, &mut scratch.ended.flow);
+    let cookie = read::field(env, net, config!(env, layout.net_cookie));
+    let reason = if took_over(env, scratch, net) {
+        EndReason::Reused as u32
+    } else if cookie != 0 && cookie == handover.purging {
+        EndReason::Purged as u32
+    } else {
+        caller(ctx, env, scratch)
+    };
+    if reason == EndReason::Purged as u32 {
+        handover.purging = cookie;
+    }
+    let reason = match reason {
         // `timer_start` follows.
         meaning @ (CallerRange::REARM | CallerRange::MOVE) => {
-            if let Some(handover) = env.handover() {
-                handover.setting = timer;
-                handover.moving = u64::from(meaning == CallerRange::MOVE);
-            }
+            handover.setting = timer.address;
+            handover.moving = u64::from(meaning == CallerRange::MOVE);
             return;
         }
         CallerRange::PACKET => {
@@ -213,46 +339,94 @@ pub fn on_cancel<C: EbpfContext>(ctx: &C, env: Env, timer: u64) {
         meaning if meaning == EndReason::Expired as u32 => return,
         meaning => meaning as u8,
     };
-    finish(ctx, env, Slot::Softirq, tw, (reason, ended_flags::INFERRED));
+    finish(ctx, env, scratch, (tw, net), (reason, ended_flags::INFERRED));
 }
 
-/// Sends the end of `tw`, and before it the record of its entry if that still waits.
+/// Whether the task that runs is taking over the timewait socket whose end is put together: the socket it
+/// connects has the same ends by now, which no two sockets have but in that moment
+/// (`__inet_check_established()`, net/ipv4/inet_hashtables.c, 5.8 to 7.2).
 #[inline(always)]
-fn finish<C: EbpfContext>(ctx: &C, env: Env, slot: Slot, tw: u64, why: (u8, u16)) {
-    let Some(scratch) = env.scratch(slot) else { return };
-    let record = (&mut scratch.ended, &mut scratch.front);
-    let (key, waiting) = (&mut scratch.key, &mut scratch.waiting);
+fn took_over(env: Env, scratch: &mut Scratch, net: u64) -> bool {
+    let Some((sk, task)) = env.handover().map(|handover| (handover.connecting, handover.task))
+    else {
+        return false;
+    };
+    if sk == 0 || task != bpf_get_current_pid_tgid() {
+        return false;
+    }
+    scratch.key.net = scratch.front.read(env, sk, &mut scratch.key.flow).1;
+    let state = scratch.front.member(env, sk, config!(env, layout.skc_state));
+    state == TCP_SYN_SENT && scratch.key == FlowKey { flow: scratch.ended.flow, net }
+}
+
+/// Sends the end of `tw`, whose ends are in place, and before it the record of its entry if that still
+/// waits.
+#[inline(always)]
+fn finish<C: EbpfContext>(
+    ctx: &C,
+    env: Env,
+    scratch: &mut Scratch,
+    (tw, net): (u64, u64),
+    why: (u8, u16),
+) {
+    let Scratch { ended, key, waiting, .. } = scratch;
     let is_strange = || is_dccp(env, tw);
-    end::finish(ctx, env, record, tw, why, is_strange, |flow, net| {
+    end::finish(ctx, env, ended, (tw, net), why, is_strange, |flow, net| {
         *key = FlowKey { flow: *flow, net };
         release(ctx, env, key, waiting);
     });
 }
 
+/// Frames that are walked first: a known function lies within five of the timer's own, and each frame
+/// costs the kernel some 50 ns to find.
+const FIRST_FRAMES: usize = 7;
+
 /// What the innermost known function on the stack means; `EndReason::Unknown` if none is known.
 #[inline(always)]
-fn caller<C: EbpfContext>(ctx: &C, env: Env, stack: &mut [u64; STACK_DEPTH]) -> u32 {
-    let bytes = size_of_val(stack) as u32;
-    // SAFETY: the buffer is as long as said.
-    let got = unsafe { bpf_get_stack(ctx.as_ptr(), stack.as_mut_ptr().cast(), bytes, 0) };
-    if got <= 0 {
-        env.count(Counter::ReadFailed);
-        return EndReason::Unknown as u32;
-    }
-    let frames = got as usize / size_of::<u64>();
-    let callers = config!(env, caller_count) as usize;
-    let mut frame = 0;
-    while frame < STACK_DEPTH && frame < frames {
-        let address = stack[frame];
-        let mut index = 0;
-        while index < MAX_CALLERS && index < callers {
-            let range: CallerRange = config!(env, callers[index]);
-            if address >= range.start && address < range.end {
-                return range.meaning;
-            }
-            index += 1;
+fn caller<C: EbpfContext>(ctx: &C, env: Env, scratch: &mut Scratch) -> u32 {
+    scratch.caller = EndReason::Unknown as u32;
+    let mut depth = FIRST_FRAMES;
+    while depth <= STACK_DEPTH {
+        let bytes = (depth * size_of::<u64>()) as u32;
+        let stack = &mut scratch.stack;
+        // SAFETY: the buffer is at least as long as said.
+        let got = unsafe { bpf_get_stack(ctx.as_ptr(), stack.as_mut_ptr().cast(), bytes, 0) };
+        if got <= 0 {
+            env.count(Counter::ReadFailed);
+            break;
         }
-        frame += 1;
+        let mut frame = 0;
+        while frame < depth && frame < got as usize / size_of::<u64>() {
+            let known = innermost(env, stack[frame]);
+            let start: u64 = config!(env, callers[known].start);
+            let end: u64 = config!(env, callers[known].end);
+            if stack[frame] >= start && stack[frame] < end {
+                scratch.caller = config!(env, callers[known].meaning);
+                break;
+            }
+            frame += 1;
+        }
+        if scratch.caller != EndReason::Unknown as u32 || (got as u32) < bytes {
+            break;
+        }
+        depth += STACK_DEPTH - FIRST_FRAMES;
     }
-    EndReason::Unknown as u32
+    // By way of memory, or the verifier would follow each meaning at each frame to the end.
+    // SAFETY: a reference is valid for reads.
+    unsafe { core::ptr::read_volatile(&raw const scratch.caller) }
+}
+
+/// The last of the known functions that begin at or before an address; the first if none does.
+#[inline(always)]
+fn innermost(env: Env, address: u64) -> usize {
+    let mut at = 0;
+    let mut step = MAX_CALLERS / 2;
+    while step > 0 {
+        let start: u64 = config!(env, callers[(at + step) & (MAX_CALLERS - 1)].start);
+        if start <= address {
+            at += step;
+        }
+        step /= 2;
+    }
+    at & (MAX_CALLERS - 1)
 }

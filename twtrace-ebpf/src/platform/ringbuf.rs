@@ -73,8 +73,12 @@ pub struct Scratch {
     pub ended: Ended,
     /// Front of the socket being read.
     pub front: Front,
+    /// Timewait socket that enters.
+    pub timewait: Timewait,
     /// Return addresses of a stack (tracepoints only).
     pub stack: [u64; STACK_DEPTH],
+    /// What the innermost known one of them means (tracepoints only).
+    pub caller: u32,
 }
 
 /// Return addresses looked at to tell who ended a socket.
@@ -263,26 +267,34 @@ pub unsafe fn probe_read(to: *mut u8, bytes: u32, from: u64) -> bool {
 /// Jiffies until a timer is due.
 #[inline(always)]
 pub fn jiffies_left(env: Env, timer: u64) -> u32 {
-    let expires: u64 = read::field(env, timer, read::config!(env, layout.timer_expires));
+    jiffies_until(read::field(env, timer, read::config!(env, layout.timer_expires)))
+}
+
+/// Jiffies until a moment.
+#[inline(always)]
+pub fn jiffies_until(expires: u64) -> u32 {
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_jiffies64() };
     // Jiffies are as wide as a pointer; the low half is enough for any timeout.
     (expires as u32).wrapping_sub(now as u32)
 }
 
-/// Bytes of `struct sock_common` read at once; the addresses end at 88 on every 64-bit kernel
-/// read (3.10 to 7.2), and userspace checks each offset against it.
-const FRONT_LEN: usize = 128;
-
-/// Copy of a socket's front: all of `sock_common` that is needed, in one read.
+/// Bytes of a socket, copied in one read.
 #[repr(C)]
-pub struct Front([u8; FRONT_LEN]);
+pub struct Copied<const BYTES: usize>([u8; BYTES]);
 
-impl Front {
+/// All that is needed of `struct sock_common`: the addresses end at 88 on every 64-bit kernel read
+/// (3.10 to 7.2), and userspace checks each offset against it.
+pub type Front = Copied<128>;
+
+/// All of a `struct tcp_timewait_sock`, whose members end below 288 (5.8 to 7.2).
+pub type Timewait = Copied<288>;
+
+impl<const BYTES: usize> Copied<BYTES> {
     /// Nothing read yet.
     #[inline(always)]
     pub const fn empty() -> Self {
-        Self([0; FRONT_LEN])
+        Self([0; BYTES])
     }
 
     /// Addresses and ports of a socket of whatever kind go to `flow`; answers its family and its
@@ -307,11 +319,20 @@ impl Front {
         (family, self.part(read::config!(env, layout.skc_net)))
     }
 
+    /// A member of the socket that was read, at `sk`, as [`read::field`] has it.
+    #[inline(always)]
+    pub fn member(&self, env: Env, sk: u64, field: Field) -> u64 {
+        if field.offset as usize > BYTES - size_of::<[u8; 16]>() {
+            return read::field(env, sk, field);
+        }
+        (self.part::<u64>(field) >> (field.bit & 7)) & field.mask
+    }
+
     /// Takes `T` out of the copy.
     #[inline(always)]
     fn part<T: Copy + Default>(&self, field: Field) -> T {
         let offset = field.offset as usize;
-        if offset > FRONT_LEN - size_of::<[u8; 16]>() {
+        if offset > BYTES - size_of::<[u8; 16]>() {
             // Userspace refuses such a kernel; this is for the verifier.
             return T::default();
         }

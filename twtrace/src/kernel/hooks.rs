@@ -149,17 +149,43 @@ pub const ALL: &[Hook] = &[
     },
 ];
 
-/// Tracepoints of the last-resort backend and their programs, in the order they are attached.
-pub const TRACEPOINTS: &[(&str, &str)] = &[
-    ("timer_cancel", "tracepoint_timer_cancel"),
-    ("timer_expire_entry", "tracepoint_timer_expire"),
-    ("inet_sock_set_state", "tracepoint_set_state"),
-    ("timer_start", "tracepoint_timer_start"),
-];
+/// A tracepoint, and the programs for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tracepoint {
+    /// The kernel's name.
+    pub point: &'static str,
+    /// Program that is told the types of arguments, which is cheaper; Linux 5.5 on.
+    pub typed: Option<&'static str>,
+    /// Program that is not.
+    pub untyped: &'static str,
+    /// Whether `--no-ends` needs it as well: without `timer_cancel` a re-arming would be an entry.
+    pub for_entries: bool,
+}
 
-/// Those of them that `--no-ends` needs: without `timer_cancel` a re-arming would be an entry.
-pub const ENTRY_TRACEPOINTS: &[(&str, &str)] = &[
-    ("timer_cancel", "tracepoint_timer_cancel"),
-    ("inet_sock_set_state", "tracepoint_set_state"),
-    ("timer_start", "tracepoint_timer_start"),
+/// Tracepoints of the last-resort backend, in the order they are attached.
+pub const TRACEPOINTS: &[Tracepoint] = &[
+    Tracepoint {
+        point: "timer_cancel",
+        typed: Some("typed_timer_cancel"),
+        untyped: "tracepoint_timer_cancel",
+        for_entries: true,
+    },
+    Tracepoint {
+        point: "timer_expire_entry",
+        typed: Some("typed_timer_expire"),
+        untyped: "tracepoint_timer_expire",
+        for_entries: false,
+    },
+    Tracepoint {
+        point: "inet_sock_set_state",
+        typed: None,
+        untyped: "tracepoint_set_state",
+        for_entries: true,
+    },
+    Tracepoint {
+        point: "timer_start",
+        typed: Some("typed_timer_start"),
+        untyped: "tracepoint_timer_start",
+        for_entries: true,
+    },
 ];

@@ -115,11 +115,9 @@ impl Symbols {
     /// Puts them into the settings.
     pub fn add_to(&self, config: &mut Config) {
         config.tw_timer_handler = self.tw_timer_handler;
-        let known = self.callers.iter().take(MAX_CALLERS);
-        config.caller_count = known.len() as u32;
-        for (slot, range) in config.callers.iter_mut().zip(known) {
-            *slot = *range;
-        }
+        let unused = CallerRange { start: u64::MAX, ..CallerRange::default() };
+        config.callers = [unused; MAX_CALLERS];
+        config.callers[..self.callers.len()].copy_from_slice(&self.callers);
     }
 }
 
@@ -136,9 +134,11 @@ pub fn read_symbols() -> Result<Symbols, String> {
         let range = found.get(*name)?;
         Some(CallerRange { start: range.start, end: range.end, meaning: *meaning, reserved: 0 })
     });
+    let mut callers: Vec<CallerRange> = known.collect();
+    callers.sort_by_key(|range| range.start);
     Ok(Symbols {
         tw_timer_handler: handler.ok_or("the kernel has no symbol tw_timer_handler")?.start,
-        callers: known.collect(),
+        callers,
     })
 }
 

@@ -7,7 +7,7 @@ use aya::{
 
 use super::{
     BtfIndex,
-    hooks::{self, Hook},
+    hooks::{self, Hook, Tracepoint},
     kprobes::Kprobes,
     object, preflight,
     symbols::Functions,
@@ -24,6 +24,7 @@ pub fn detach(ebpf: &mut Ebpf, kprobes: &mut Kprobes, attached: &[&'static str])
             Program::FExit(program) => program.unload(),
             Program::KProbe(program) => program.unload(),
             Program::RawTracePoint(program) => program.unload(),
+            Program::BtfTracePoint(program) => program.unload(),
             _ => Ok(()),
         };
         if let Err(error) = unloaded {
@@ -152,15 +153,35 @@ fn attach_trampoline(ebpf: &mut Ebpf, name: &str, function: &str, btf: &Btf) -> 
     attach(program).map_err(|error| format!("{function}: {}", brief(&error)))
 }
 
-/// Attaches a program to a raw tracepoint.
-pub fn attach_tracepoint(ebpf: &mut Ebpf, point: &str, name: &str) -> Result<(), String> {
-    let program = ebpf.program_mut(name).ok_or("the embedded object lacks a program")?;
-    let attach = |program: &mut Program| -> Result<(), ProgramError> {
-        let program: &mut RawTracePoint = program.try_into()?;
-        program.load()?;
-        program.attach(point).map(drop)
+/// Attaches to a tracepoint, with typed arguments if that can be had; answers the program.
+pub fn attach_tracepoint(
+    ebpf: &mut Ebpf,
+    tracepoint: &Tracepoint,
+    btf: &Btf,
+) -> Result<&'static str, String> {
+    let point = tracepoint.point;
+    let mut attach = |name: &'static str| -> Result<&'static str, ProgramError> {
+        let missing = || ProgramError::InvalidName { name: name.to_owned() };
+        match ebpf.program_mut(name).ok_or_else(missing)? {
+            Program::BtfTracePoint(program) => {
+                program.load(point, btf)?;
+                program.attach()?;
+            }
+            program => {
+                let program: &mut RawTracePoint = program.try_into()?;
+                program.load()?;
+                program.attach(point)?;
+            }
+        }
+        Ok(name)
     };
-    attach(program).map_err(|error| format!("{point}: {}", brief(&error)))
+    if let Some(name) = tracepoint.typed {
+        match attach(name) {
+            Ok(name) => return Ok(name),
+            Err(error) => tracing::debug!(point, "no types of arguments: {}", brief(&error)),
+        }
+    }
+    attach(tracepoint.untyped).map_err(|error| format!("{point}: {}", brief(&error)))
 }
 
 /// A program's error in one line; the verifier's log goes to the debug log.

@@ -165,11 +165,10 @@ impl ObjectLoader<'_> {
         let mut attached = Vec::new();
         let result = match backend {
             Backend::Tracepoint => {
-                let points =
-                    if follow_ends { hooks::TRACEPOINTS } else { hooks::ENTRY_TRACEPOINTS };
-                points.iter().try_for_each(|(point, program)| {
-                    attach_tracepoint(ebpf, point, program)?;
-                    attached.push(*program);
+                let mut points =
+                    hooks::TRACEPOINTS.iter().filter(|point| follow_ends || point.for_entries);
+                points.try_for_each(|point| {
+                    attached.push(attach_tracepoint(ebpf, point, btf)?);
                     Ok(())
                 })
             }
