@@ -283,8 +283,8 @@ pub fn track<C: EbpfContext>(ctx: &C, env: Env, entered: &mut Entered, tw: u64, 
         netns_cookie: entered.netns_cookie,
     };
     let mut followed = LIVE.insert(tw, live, BPF_NOEXIST.into());
-    // SAFETY: copied out before the value is replaced below.
     if followed.is_err()
+        // SAFETY: copied out before the value is replaced below.
         && let Some(before) = unsafe { LIVE.get(tw) }
     {
         env.count(Counter::MissedEnd);
