@@ -30,6 +30,14 @@ tracepoint:sock:inet_sock_set_state /args->newstate == 7/ {
 }
 "#;
 
+/// Programs at the same tracepoints that never do anything: the kernel calls them all the same, so
+/// nothing that runs there can cost less.
+const EMPTY: &str = r#"
+tracepoint:timer:timer_start /args->function == 0/ { @never = count(); }
+tracepoint:timer:timer_cancel /(uint64)args->timer == 0/ { @never = count(); }
+tracepoint:sock:inet_sock_set_state /args->newstate == 0/ { @never = count(); }
+"#;
+
 /// A tool to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
@@ -41,12 +49,14 @@ pub enum Tool {
     NoEnds,
     /// A bpftrace script that does the same job.
     Bpftrace,
+    /// A bpftrace script that does nothing where the other one runs.
+    Empty,
     /// libbpf-tools' `tcplife`: a line for each TCP session.
     Tcplife,
 }
 
 impl Tool {
-    /// All that trace.
+    /// All that trace connections.
     pub const ALL: [Self; 4] = [Self::Twtrace, Self::NoEnds, Self::Bpftrace, Self::Tcplife];
 
     /// Name in results.
@@ -56,6 +66,7 @@ impl Tool {
             Self::Twtrace => "twtrace",
             Self::NoEnds => "twtrace --no-ends",
             Self::Bpftrace => "bpftrace",
+            Self::Empty => "bpftrace, empty programs",
             Self::Tcplife => "tcplife",
         }
     }
@@ -69,7 +80,7 @@ impl Tool {
     pub fn is_here(self) -> bool {
         let program = match self {
             Self::None | Self::Twtrace | Self::NoEnds => return true,
-            Self::Bpftrace => "bpftrace",
+            Self::Bpftrace | Self::Empty => "bpftrace",
             Self::Tcplife => "tcplife",
         };
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -80,7 +91,7 @@ impl Tool {
     /// How many connections it told of in what it wrote: proof that it did its job.
     pub fn counted(self, said: &str) -> Result<u64> {
         match self {
-            Self::None => Ok(0),
+            Self::None | Self::Empty => Ok(0),
             Self::Twtrace | Self::NoEnds => entered(said),
             Self::Bpftrace => entries(said),
             // A line for each end of a connection, below a heading.
@@ -95,6 +106,7 @@ impl Tool {
             Self::Twtrace => Agent::twtrace(bench, &[])?,
             Self::NoEnds => Agent::twtrace(bench, &["--no-ends"])?,
             Self::Bpftrace => Agent::other(&["bpftrace", "-f", "json", "-e", &script()?])?,
+            Self::Empty => Agent::other(&["bpftrace", "-e", EMPTY])?,
             Self::Tcplife => Agent::other(&["tcplife"])?,
         }))
     }

@@ -195,7 +195,7 @@ impl Expr {
 
     /// Whether every socket is meant.
     pub fn is_any(&self) -> bool {
-        *self == Self::ANY
+        matches!(self, Self::And(parts) if parts.is_empty())
     }
 
     /// All of `parts` together, flat.

@@ -161,6 +161,23 @@ fn goals(samples: &Samples) -> String {
         (format!("{} ms", short(millis)), Some(millis <= 20.0))
     });
     goal("metrics page of 10,000 series", "20 ms", got);
+    let kernel = |tool: &str| {
+        let name = format!("kernel/{tool}/all/each connection");
+        samples.get(&name).and_then(Figure::median).map(|it| it.value)
+    };
+    let ways = [("", "", 0.7), (" --no-ends", ", entries only", 0.35)];
+    for (flag, what, most) in ways {
+        let ratio = kernel(&format!("twtrace, tracepoint{flag}")).zip(kernel("bpftrace"));
+        let got = ratio.map(|(ours, theirs)| ours / theirs).map(|ratio| {
+            let floor = kernel("bpftrace, empty programs").zip(kernel("bpftrace"));
+            let floor = floor.map(|(empty, theirs)| {
+                format!(" (empty programs {})", short(empty / theirs))
+            });
+            (format!("{}{}", short(ratio), floor.unwrap_or_default()), Some(ratio <= most))
+        });
+        let what = format!("kernel time through tracepoints{what}, of bpftrace's");
+        goal(&what, &short(most), got);
+    }
     for scene in scenes(samples) {
         let got = pairs(samples, &scene, "twtrace").map(|ratios| {
             let met = match interval(ratios.clone()) {
