@@ -78,11 +78,13 @@ pub struct Scratch {
     /// Return addresses of a stack (tracepoints only).
     pub stack: [u64; STACK_DEPTH],
     /// What the innermost known one of them means (tracepoints only).
-    pub caller: u32,
+    pub caller: u64,
+    /// How far the search for it has come (tracepoints only).
+    pub at: u64,
 }
 
 /// Return addresses looked at to tell who ended a socket.
-pub const STACK_DEPTH: usize = 24;
+pub const STACK_DEPTH: usize = 16;
 
 /// Who uses scratch space: programs of different slots may interrupt one another, and where tasks switch
 /// while a program runs (PREEMPT_RT) come in between. One program does not come in between itself:

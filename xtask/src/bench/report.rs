@@ -170,9 +170,8 @@ fn goals(samples: &Samples) -> String {
         let ratio = kernel(&format!("twtrace, tracepoint{flag}")).zip(kernel("bpftrace"));
         let got = ratio.map(|(ours, theirs)| ours / theirs).map(|ratio| {
             let floor = kernel("bpftrace, empty programs").zip(kernel("bpftrace"));
-            let floor = floor.map(|(empty, theirs)| {
-                format!(" (empty programs {})", short(empty / theirs))
-            });
+            let floor =
+                floor.map(|(empty, theirs)| format!(" (empty programs {})", short(empty / theirs)));
             (format!("{}{}", short(ratio), floor.unwrap_or_default()), Some(ratio <= most))
         });
         let what = format!("kernel time through tracepoints{what}, of bpftrace's");
