@@ -3,7 +3,10 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use twtrace::event::{Batch, BatchBuilder};
+use twtrace::{
+    event::{Batch, BatchBuilder},
+    feed::owners::Resolver,
+};
 
 use crate::workload::{self, Workload};
 
@@ -27,6 +30,10 @@ pub fn benchmark(criterion: &mut Criterion) {
             }
         });
     });
+    group.bench_function(OWNERS, |bencher| {
+        let mut resolver = Resolver::new();
+        bencher.iter(|| meet(&batches, &mut resolver));
+    });
     for workload in workload::ALL {
         group.throughput(Throughput::Elements(workload.events()));
         group.bench_function(format!("decode, track, aggregate: {}", workload.name), |bencher| {
@@ -47,8 +54,23 @@ fn copy(batches: &[Batch], builder: &mut BatchBuilder) {
     }
 }
 
+/// What the feed does with each batch before it is taken in.
+fn meet(batches: &[Batch], resolver: &mut Resolver) {
+    for batch in batches {
+        black_box(resolver.meet(batch));
+    }
+}
+
+/// The name of that, here and for an instrument outside.
+const OWNERS: &str = "whose sockets they are";
+
 /// Plays one workload, for an instrument outside. False if there is none of that name.
 pub fn instructions(name: &str, times: u32) -> bool {
+    if name == OWNERS {
+        let (batches, mut resolver) = (workload::ALL[0].batches(), Resolver::new());
+        (0..WARM_UP + times).for_each(|_| meet(&batches, &mut resolver));
+        return true;
+    }
     let found: Option<&Workload> = workload::ALL.iter().find(|workload| workload.name == name);
     let Some(workload) = found else { return false };
     let batches = workload.batches();

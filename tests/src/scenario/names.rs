@@ -42,6 +42,8 @@ pub fn out_of_a_file(lab: &Lab) -> Result<()> {
     let daemon = Daemon::start(lab, &[])?;
     let tracer = Tracer::watch(lab, &only)?;
     let through = Running::asking(lab, &daemon, "watch", &only)?;
+    let events = Tracer::events(lab, &only)?;
+    let rows = Running::start(lab, &[&["watch", "-o", "csv"], &only[..]].concat())?;
     let mut want = BTreeMap::new();
     for (port, name) in [(8080, "shop\x1b[2J"), (8081, "server.example")] {
         let to = format!("{SERVER}:{port}");
@@ -50,6 +52,16 @@ pub fn out_of_a_file(lab: &Lab) -> Result<()> {
         want.insert(to, Some(name.to_owned()));
     }
     settled(&net.client, 6)?;
+    let events = events.finish_events()?;
+    let entered = events.iter().filter(|event| event["event"] == "entered");
+    let told = entered.filter_map(|event| event["name"].as_str()).collect::<Vec<_>>();
+    let all = [["shop\x1b[2J"; 3], ["server.example"; 3]].concat();
+    expect::equal("names of the events", &all, &told)?;
+    let (text, _) = rows.stop()?;
+    let mut lines = text.lines().map(|line| line.rsplit(',').next().unwrap_or_default());
+    expect::equal("the last column", &Some("name"), &lines.next())?;
+    let told: BTreeSet<_> = lines.collect();
+    expect::equal("names of the rows", &["shop\\u{1b}[2J", "server.example"].into(), &told)?;
     let (text, _) = through.stop()?;
     let through = Summary::parse(&text, lab.backend.name())?;
     expect::equal("names, through the daemon", &want, &names(&through)?)?;

@@ -15,7 +15,7 @@ mod kernel;
 mod nat;
 mod open;
 mod opening;
-mod owners;
+pub mod owners;
 pub mod walk;
 
 pub use self::{

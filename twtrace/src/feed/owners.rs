@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustc_hash::FxHashSet;
 use twtrace_common::{Failure, FailureKey};
 
 use crate::{
@@ -30,13 +31,13 @@ const MOST_SAVED: Duration = Duration::from_millis(200);
 
 /// Things met, the oldest of which are forgotten.
 struct Met<T> {
-    all: HashSet<T>,
+    all: FxHashSet<T>,
     order: VecDeque<T>,
 }
 
 impl<T: Copy + Eq + Hash> Met<T> {
     fn new() -> Self {
-        Self { all: HashSet::new(), order: VecDeque::new() }
+        Self { all: FxHashSet::default(), order: VecDeque::new() }
     }
 
     fn has(&self, one: T) -> bool {
@@ -88,7 +89,8 @@ pub struct Resolver {
     cgroups: Met<u64>,
     netns: Met<(u32, u64)>,
     /// The last of each, which the next event most often has as well.
-    last: (u64, u32, u64),
+    last_group: u64,
+    last_netns: (u32, u64),
     /// Namespaces met since processes were last looked at.
     unasked: HashSet<(u32, u64)>,
     processes: Budget,
@@ -101,13 +103,20 @@ pub struct Resolver {
     has_cookies: bool,
 }
 
+impl Default for Resolver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Resolver {
     /// One that has met nobody.
     pub fn new() -> Self {
         Self {
             cgroups: Met::new(),
             netns: Met::new(),
-            last: (0, 0, 0),
+            last_group: 0,
+            last_netns: (0, 0),
             unasked: HashSet::new(),
             listed: HashMap::new(),
             processes: Budget::new(Instant::now()),
@@ -142,14 +151,18 @@ impl Resolver {
     }
 
     fn see(&mut self, cgroup: u64, (inum, cookie): (u32, u64), groups: &mut Vec<u64>) {
-        if self.last == (cgroup, inum, cookie) {
+        // Ends have none, and come between entries.
+        if cgroup != 0 && cgroup != self.last_group {
+            self.last_group = cgroup;
+            if !self.cgroups.has(cgroup) {
+                self.cgroups.add(cgroup);
+                groups.push(cgroup);
+            }
+        }
+        if self.last_netns == (inum, cookie) {
             return;
         }
-        self.last = (cgroup, inum, cookie);
-        if cgroup != 0 && !self.cgroups.has(cgroup) {
-            self.cgroups.add(cgroup);
-            groups.push(cgroup);
-        }
+        self.last_netns = (inum, cookie);
         // Which namespace has the number is not known.
         if cookie == 0 && self.has_cookies {
             return;

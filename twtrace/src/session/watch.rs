@@ -1,10 +1,11 @@
 //! `twtrace watch`.
 
 use std::{
+    collections::HashMap,
     io::{self, BufWriter, IsTerminal, Write},
     os::unix::process::ExitStatusExt,
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -18,8 +19,9 @@ use super::{
 };
 use crate::{
     cli::WatchArgs,
-    event::Event,
+    event::{Event, Role, ip},
     feed::Core,
+    filter::PeerAddress,
     names::Namer,
     peer::GroupBy,
     pipeline::Drained,
@@ -53,7 +55,8 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     };
     let mut namer = Namer::of(&args.names.names)?;
     let mut stop = Stop::listen()?;
-    let mut screen = Screen::new(args, palette)?;
+    let of_events = if args.events { namer.take() } else { None };
+    let mut screen = Screen::new(args, palette, of_events)?;
     let mut pipeline = observe::open(&args.observe, plan, &mut |event| screen.take(event)).await?;
     screen.begin(pipeline.core())?;
 
@@ -167,16 +170,18 @@ fn wants_full_screen(args: &WatchArgs) -> bool {
 }
 
 impl<'a> Screen<'a> {
-    fn new(args: &'a WatchArgs, palette: Palette) -> io::Result<Self> {
+    fn new(args: &'a WatchArgs, palette: Palette, namer: Option<Namer>) -> io::Result<Self> {
         let top = match args.output {
             Format::Table => Some(args.top.unwrap_or(TABLE_TOP)),
             _ => args.top,
         };
         // What is present is shown before the origin is known to the caller, and is of this host.
-        let writer = EventWriter::bare(args.output, Hz::of_running_kernel(), false);
+        let mut writer = EventWriter::bare(args.output, Hz::of_running_kernel(), false);
+        writer.named = namer.is_some();
         let mut events = EventLines {
             out: BufWriter::with_capacity(1 << 16, io::stdout()),
             writer: args.events.then(|| writer.clone()),
+            names: namer.map(EventNames::new),
             limit: args.count,
             entered: 0,
             failed: None,
@@ -318,10 +323,47 @@ impl<'a> Screen<'a> {
     }
 }
 
+/// Names for the peers of events, which are not waited for: a name that DNS has is told of the events
+/// behind its answer.
+struct EventNames {
+    namer: Namer,
+    /// What each was called when it was asked for.
+    known: HashMap<PeerAddress, (Option<String>, Instant)>,
+}
+
+impl EventNames {
+    /// Most peers whose names are kept.
+    const MOST: usize = 4096;
+    /// Time after which one is asked for again.
+    const AGAIN: Duration = Duration::from_secs(1);
+
+    fn new(namer: Namer) -> Self {
+        Self { namer, known: HashMap::new() }
+    }
+
+    fn of(&mut self, event: &Event) -> Option<&str> {
+        let flow = event.flow();
+        let port = (event.role() == Role::Client).then_some(flow.remote_port);
+        let peer = PeerAddress { ip: ip(flow.remote), port };
+        let now = Instant::now();
+        let fresh = self.known.get(&peer).is_some_and(|(_, asked)| now - *asked < Self::AGAIN);
+        if !fresh {
+            if self.known.len() >= Self::MOST {
+                self.known.clear();
+            }
+            let names = self.namer.names(&[peer], Duration::ZERO);
+            self.known.insert(peer, (names.of(&peer).map(str::to_owned), now));
+        }
+        self.known.get(&peer)?.0.as_deref()
+    }
+}
+
 /// The events as lines, when asked for; counts the entries in any case.
 struct EventLines {
     out: BufWriter<io::Stdout>,
     writer: Option<EventWriter>,
+    /// Names of peers, if they are wanted.
+    names: Option<EventNames>,
     limit: Option<u64>,
     entered: u64,
     failed: Option<io::Error>,
@@ -333,7 +375,8 @@ impl EventLines {
         let beyond = entry && self.limit.is_some_and(|limit| self.entered >= limit);
         self.entered += u64::from(entry);
         if let (Some(writer), None, false) = (&self.writer, &self.failed, beyond) {
-            self.failed = writer.write(&mut self.out, event).err();
+            let name = self.names.as_mut().and_then(|names| names.of(event));
+            self.failed = writer.write_named(&mut self.out, event, name).err();
         }
     }
 

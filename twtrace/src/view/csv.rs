@@ -9,6 +9,7 @@ use super::figures::csv_figures;
 use crate::{
     needs::Needs,
     summary::{Row, Summary},
+    text::visible,
 };
 
 /// Writes a header line and the rows.
@@ -18,6 +19,10 @@ use crate::{
 pub fn write(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     write!(out, "peer,role,netns,netns_cookie")?;
     csv_figures().try_for_each(|(_, name)| write!(out, ",{name}"))?;
+    // Behind all others: nothing that reads the file has to move.
+    if summary.peer_names.is_some() {
+        write!(out, ",name")?;
+    }
     writeln!(out)?;
     let known = summary.known_of_rows();
     let other = summary.other.iter().map(|(_, row)| row);
@@ -40,6 +45,9 @@ fn write_row(out: &mut impl Write, summary: &Summary, row: &Row, known: Needs) -
         write!(out, "{cookie}")?;
     }
     csv_figures().try_for_each(|(figure, _)| write!(out, ",{}", figure.value(row, known)))?;
+    if summary.peer_names.is_some() {
+        write!(out, ",{}", quoted(&visible(summary.peer_name(&row.group).unwrap_or_default())))?;
+    }
     writeln!(out)
 }
 

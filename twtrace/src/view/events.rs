@@ -33,12 +33,14 @@ pub struct EventWriter {
     pub recycle_exists: bool,
     /// Whose sockets are.
     pub owners: Book,
+    /// Whether peers are given names.
+    pub named: bool,
 }
 
 impl EventWriter {
     /// One that knows of no owner yet.
     pub fn bare(format: Format, hz: Hz, recycle_exists: bool) -> Self {
-        Self { format, hz, recycle_exists, owners: Book::default() }
+        Self { format, hz, recycle_exists, owners: Book::default(), named: false }
     }
 
     /// Writes what comes before the first event.
@@ -57,7 +59,8 @@ impl EventWriter {
         match self.format {
             Format::Csv => {
                 let names: Vec<_> = csv_columns(provenance).map(|column| column.name).collect();
-                writeln!(out, "{}", names.join(","))
+                let last = if self.named { ",name" } else { "" };
+                writeln!(out, "{}{last}", names.join(","))
             }
             Format::Table => writeln!(
                 out,
@@ -76,6 +79,19 @@ impl EventWriter {
         self.write_from(out, event, None)
     }
 
+    /// Writes one event with the name of its peer, if one is known; last, and only where names are given.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write_named(
+        &self,
+        out: &mut impl Write,
+        event: &Event,
+        name: Option<&str>,
+    ) -> io::Result<()> {
+        self.write_whole(out, event, None, name)
+    }
+
     /// Writes one event with its provenance, if that is told. A table has no room for it.
     ///
     /// # Errors
@@ -86,10 +102,20 @@ impl EventWriter {
         event: &Event,
         from: Option<&Provenance>,
     ) -> io::Result<()> {
+        self.write_whole(out, event, from, None)
+    }
+
+    fn write_whole(
+        &self,
+        out: &mut impl Write,
+        event: &Event,
+        from: Option<&Provenance>,
+        peer_name: Option<&str>,
+    ) -> io::Result<()> {
         let owner = self.owner(event);
         let seen = self.seen(event, from, owner.as_deref());
         match self.format {
-            Format::Table => self.write_text(out, event),
+            Format::Table => self.write_text(out, event, peer_name),
             Format::Json | Format::Ndjson => {
                 let mut before = '{';
                 for column in columns(from.is_some()) {
@@ -98,6 +124,10 @@ impl EventWriter {
                         serde_json::to_writer(&mut *out, &field)?;
                         before = ',';
                     }
+                }
+                if self.named {
+                    write!(out, "{before}\"name\":")?;
+                    serde_json::to_writer(&mut *out, &peer_name)?;
                 }
                 writeln!(out, "}}")
             }
@@ -112,6 +142,9 @@ impl EventWriter {
                         }
                         field => write!(out, "{comma}{field}")?,
                     }
+                }
+                if self.named {
+                    write!(out, ",{}", quoted(&visible(peer_name.unwrap_or_default())))?;
                 }
                 writeln!(out)
             }
@@ -141,11 +174,17 @@ impl EventWriter {
         owners.of(Some(cgroup), inum, cookie).map(|known| Arc::clone(&known.owner))
     }
 
-    fn write_text(&self, out: &mut impl Write, event: &Event) -> io::Result<()> {
+    fn write_text(
+        &self,
+        out: &mut impl Write,
+        event: &Event,
+        peer_name: Option<&str>,
+    ) -> io::Result<()> {
         let flow = event.flow();
+        let peer_name = peer_name.map(|name| format!(", {}", visible(name))).unwrap_or_default();
         writeln!(
             out,
-            "{:>14.6}  {:<9} {:<42} {:<42} {}{}",
+            "{:>14.6}  {:<9} {:<42} {:<42} {}{}{peer_name}",
             event.mono_ns() as f64 / 1e9,
             name(event),
             endpoint(flow.local, flow.local_port),

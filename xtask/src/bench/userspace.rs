@@ -17,13 +17,14 @@ use crate::{
     process::{self, say},
 };
 
-/// Workloads of `twtrace/benches/workload.rs` with the events of one playing.
-const WORKLOADS: [(&str, f64); 5] = [
+/// Workloads of `twtrace/benches/`, with the events of one playing.
+const WORKLOADS: [(&str, f64); 6] = [
     ("100 peers", 131_072.0),
     ("1,000 peers", 131_072.0),
     ("65,536 peers", 262_144.0),
     ("flood, ending", 524_288.0),
     ("flood, staying", 524_288.0),
+    ("whose sockets they are", 131_072.0),
 ];
 
 /// Runs the benchmarks; a quick run plays each once and has no times.
