@@ -14,7 +14,7 @@ use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::topology::{address, link};
 use crate::traffic::{Behaviour, Client, Server};
-use crate::twtrace::Tracer;
+use crate::twtrace::{Running, Tracer};
 use crate::wait;
 
 /// Short connections of each client.
@@ -87,6 +87,25 @@ pub fn found_by_itself(lab: &Lab) -> Result<()> {
         expect::equal("who takes most, by namespace", &most, &takers)?;
     }
     expect::equal("found where nobody passes", &0, &found_in(&report, &own.router).len())
+}
+
+/// What a rule depends on that nobody can know beforehand is told, and nothing is made of it.
+pub fn found_and_not_understood(lab: &Lab) -> Result<()> {
+    let net = Behind::new(8)?;
+    net.nft("meta mark 7 masquerade")?;
+    let running = Running::start(lab, &["diagnose", "-o", "json"])?;
+    let listens = Server::start(&net.server, TO, Behaviour::AnswersEof)?;
+    let client = &net.clients[0];
+    Client::new(client).short_connections(listens.addr(), 9)?;
+    settled(client, 9)?;
+    let (report, said) = running.stop()?;
+    let report = serde_json::from_str(&report).context("a report")?;
+    expect::equal("found", &0, &found_in(&report, &net.router).len())?;
+    let told = format!(
+        "whether network namespace {} gives connections from 10.8.1.2 to {TO} another address cannot be told",
+        net.router.inum()
+    );
+    expect::that(said.contains(&told), || said)
 }
 
 /// Containers as docker has them, few connections of which leave: nothing is wrong with that.

@@ -195,6 +195,7 @@ pub const ALL: &[Scenario] = &[
     agent("filters_by_names_of_the_time", filters::by_names_of_the_time),
     agent("egress_of_a_shared_address", egress::shared_address),
     agent("egress_found_by_itself", egress::found_by_itself),
+    agent("egress_found_and_not_understood", egress::found_and_not_understood),
     kernel("egress_runs_out_as_foretold", egress_runs_out::as_foretold).waits_long(),
     agent("egress_found_and_left_in_peace", egress::found_and_left_in_peace),
     agent("names_out_of_a_file", names::out_of_a_file),

@@ -53,6 +53,10 @@ impl Router {
     }
 }
 
+/// The namespace whose rules are not understood.
+#[derive(Clone, Copy)]
+struct Obscure(u32);
+
 /// What was found out of connections.
 struct Known {
     given: Option<Given>,
@@ -71,8 +75,9 @@ pub struct Nats {
     has_nftables: bool,
     routers: BTreeMap<u32, Router>,
     ways: HashMap<Way, Known>,
-    /// Whether it was said that some cannot be asked.
+    /// Whether it was said that some cannot be asked, and that some are not understood.
     told: bool,
+    told_obscure: bool,
 }
 
 impl Nats {
@@ -149,9 +154,19 @@ impl Nats {
             by_netns.entry(way.0).or_default().push(*way);
         }
         for (inum, ways) in by_netns {
-            let given = self.given(all, inum, &ways).into_iter();
-            let known = given.map(|given| Known { given, asked: self.times });
-            self.ways.extend(ways.into_iter().zip(known));
+            for (way, given) in ways.iter().zip(self.given(all, inum, &ways)) {
+                if let Err(Obscure(router)) = given
+                    && !std::mem::replace(&mut self.told_obscure, true)
+                {
+                    let (_, from, to) = way;
+                    tracing::warn!(
+                        "whether network namespace {router} gives connections from {from} to {to} \
+                         another address cannot be told from its rules; --egress describes it if so"
+                    );
+                }
+                let known = Known { given: given.unwrap_or_default(), asked: self.times };
+                self.ways.insert(*way, known);
+            }
         }
         let mut found: BTreeMap<&Given, FoundNat> = BTreeMap::new();
         for ((inum, from, to), known) in &self.ways {
@@ -172,8 +187,13 @@ impl Nats {
 
     /// What becomes of connections of one namespace. Whom they are given to is known by the hardware
     /// address, which on one host no other namespace has; what no neighbour of theirs does is not seen.
-    fn given(&self, all: &Namespaces, inum: u32, ways: &[Way]) -> Vec<Option<Given>> {
-        let Some(namespace) = all.get(inum) else { return vec![None; ways.len()] };
+    fn given(
+        &self,
+        all: &Namespaces,
+        inum: u32,
+        ways: &[Way],
+    ) -> Vec<Result<Option<Given>, Obscure>> {
+        let Some(namespace) = all.get(inum) else { return vec![Ok(None); ways.len()] };
         let hops = namespace.run(|| {
             ways.iter()
                 .map(|(_, from, to)| nat::next_hop(*from, to.ip()).ok().flatten())
@@ -182,7 +202,8 @@ impl Nats {
         let hops = hops.unwrap_or_else(|_| vec![None; ways.len()]);
         let mut given = Vec::new();
         for ((_, from, to), hop) in ways.iter().zip(hops) {
-            given.push(hop.and_then(|hop| self.of_hop(all, inum, (*from, *to), &hop)));
+            let of_hop = |hop| self.of_hop(all, inum, (*from, *to), &hop);
+            given.push(hop.map_or(Ok(None), of_hop));
         }
         given
     }
@@ -193,30 +214,34 @@ impl Nats {
         inum: u32,
         (from, to): (IpAddr, SocketAddr),
         hop: &nat::Hop,
-    ) -> Option<Given> {
+    ) -> Result<Option<Given>, Obscure> {
         let verdict = |netns: u32, router: &Router, oif: u32, iif: Option<u32>| {
             let name = |index| router.links.name(index).unwrap_or_default().to_owned();
             let iif_name = iif.map(name).unwrap_or_default();
             let flow = Flow { from, to, oif, oif_name: name(oif), iif_name };
             match router.rules.verdict(&flow) {
-                Verdict::Given { table, kind, ports } => Some((netns, table, kind, ports)),
-                Verdict::Kept | Verdict::Obscure => None,
+                Verdict::Given { table, kind, ports } => Ok(Some((netns, table, kind, ports))),
+                Verdict::Kept => Ok(None),
+                Verdict::Obscure => Err(Obscure(netns)),
             }
         };
         // Its own rules come first: whoever is next sees the other address.
         if let Some(router) = self.routers.get(&inum)
-            && let Some(given) = verdict(inum, router, hop.oif, None)
+            && let Some(given) = verdict(inum, router, hop.oif, None)?
         {
-            return Some(given);
+            return Ok(Some(given));
         }
-        let hardware = hop.hardware.as_deref()?;
-        let others = self.routers.iter().filter(|(netns, _)| **netns != inum);
-        let mut met = others
-            .filter_map(|(netns, router)| Some((netns, router, router.links.with(hardware)?)));
-        let (netns, router, iif) = met.next()?;
-        let way_out = all.get(*netns)?.run(|| nat::way_out(from, to.ip(), iif));
-        let oif = way_out.ok()?.ok()??;
-        verdict(*netns, router, oif, Some(iif))
+        let met = hop.hardware.as_deref().and_then(|hardware| {
+            let mut others = self.routers.iter().filter(|(netns, _)| **netns != inum);
+            others.find_map(|(netns, router)| Some((*netns, router, router.links.with(hardware)?)))
+        });
+        let Some((netns, router, iif)) = met else { return Ok(None) };
+        let way_out = all.get(netns).map(|next| next.run(|| nat::way_out(from, to.ip(), iif)));
+        match way_out {
+            Some(Ok(Ok(Some(oif)))) => verdict(netns, router, oif, Some(iif)),
+            // It keeps it, or is gone.
+            _ => Ok(None),
+        }
     }
 }
 
