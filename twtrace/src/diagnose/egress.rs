@@ -557,4 +557,56 @@ mod tests {
         assert_eq!(margin("ports=300 hold=30s from=10.3.0.0/16", None), None);
         assert_eq!(margin("ports=300 hold=30s except=10.2.0.0/16", None), None);
     }
+
+    #[test]
+    fn what_is_found_counts_as_the_kernel_has_it_unless_somebody_described_it() {
+        let to: SocketAddr = "10.2.0.2:443".parse().unwrap();
+        let local: IpAddr = "10.1.0.1".parse().unwrap();
+        let peers = [Client::at("10.2.0.2", 443).rate(10.0).live(90).peer()];
+        let mut live = LiveSockets::with_capacity(128);
+        for n in 0..90_u64 {
+            let holding = Holding { due: Due::at(NOW_NS), ..Holding::default() };
+            let entered_ns = NOW_NS - n * 100_000_000;
+            live.enter(n + 1, Tracked { entered_ns, row: 1, netns: NETNS, holding });
+        }
+        let of_kernel = |release: &str, egress: &[Egress]| {
+            let mut facts = facts();
+            facts.kernel = release.to_owned();
+            facts.nats = vec![FoundNat {
+                netns: 9,
+                table: "ip nat".to_owned(),
+                kind: NatKind::Masquerade,
+                ports: 90,
+                hold_s: 120,
+                carried: [(NETNS, [(local, [to].into())].into())].into(),
+            }];
+            let case = Case { egress, sockets: Some(&live), ..case(&peers, &facts) };
+            let findings = crate::diagnose::diagnose(&case).findings;
+            let finding = findings.into_iter().find(|finding| finding.id == "TW020");
+            (of_all(&case), finding)
+        };
+        let (margins, finding) = of_kernel("6.1.0-41-amd64", &[]);
+        assert_eq!((margins.len(), margins[0].all.held), (1, 90.0));
+        assert_eq!(
+            (margins[0].exhaustion, margins[0].label()),
+            (Exhaustion::Now, "9/ip nat".into())
+        );
+        let finding = finding.unwrap();
+        assert_eq!(finding.netns, Some(9));
+        let found = "(found: masquerade in table ip nat of network namespace 9) has 90 ports";
+        assert!(finding.summary.contains(found), "{}", finding.summary);
+        // Nothing is open: whoever comes gets the port of one that was closed.
+        let (margins, finding) = of_kernel("6.18.44", &[]);
+        assert!(margins[0].gives_away && finding.is_none());
+        assert_eq!((margins[0].all.held, margins[0].exhaustion), (90.0, Exhaustion::Never));
+        let (margins, _) = of_kernel("6.1.0", &["ports=300 hold=30s".parse().unwrap()]);
+        assert_eq!(margins.iter().map(EgressMargin::label).collect::<Vec<_>>(), ["1"]);
+    }
+
+    #[test]
+    fn which_kernels_give_ports_away_is_told_by_their_release() {
+        let told = ["4.19", "5.10.0-46-cloud-amd64", "6.4.9", "6.5.0", "6.12.1", "7.2", "strange"];
+        let told = told.map(gives_away);
+        assert_eq!(told, [false, false, false, true, true, true, false]);
+    }
 }
