@@ -2,7 +2,7 @@
 //!
 //! A program that tries again and again fails a hundred thousand times a second: failures are counted
 //! here by place, cause and process, and only a few a second of each are sent one by one. As long as
-//! nothing fails, a call costs one look into an empty map.
+//! nothing fails, a call costs one look at a number.
 //!
 //! All of this happens in the caller's own context, with softirqs on: what passes between two programs
 //! is kept by task or socket, and records are put together on the stack.
@@ -15,7 +15,7 @@ use aya_ebpf::{
         bpf_ktime_get_ns,
     },
     macros::map,
-    maps::HashMap,
+    maps::{Array, HashMap},
 };
 use twtrace_common::{
     CallResult, Counter, Failed, Failure, FailureKey, Field, Header, Kind, PerCpuFailure,
@@ -36,6 +36,10 @@ static FAILURES: HashMap<PerCpuFailure, Failure> = HashMap::with_max_entries(409
 /// Processes that failed, by namespace in the high half and number.
 #[map]
 static FAILING: HashMap<u64, Failing> = HashMap::with_max_entries(1024, 0);
+
+/// Whether there ever was one: 1 or 0. As long as there is none, a call asks nothing else.
+#[map]
+static ANY_FAILING: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Calls in progress, by task (kprobe only: a kretprobe has no arguments).
 #[map]
@@ -140,10 +144,7 @@ pub fn connect_failed<C: EbpfContext>(ctx: &C, env: Env, sk: u64, port: u16, cou
     }
     let process = process(key.key.netns, key.key.pid);
     if FAILING.get_ptr(process).is_none() {
-        let fresh = Failing { from_ns: 0, refused_ns: 0, open: 0 };
-        if FAILING.insert(process, fresh, BPF_NOEXIST.into()).is_err() {
-            env.count(Counter::FailuresDropped);
-        }
+        begin_failing(env, process, Failing { from_ns: 0, refused_ns: 0, open: 0 });
     }
     trials(&mut key);
     if count_try || FAILURES.get_ptr(key).is_none() {
@@ -155,6 +156,9 @@ pub fn connect_failed<C: EbpfContext>(ctx: &C, env: Env, sk: u64, port: u16, cou
 /// this peer before.
 #[inline(always)]
 pub fn tried(env: Env, sk: u64) {
+    if !is_any_failing() {
+        return;
+    }
     let (netns, pid) = caller(env, sk);
     if FAILING.get_ptr(process(netns, pid)).is_none() {
         return;
@@ -185,6 +189,9 @@ pub fn on_bind<C: EbpfContext>(ctx: &C, env: Env, sk: u64, port: u16, returned: 
 /// A `bind()` succeeded: were refusals before it a search?
 #[inline(always)]
 fn bound(env: Env, sk: u64) {
+    if !is_any_failing() {
+        return;
+    }
     let (netns, pid) = caller(env, sk);
     let Some(failing) = FAILING.get_ptr_mut(process(netns, pid)) else { return };
     // SAFETY: null-checked; threads of one process that bind at once share one search.
@@ -221,10 +228,7 @@ fn refused<C: EbpfContext>(ctx: &C, env: Env, sk: u64, port: u16) {
     let now = unsafe { bpf_ktime_get_ns() };
     let process = process(key.key.netns, key.key.pid);
     let Some(failing) = FAILING.get_ptr_mut(process) else {
-        let first = Failing { from_ns: now, refused_ns: now, open: 1 };
-        if FAILING.insert(process, first, BPF_NOEXIST.into()).is_err() {
-            env.count(Counter::FailuresDropped);
-        }
+        begin_failing(env, process, Failing { from_ns: now, refused_ns: now, open: 1 });
         return;
     };
     // SAFETY: null-checked; threads of one process that bind at once share one search.
@@ -242,6 +246,25 @@ fn refused<C: EbpfContext>(ctx: &C, env: Env, sk: u64, port: u16) {
         (key.key.local, key.key.local_port) = ([0; 16], 0);
         key.key.result = CallResult::Unanswered as u8;
         add_or_insert(env, &key, open);
+    }
+}
+
+/// Whether any process ever failed.
+#[inline(always)]
+fn is_any_failing() -> bool {
+    // SAFETY: null-checked; it only ever becomes 1.
+    ANY_FAILING.get_ptr(0).is_some_and(|any| unsafe { *any } != 0)
+}
+
+/// The first failure of a process.
+#[inline(always)]
+fn begin_failing(env: Env, process: u64, first: Failing) {
+    if FAILING.insert(process, first, BPF_NOEXIST.into()).is_err() {
+        env.count(Counter::FailuresDropped);
+    }
+    if let Some(any) = ANY_FAILING.get_ptr_mut(0) {
+        // SAFETY: null-checked; whoever writes at once writes the same.
+        unsafe { *any = 1 };
     }
 }
 
