@@ -14,15 +14,17 @@ use twtrace::{
     host::{
         configured::Setting,
         facts::{Conntrack, HostFacts, NamespaceFacts},
+        netstat::TcpExt,
     },
     origin::{Input, Moment, Origin},
+    peer::Refused,
     recording::Recorder,
     totals::Totals,
     units::{Clock, Hz},
 };
 use twtrace_common::{
-    CallResult, Counter, Decode, Entered, Failure, FailureKey, Flow, Header, Kind, PortChoice,
-    TCP_TIME_WAIT, entered_flags,
+    CallResult, Counter, Decode, EndReason, Ended, Entered, Failure, FailureKey, Flow, Header,
+    Kind, PortChoice, RefusalKey, TCP_FIN_WAIT2, TCP_TIME_WAIT, entered_flags,
 };
 
 /// The first of the network namespaces.
@@ -199,6 +201,133 @@ pub fn record(path: &Path, origin: &Origin, traffic: &Traffic) {
             ..Moment::bare(clock(second))
         };
         write(&Input::Moment(Box::new(moment)));
+    }
+    recorder.finish().expect("it can be ended");
+}
+
+/// An address that connections leave through, of which [`record_catalogue`] takes all ports.
+pub const EGRESS: &str = "ports=100 hold=60s";
+
+/// Namespaces of [`record_catalogue`] beside those of faults, in which something else is wrong each, as
+/// some findings stand for others where they meet.
+const RECYCLES: u32 = NETNS + 4;
+const REFUSES: u32 = NETNS + 5;
+const ENDS_ODDLY: u32 = NETNS + 6;
+const LOOPBACK: u32 = NETNS + 7;
+const FIXED_PORT: u32 = NETNS + 8;
+
+/// The facts of a moment, with what else can be wrong.
+fn catalogue_facts(origin: &Origin, second: u64, live: u64) -> HostFacts {
+    let mut facts = facts(origin, second, live, true);
+    let usual = NamespaceFacts {
+        tw_reuse: Some(1),
+        timestamps: Some(1),
+        port_range: Some(32_768..=33_067),
+        max_tw_buckets: Some(262_144),
+        fin_timeout: Some(60),
+        rfc1337: Some(0),
+        time_wait: Some(live),
+        ..NamespaceFacts::default()
+    };
+    let grows = |counter: &str| TcpExt::default().with(counter, second);
+    let counting = |counter: &str| NamespaceFacts { counters: grows(counter), ..usual.clone() };
+    facts.namespaces.extend([
+        (RECYCLES, NamespaceFacts { tw_recycle: Some(1), ..counting("PAWSPassive") }),
+        (REFUSES, counting("PAWSTimewait")),
+        (ENDS_ODDLY, usual.clone()),
+        (LOOPBACK, usual.clone()),
+        (FIXED_PORT, usual.clone()),
+    ]);
+    facts
+}
+
+/// What entered in a second in the namespaces beside those of faults, and how three of them ended.
+fn catalogue_records(number: u64, second: u64, like: &Entered, builder: &mut BatchBuilder) {
+    let in_netns = |netns, offset: u64| {
+        let header = Header { netns, ..like.header };
+        Entered { header, tw: number * 256 + offset, ..*like }
+    };
+    let from = |flow: Flow, last: u8| Flow {
+        remote: Ipv4Addr::new(10, 6, 0, last).to_ipv6_mapped().octets(),
+        ..flow
+    };
+    let slow = Entered { rto: 7_500, ..in_netns(RECYCLES, 1) };
+    let fixed = in_netns(FIXED_PORT, 2);
+    let flow = Flow { local_port: 33_000, ..from(fixed.flow, 9) };
+    let fixed = Entered { flow, chosen: PortChoice::Program as u8, ..fixed };
+    let local = Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
+    let own = in_netns(LOOPBACK, 3);
+    let flow = Flow { local, remote: local, remote_port: 6379, ..own.flow };
+    let own = Entered { flow, ts_recent_stamp: 5, ..own };
+    for entered in [slow, fixed, own] {
+        builder.push(entered.as_bytes());
+    }
+    let ends = [
+        (TCP_FIN_WAIT2, EndReason::Expired, 0),
+        (TCP_TIME_WAIT, EndReason::Expired, 2),
+        (TCP_TIME_WAIT, EndReason::Killed, 0),
+    ];
+    for ((state, reason, rearms), peer) in ends.into_iter().zip(1_u8..) {
+        let entered = in_netns(ENDS_ODDLY, 3 + u64::from(peer));
+        let header = Header { state, ..entered.header };
+        let entered = Entered { header, flow: from(entered.flow, peer), ..entered };
+        builder.push(entered.as_bytes());
+        let ended = Ended {
+            header: Header { kind: Kind::Ended as u8, flags: 0, ..header },
+            mono_ns: second * SECOND,
+            tw: entered.tw,
+            entered_ns: entered.mono_ns,
+            flow: entered.flow,
+            first_armed: entered.armed,
+            last_armed: entered.armed,
+            rearms,
+            reason: reason as u8,
+            ..Ended::default()
+        };
+        builder.push(ended.as_bytes());
+    }
+}
+
+/// Writes a recording in which there is something for each rule of the catalogue to find, together with
+/// the address of [`EGRESS`].
+pub fn record_catalogue(path: &Path) {
+    let origin = origin("host");
+    let traffic = Traffic { seconds: 20, rate: 40, peers: 4, faults: true };
+    let mut recorder = Recorder::create(path, &origin, None).expect("the file can be made");
+    let mut write = |input: &Input| recorder.write(input).expect("it can be written");
+    write(&Input::Ready(100 * SECOND));
+    let (mut number, mut more) = (0, 0);
+    for second in 100..=100 + traffic.seconds {
+        let mut builder = BatchBuilder::default();
+        for _ in 0..if second == 100 { 0 } else { traffic.rate } {
+            number += 1;
+            let mut entered = entered(number, second, &traffic);
+            if entered.ts_recent_stamp != 0 {
+                entered.header.flags |= entered_flags::TSTAMP_OK;
+            }
+            builder.push(entered.as_bytes());
+            if number % 4 == 0 {
+                more += 6;
+                catalogue_records(number, second, &entered, &mut builder);
+            }
+        }
+        write(&Input::Records(builder.take()));
+        let key = RefusalKey {
+            remote: Ipv4Addr::new(10, 6, 0, 9).to_ipv6_mapped().octets(),
+            netns: FIXED_PORT,
+            remote_port: 443,
+            reason: 0,
+        };
+        write(&Input::Refusals(vec![(key, Refused { by_reason: [1, 0, 0, 0, 0] })]));
+        if second > 105 {
+            write(&failures(&origin.host, second));
+        }
+        let totals = Totals::default()
+            .with(Counter::Entered, number + more)
+            .with(Counter::LostEnded, 7)
+            .with(Counter::ConnectsFailed, 30 * second.saturating_sub(105));
+        let facts = Some(catalogue_facts(&origin, second, number));
+        write(&Input::Moment(Box::new(Moment { totals, facts, ..Moment::bare(clock(second)) })));
     }
     recorder.finish().expect("it can be ended");
 }

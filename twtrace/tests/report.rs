@@ -10,7 +10,8 @@ use std::{
     process::{Command, Output},
 };
 
-use recordings::{MARKUP, Traffic, origin, record};
+use recordings::{EGRESS, MARKUP, Traffic, origin, record, record_catalogue};
+use twtrace::diagnose::RULES;
 
 const fn traffic(seconds: u64, rate: u64, peers: u64, faults: bool) -> Traffic {
     Traffic { seconds, rate, peers, faults }
@@ -18,9 +19,20 @@ const fn traffic(seconds: u64, rate: u64, peers: u64, faults: bool) -> Traffic {
 
 /// The page of a recording.
 fn page(directory: &Path, recording: &Path) -> (String, Output) {
+    page_with(directory, recording, &[])
+}
+
+/// The same, with more words on the command line.
+fn page_with(directory: &Path, recording: &Path, more: &[&str]) -> (String, Output) {
     let out = directory.join("a.html");
     let mut command = Command::new(env!("CARGO_BIN_EXE_twtrace"));
-    command.arg("report").arg(&out).arg("--replay").arg(recording).env_remove("TWTRACE_LOG");
+    command
+        .arg("report")
+        .arg(&out)
+        .arg("--replay")
+        .arg(recording)
+        .args(more)
+        .env_remove("TWTRACE_LOG");
     let output = command.output().expect("it runs");
     (fs::read_to_string(&out).expect("there is a page"), output)
 }
@@ -89,4 +101,17 @@ fn a_recording_that_is_cut_off_has_a_page_that_says_so() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(page.contains("Not whole: ") && page.contains("This page is of what comes before"));
     assert!(page.contains("3 peers"));
+}
+
+#[test]
+fn every_finding_there_is_fits_on_one_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("r.twt");
+    record_catalogue(&file);
+    let (page, output) = page_with(directory.path(), &file, &["--egress", EGRESS]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(page.len() < 300_000, "{} bytes", page.len());
+    let headed = |id: &&str| page.contains(&format!("<h3><span class=\"tag\">{id} "));
+    let missing: Vec<&str> = RULES.iter().map(|rule| rule.id).filter(|id| !headed(id)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::daemon::Daemon;
 use crate::expect;
 use crate::lab::Lab;
-use crate::recordings::{MARKUP, Traffic, origin, record};
+use crate::recordings::{EGRESS, MARKUP, Traffic, origin, record, record_catalogue};
 use crate::topology::{self, ROUTED, SERVER, ephemeral_ports};
 use crate::traffic::{Behaviour, Client, Server};
 use crate::twtrace::{self, Running};
@@ -26,11 +26,11 @@ const REFERENCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/browser/reference
 /// A page is not larger, whatever is on it.
 const MOST_BYTES: u64 = 300_000;
 
-/// Writes the page of a recording; `whole` says whether that has its end.
-fn page_of(lab: &Lab, recording: &Path, whole: bool) -> Result<PathBuf> {
+/// Writes the page of a recording; `whole` says whether that has its end, `more` what else is asked for.
+fn page_of(lab: &Lab, recording: &Path, whole: bool, more: &[&str]) -> Result<PathBuf> {
     let page = recording.with_extension("html");
     let [out, file] = [&page, recording].map(|path| path.to_str().unwrap_or_default().to_owned());
-    let output = twtrace::run(lab, &["report", &out, "--replay", &file])?;
+    let output = twtrace::run(lab, &[&["report", &out, "--replay", &file], more].concat())?;
     let status = i32::from(!whole);
     expect::equal("exit status", &Some(status), &output.status.code())
         .with_context(|| twtrace::shown(&output))?;
@@ -102,8 +102,11 @@ pub fn in_a_browser(lab: &Lab) -> Result<()> {
     fs::write(place("cut.twt"), &bytes[..bytes.len() - 40])?;
     let mut pages = vec![("story", story), ("healthy", healthy)];
     for name in ["hostile", "faults", "crowd", "cut"] {
-        pages.push((name, page_of(lab, &place(name).with_extension("twt"), name != "cut")?));
+        pages.push((name, page_of(lab, &place(name).with_extension("twt"), name != "cut", &[])?));
     }
+    record_catalogue(&place("catalogue.twt"));
+    let catalogue = page_of(lab, &place("catalogue.twt"), true, &["--egress", EGRESS])?;
+    pages.push(("catalogue", catalogue));
     for (name, page) in &pages {
         let bytes = fs::metadata(page)?.len();
         expect::that(bytes < MOST_BYTES, || format!("{name}: {bytes} bytes"))?;
