@@ -102,7 +102,7 @@ fn audit(summary: &Summary) -> Markup {
             "The kernel's own counters against what was seen, by network namespace",
             [
                 Words("namespace"), Numbers("kernel"), Numbers("counted"), Numbers("missing"),
-                Words("taken over, missing"), Words("overflow, missing"),
+                Numbers("taken over, missing"), Numbers("overflow, missing"),
             ],
             &html! {
                 @for (netns, audited) in audit.namespaces.iter().take(MOST) {
@@ -127,8 +127,8 @@ fn compared(name: &str, audited: &Audited) -> Markup {
             td class="n" { (audited.entries.kernel) }
             td class="n" { (audited.entries.counted) }
             td class="n" { (audited.entries.missing) }
-            td { (missing(audited.reused)) }
-            td { (missing(audited.overflow)) }
+            td class="n" { (missing(audited.reused)) }
+            td class="n" { (missing(audited.overflow)) }
         }
     }
 }

@@ -19,8 +19,10 @@ pub fn section(what_if: Option<&WhatIf>) -> Markup {
     let Some(what_if) = what_if else {
         return html! {
             p {
-                "Remedies are tried on entries, each at its time. A daemon remembers minutes, so of its \
-                 history none can be tried; of a recording, or of a session, they can."
+                "Remedies are tried on entries, each at its time. A daemon remembers how many there were a \
+                 minute, and a port that is taken over is held for a second: all at once or evenly, the most \
+                 held at a time would be sixty times as many or as few. So of its history none is tried; of \
+                 a recording, or of a session, they are."
             }
         };
     };
