@@ -218,6 +218,12 @@ pub const ALL: &[Scenario] = &[
     agent("report_in_a_browser", report::in_a_browser),
     agent("report_of_what_a_daemon_remembers", report::of_what_a_daemon_remembers),
     agent("what_if_foretells_what_then_happens", what_if::foretells_what_then_happens).alone(),
+    kernel(
+        "what_if_foretells_refused_binds_and_takeovers",
+        what_if::foretells_refused_binds_and_takeovers,
+    )
+    .of_functions()
+    .alone(),
     agent("in_a_time_namespace_a_day_ahead", time_namespace::a_day_ahead),
     agent("support_bundles_what_a_report_needs", support::bundles_what_a_report_needs),
     agent("support_without_rights_says_why", support::without_rights_says_why),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 use rustix::net::{bind, connect};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::netns::Netns;
 use crate::sockopt::set_bind_address_no_port;
@@ -27,7 +29,7 @@ const LATE: Duration = Duration::from_millis(40);
 const LONG: Duration = Duration::from_millis(20);
 /// Looks at what is held that a run needs at least.
 const LOOKS: u32 = CALLS / 10;
-/// Age from which on a port may be taken over, `tcp_tw_reuse_delay` as it is by default.
+/// Age from which on a port may be taken over, `tcp_tw_reuse_delay` as it is by default (6.14 on).
 const DELAY_S: f64 = 1.0;
 /// `TCP_TIMEWAIT_LEN`.
 const TIME_WAIT_S: f64 = 60.0;
@@ -55,9 +57,21 @@ pub struct Truth {
     pub peak: u64,
 }
 
+/// Where in a second of the kernel each run begins, milliseconds: where ports come back with the next one,
+/// how many calls find none depends on that. Half way between two calls, so that no call is at its turn.
+const PHASE_MS: u64 = 305;
+
+/// Time until then.
+fn until_phase() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    let now_ms = now.tv_nsec as u64 / 1_000_000;
+    Duration::from_millis((1_000 + PHASE_MS - now_ms) % 1_000)
+}
+
 /// Calls that come at their times, one after the other; gives how many failed, or nothing if one was late.
 pub fn run(netns: &Netns, to: &[SocketAddr], how: How) -> Result<Option<u64>> {
     netns.run(|| {
+        wait::pass(until_phase());
         let began = Instant::now();
         let (mut failed, mut late) = (0, false);
         let mut kept = None::<(TcpStream, Instant)>;
@@ -127,8 +141,19 @@ fn sockets() -> Result<Vec<(String, String, u8, f64)>> {
     Ok(text.lines().skip(1).filter_map(socket).collect())
 }
 
+/// Whether the port of a socket of this age may be taken over: `tcp_twsk_unique()`, net/ipv4/tcp_ipv4.c,
+/// which before 6.14 asks whether the kernel's seconds have gone on since.
+fn is_old_enough(age_s: f64) -> bool {
+    if Path::new("/proc/sys/net/ipv4/tcp_tw_reuse_delay").exists() {
+        return age_s >= DELAY_S;
+    }
+    let now = clock_gettime(ClockId::Monotonic);
+    let now_s = now.tv_sec as f64 + now.tv_nsec as f64 / 1e9;
+    (now_s - age_s).floor() < now_s.floor()
+}
+
 /// The most ports held of one source address, and of one peer unless they are `bound` first: open, or
-/// in TIME_WAIT for less than the delay where they may be taken over. Nothing if the look took so long
+/// in TIME_WAIT and too young where they may be taken over. Nothing if the look took so long
 /// that what came and what went meanwhile are both in it.
 fn held(taken_over: bool, bound: bool) -> Result<Option<u64>> {
     let began = Instant::now();
@@ -139,7 +164,7 @@ fn held(taken_over: bool, bound: bool) -> Result<Option<u64>> {
     }
     for (local, remote, state, left) in sockets {
         let (listens, time_wait) = (state == 10, state == 6);
-        let free = time_wait && taken_over && TIME_WAIT_S - left >= DELAY_S;
+        let free = time_wait && taken_over && is_old_enough(TIME_WAIT_S - left);
         if !listens && !free {
             let remote = if bound { String::new() } else { remote };
             *spaces.entry((local, remote)).or_default() += 1;

@@ -16,7 +16,7 @@ use crate::expect;
 use crate::lab::Lab;
 use crate::twtrace::{self, Running};
 use calls::{How, Truth, run, watched};
-use cases::{CASES, Case, Recorded, Stage, Traffic};
+use cases::{CASES, Case, Change, Recorded, Stage, Traffic};
 
 /// Kinds of traffic that are recorded, and cases that are run, at a time: of more, calls come late.
 const AT_ONCE: usize = 6;
@@ -104,11 +104,20 @@ fn wrong(case: &Case, foretold: &Truth, truth: &Truth) -> bool {
 
 /// Each setting, foretold from one recording and then run.
 pub fn foretells_what_then_happens(lab: &Lab) -> Result<()> {
+    compare(lab, |case| lab.backend.sees_functions() || !case.needs_refused_binds())
+}
+
+/// What depends on the kernel: ports that are wanted by `bind()`, and when a port may be taken over.
+pub fn foretells_refused_binds_and_takeovers(lab: &Lab) -> Result<()> {
+    compare(lab, |case| case.needs_refused_binds() || case.change == Change::Reuse)
+}
+
+/// Each of these cases, foretold from one recording and then run.
+fn compare(lab: &Lab, is_meant: impl Fn(&Case) -> bool) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("r.twt");
     let file = file.to_str().context("a path")?;
-    let seen = |case: &&Case| lab.backend.sees_functions() || !case.needs_refused_binds();
-    let cases: Vec<&Case> = CASES.iter().filter(seen).collect();
+    let cases: Vec<&Case> = CASES.iter().filter(|case| is_meant(case)).collect();
     let mut kinds: Vec<Recorded> = Vec::new();
     for case in &cases {
         if !kinds.contains(&case.from) {
