@@ -122,7 +122,10 @@ impl Timer {
     #[inline(always)]
     fn wheel(self, env: Env) -> *mut u64 {
         let flags: Field = config!(env, layout.timer_flags);
-        if !flags.exists() || !config!(env, layout.base_running).exists() {
+        let pprev: Field = config!(env, layout.timer_pprev);
+        let vectors: Field = config!(env, layout.base_vectors);
+        let running: Field = config!(env, layout.base_running);
+        if !(flags.exists() && pprev.exists() && vectors.exists() && running.exists()) {
             return core::ptr::null_mut();
         }
         let cpu = self.member(env, flags) & CPU_MASK;
