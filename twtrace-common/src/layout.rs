@@ -141,6 +141,8 @@ layout! {
     sk_userlocks: "sock"."sk_userlocks", false;
     /// Control group data, a pointer or (before 5.15) a tagged word; absent without cgroups.
     sk_cgrp_data: "sock"."sk_cgrp_data", false;
+    /// Likewise, from Linux 5.15 on: nothing but the pointer.
+    sk_cgroup: "sock"."sk_cgrp_data.cgroup", false;
     /// kernfs node of a control group.
     cgroup_kn: "cgroup"."kn", false;
     /// Identifier of a kernfs node: the inode number of the control group's directory.

@@ -28,10 +28,18 @@ pub use netns::{NetnsCounts, NetnsKey, PerCpuNetns};
 /// Version of the wire records; raised whenever a byte of [`Entered`] or [`Ended`] changes meaning.
 pub const ABI: u32 = 2;
 
-/// `TCP_TIME_WAIT`, include/net/tcp_states.h; unchanged since Linux 2.6.
-pub const TCP_TIME_WAIT: u8 = 6;
-/// `TCP_FIN_WAIT2`, include/net/tcp_states.h; unchanged since Linux 2.6.
+/// `TCP_SYN_SENT`, include/net/tcp_states.h; like all of these unchanged since Linux 2.6.
+pub const TCP_SYN_SENT: u8 = 2;
+/// `TCP_FIN_WAIT1`.
+pub const TCP_FIN_WAIT1: u8 = 4;
+/// `TCP_FIN_WAIT2`.
 pub const TCP_FIN_WAIT2: u8 = 5;
+/// `TCP_TIME_WAIT`.
+pub const TCP_TIME_WAIT: u8 = 6;
+/// `TCP_CLOSE`.
+pub const TCP_CLOSE: u8 = 7;
+/// `TCP_CLOSING`.
+pub const TCP_CLOSING: u8 = 11;
 /// `AF_INET`, include/linux/socket.h.
 pub const AF_INET: u16 = 2;
 /// `AF_INET6`, include/linux/socket.h.

@@ -5,13 +5,18 @@
 //! (net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c, read from 4.18 to 6.18). What can be mistaken: a bound
 //! port's `connect()` that fails for want of memory or of a route passes for a busy port.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
-use twtrace_common::Counter;
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid,
+    macros::map,
+    maps::{Array, LruHashMap},
+};
+use twtrace_common::{Counter, TCP_CLOSE, TCP_SYN_SENT};
 
 use crate::{
     fail,
+    maps::{is_noted, note},
     platform::Env,
-    read::{self, config},
+    read::{GivesSockets, Object, config},
 };
 
 /// Ports of sockets that had one when they began to connect: `inet_num` in the low half, and
@@ -19,16 +24,15 @@ use crate::{
 #[map]
 static CONNECTING: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
 
-/// `TCP_SYN_SENT`, include/net/tcp_states.h.
-const TCP_SYN_SENT: u32 = 2;
-/// `TCP_CLOSE`.
-const TCP_CLOSE: u32 = 7;
+/// Whether there ever was one.
+#[map]
+static ANY_BOUND: Array<u32> = Array::with_max_entries(1, 0);
 
 /// `inet_sock_set_state(sk, old, new)`.
 #[inline(always)]
-pub fn on_set_state<C: EbpfContext>(ctx: &C, env: Env, sk: u64, old: u32, new: u32) {
+pub fn on_set_state<C: GivesSockets>(ctx: &C, env: Env, sk: u64, (old, new): (u8, u8)) {
     if old == TCP_CLOSE && new == TCP_SYN_SENT {
-        begins(env, sk);
+        begins(ctx, env, sk);
     } else if old == TCP_SYN_SENT && new == TCP_CLOSE {
         ends(ctx, env, sk);
     }
@@ -36,11 +40,9 @@ pub fn on_set_state<C: EbpfContext>(ctx: &C, env: Env, sk: u64, old: u32, new: u
 
 /// A `connect()` begins: is its port bound already?
 #[inline(always)]
-fn begins(env: Env, sk: u64) {
-    if !fail::is_tcp(env, sk) {
-        return;
-    }
-    let ports = ports(env, sk);
+fn begins<C: GivesSockets>(ctx: &C, env: Env, sk: u64) {
+    let Some(socket) = ctx.tcp_socket(env, sk) else { return };
+    let ports = ports(env, socket);
     // With a port bound before, it may have the ends of the timewait socket before it takes that over.
     if ports as u16 == 0
         && let Some(handover) = env.handover()
@@ -52,36 +54,37 @@ fn begins(env: Env, sk: u64) {
         if CONNECTING.insert(sk, ports, 0).is_err() {
             env.count(Counter::FailuresDropped);
         }
-    } else if CONNECTING.get_ptr(sk).is_some() {
+        note(&ANY_BOUND);
+    } else if is_noted(&ANY_BOUND) && CONNECTING.get_ptr(sk).is_some() {
         // Of a socket that was at this address before.
         let _ = CONNECTING.remove(sk);
     }
-    fail::tried(env, sk);
+    fail::tried(env, socket);
 }
 
 /// A `connect()` ends before it was answered: because there was no port?
 #[inline(always)]
-fn ends<C: EbpfContext>(ctx: &C, env: Env, sk: u64) {
-    let nothing_else = fail::is_tcp(env, sk)
-        && read::field(env, sk, config!(env, layout.sk_err)) == 0
-        && read::field(env, sk, config!(env, layout.packets_out)) == 0
-        && read::field(env, sk, config!(env, layout.sk_shutdown)) == 0;
-    if !nothing_else {
+fn ends<C: GivesSockets>(ctx: &C, env: Env, sk: u64) {
+    let Some(socket) = ctx.tcp_socket(env, sk) else { return };
+    let something_else = socket.member(env, config!(env, layout.sk_err)) != 0
+        || socket.member(env, config!(env, layout.packets_out)) != 0
+        || socket.member(env, config!(env, layout.sk_shutdown)) != 0;
+    if something_else {
         return;
     }
     // SAFETY: copied at once.
     let before = unsafe { CONNECTING.get(sk) }.copied().unwrap_or(0);
     let (bound, sport_before) = (before as u16, before >> 16);
     // With a port chosen since, whatever went wrong came later.
-    if bound != 0 || ports(env, sk) >> 16 == sport_before {
-        fail::connect_failed(ctx, env, sk, bound, false);
+    if bound != 0 || ports(env, socket) >> 16 == sport_before {
+        fail::connect_failed(ctx, env, socket, bound, false);
     }
 }
 
 /// `inet_num`, and above it `inet_sport` as it is.
 #[inline(always)]
-fn ports(env: Env, sk: u64) -> u32 {
-    let num = read::field(env, sk, config!(env, layout.skc_num)) as u32;
-    let sport = read::field(env, sk, config!(env, layout.inet_sport)) as u32;
+fn ports(env: Env, sk: Object) -> u32 {
+    let num = sk.member(env, config!(env, layout.skc_num)) as u32;
+    let sport = sk.member(env, config!(env, layout.inet_sport)) as u32;
     num & 0xffff | sport << 16
 }

@@ -18,7 +18,7 @@ use crate::{
     enter,
     maps::{LIVE, PURGING, made},
     platform::{Env, KNOWS_TYPES, scratch},
-    read::{self, config},
+    read::{self, Object, config},
 };
 
 /// `enum tcp_tw_status`, include/net/tcp.h: the socket was killed or the packet consumed.
@@ -170,25 +170,24 @@ pub fn on_destroy<C: EbpfContext>(ctx: &C, env: Env, tw: u64) {
     scratch!(env, Softirq, ended, front);
     let ended: &mut Ended = ended;
     let (_family, net) = front.read(env, tw, &mut ended.flow);
-    finish(ctx, env, ended, (tw, net), (reason, 0), || false, |_, _| {});
+    finish(ctx, env, ended, (tw, Object::untyped(net)), (reason, 0), || false, |_| {});
 }
 
-/// Sends the end of `tw`, whose ends are in the record and whose namespace is `net`. A reason noted in its history precedes `reason`. `is_strange` is asked
-/// whether one that is not followed is none of TCP's. `release` is called before if the record of its
-/// entry may be waiting still, with the ends and the namespace.
+/// Sends the end of `tw`, whose ends are in the record and whose namespace is `net`. A reason noted in its
+/// history precedes `reason`. `is_strange` is asked whether one that is not followed is none of TCP's.
+/// `release` is called before, with the ends, if the record of its entry may be waiting still.
 #[inline(always)]
 pub fn finish<C: EbpfContext>(
     ctx: &C,
     env: Env,
     ended: &mut Ended,
-    (tw, net): (u64, u64),
+    (tw, net): (u64, Object),
     (mut reason, mut flags): (u8, u16),
     is_strange: impl FnOnce() -> bool,
-    release: impl FnOnce(&Flow, u64),
+    release: impl FnOnce(&Flow),
 ) {
-    let netns = read::netns_inum(env, net);
     let mut state = read::field(env, tw, config!(env, layout.tw_substate)) as u8;
-    ended.header = Header { kind: Kind::Ended as u8, state, flags: 0, netns };
+    ended.header = Header { kind: Kind::Ended as u8, state, flags: 0, netns: 0 };
     // SAFETY: the helper has no preconditions.
     ended.mono_ns = unsafe { bpf_ktime_get_ns() };
     ended.tw = tw;
@@ -199,10 +198,11 @@ pub fn finish<C: EbpfContext>(
     ended.rto = 0;
     ended.chosen = 0;
     ended.reserved = [0; 6];
-    ended.netns_cookie = read::field(env, net, config!(env, layout.net_cookie));
     let mut removed = Ok(());
     // SAFETY: read before the entry is removed below.
     if let Some(live) = unsafe { LIVE.get(tw) } {
+        ended.header.netns = live.netns;
+        ended.netns_cookie = live.netns_cookie;
         ended.entered_ns = live.entered_ns;
         ended.first_armed = live.first_armed;
         ended.last_armed = live.last_armed;
@@ -222,16 +222,18 @@ pub fn finish<C: EbpfContext>(
             reason = live.reason;
         }
         if live.waiting != 0 {
-            release(&ended.flow, net);
+            release(&ended.flow);
         }
         // Counted before the removal: as the last thing here the compiler would merge it with the
         // count below, into one at a computed place, which Linux 4.4 does not allow.
         env.count(Counter::Ended);
         removed = LIVE.remove(tw);
     } else {
-        if !read::wanted(env, &ended.flow, netns) || is_strange() {
+        ended.header.netns = read::netns_inum(env, net);
+        if !read::wanted(env, &ended.flow, ended.header.netns) || is_strange() {
             return;
         }
+        ended.netns_cookie = net.member(env, config!(env, layout.net_cookie));
         flags |= ended_flags::UNTRACKED;
         ended.last_armed = read::field(env, tw, config!(env, layout.tw_timeout)) as u32;
         env.count(Counter::EndedUntracked);
@@ -244,7 +246,7 @@ pub fn finish<C: EbpfContext>(
             reason = EndReason::Purged as u8;
         }
     }
-    let key = NetnsKey::new(netns, ended.netns_cookie);
+    let key = NetnsKey::new(ended.header.netns, ended.netns_cookie);
     let expired = u64::from(reason == EndReason::Expired as u8);
     let reused = u64::from(reason == EndReason::Reused as u8);
     env.count_namespace(&key, |counts| {

@@ -18,10 +18,9 @@ use twtrace_common::{
 };
 
 use crate::{
-    fail,
     maps::{Entering, LIVE, made},
     platform::{self, ENTERING, Env, Front, scratch},
-    read::{self, config},
+    read::{self, GivesSockets, Object, config},
 };
 
 /// `tcp_time_wait(sk, state, timeo)` begins.
@@ -34,7 +33,7 @@ pub fn on_time_wait(env: Env, sk: u64, state: u8, timeo: u32) {
 /// `inet_twsk_hashdance_schedule(tw, sk, hashinfo, timeo)` or, before Linux 6.11,
 /// `inet_twsk_hashdance(tw, sk, hashinfo)` just after the arming: the socket enters.
 #[inline(always)]
-pub fn on_hashdance<C: EbpfContext>(ctx: &C, env: Env, tw: u64, sk: u64, timeo: Option<u32>) {
+pub fn on_hashdance<C: GivesSockets>(ctx: &C, env: Env, tw: u64, sk: u64, timeo: Option<u32>) {
     // SAFETY: copied before the entry is removed below.
     let call = match unsafe { ENTERING.get(sk) }.copied() {
         Some(call) => {
@@ -43,10 +42,8 @@ pub fn on_hashdance<C: EbpfContext>(ctx: &C, env: Env, tw: u64, sk: u64, timeo: 
         }
         None => Entering { timeo: 0, state: 0, tw: 0 },
     };
-    if !fail::is_tcp(env, sk) {
-        // DCCP, up to 6.15, has the same timewait sockets and another destructor.
-        return;
-    }
+    // DCCP, up to 6.15, has the same timewait sockets and another destructor.
+    let Some(sk) = ctx.tcp_socket(env, sk) else { return };
     let armed = match (timeo, env.handover()) {
         (Some(timeo), _) => timeo,
         (None, Some(handover)) if handover.armed_tw == tw => handover.armed as u32,
@@ -58,23 +55,23 @@ pub fn on_hashdance<C: EbpfContext>(ctx: &C, env: Env, tw: u64, sk: u64, timeo: 
 
 /// `tcp_done(sk)`: reports the entry of `sk` if nobody has.
 #[inline(always)]
-pub fn on_done<C: EbpfContext>(ctx: &C, env: Env, sk: u64) {
+pub fn on_done<C: GivesSockets>(ctx: &C, env: Env, sk: u64) {
     // SAFETY: copied before the entry is removed below.
     let Some(&call) = (unsafe { ENTERING.get(sk) }) else { return };
     made(env, ENTERING.remove(sk));
+    let Some(sk) = ctx.tcp_socket(env, sk) else { return };
     scratch!(env, Closing, entered, front);
     if platform::HAS_FEXIT && call.tw != 0 {
         let armed = left(env, call.tw);
         enter(ctx, env, (entered, front), (call.tw, sk), (call, armed));
         return;
     }
-    let (family, net) = front.read(env, sk, &mut entered.flow);
-    if !begin(env, entered, (family, net), Kind::Entered, call.state as u8) {
+    if !begin_full(env, (entered, front), sk, call.state as u8) {
         return;
     }
     entered.timeo = call.timeo;
     entered.header.flags |= entered_flags::OVERFLOW;
-    add_all(env, entered, sk, read::field(env, sk, config!(env, layout.icsk_bind_hash)));
+    add_all(env, entered, sk);
     count_entry(env, entered);
     env.count(Counter::Overflow);
     env.send(ctx, entered, Counter::LostEntered);
@@ -93,22 +90,21 @@ fn enter<C: EbpfContext>(
     ctx: &C,
     env: Env,
     (entered, front): (&mut Entered, &mut Front),
-    (tw, sk): (u64, u64),
+    (tw, sk): (u64, Object),
     (call, armed): (Entering, u32),
 ) {
-    let (family, net) = front.read(env, sk, &mut entered.flow);
     let state = match read::field(env, tw, config!(env, layout.tw_substate)) as u8 {
         // Not known: what tcp_time_wait() was called with is the same.
         0 if call.state != 0 => call.state as u8,
         0 => TCP_TIME_WAIT,
         state => state,
     };
-    if !begin(env, entered, (family, net), Kind::Entered, state) {
+    if !begin_full(env, (entered, front), sk, state) {
         return;
     }
     entered.timeo = call.timeo;
     entered.armed = armed;
-    add_all(env, entered, sk, read::field(env, sk, config!(env, layout.icsk_bind_hash)));
+    add_all(env, entered, sk);
     if config!(env, follow_ends) != 0 {
         track(ctx, env, entered, tw, false);
     }
@@ -140,13 +136,26 @@ pub fn rearmed(tw: u64, timeo: u32) {
     }
 }
 
+/// Starts the entry of a full socket; false if the user did not ask for it.
+#[inline(always)]
+fn begin_full(
+    env: Env,
+    (entered, front): (&mut Entered, &mut Front),
+    sk: Object,
+    state: u8,
+) -> bool {
+    let (family, _net) = front.read(env, sk.address, &mut entered.flow);
+    let net = sk.follow(env, config!(env, layout.skc_net));
+    begin(env, entered, (family, net), Kind::Entered, state)
+}
+
 /// Starts an entry, whose flow was read from a socket of this family and namespace; false if the
 /// user did not ask for it.
 #[inline(always)]
 pub fn begin(
     env: Env,
     entered: &mut Entered,
-    (family, net): (u16, u64),
+    (family, net): (u16, Object),
     kind: Kind,
     state: u8,
 ) -> bool {
@@ -175,32 +184,34 @@ pub fn begin(
         sysctl(config!(env, layout.tcp_tw_recycle), config!(env, tcp_death_row));
     entered.chosen = PortChoice::Unknown as u8;
     entered.reserved = [0; 2];
-    entered.netns_cookie = read::field(env, net, config!(env, layout.net_cookie));
+    entered.netns_cookie = net.member(env, config!(env, layout.net_cookie));
     true
 }
 
 /// Adds the namespace's port range to a flow.
 #[inline(always)]
-pub fn set_port_range(env: Env, flow: &mut Flow, net: u64) {
+pub fn set_port_range(env: Env, flow: &mut Flow, net: Object) {
     (flow.port_low, flow.port_high) = read::port_range(env, net);
 }
 
 /// Adds what the full socket knows to the entry in progress.
 #[inline(always)]
-fn add_all(env: Env, entered: &mut Entered, sk: u64, bind_bucket: u64) {
-    entered.ts_recent_stamp = read::signed(env, sk, config!(env, layout.ts_recent_stamp));
-    let bound_dev_if = read::field(env, sk, config!(env, layout.skc_bound_dev_if));
-    add_common(entered, bound_dev_if, read::field(env, sk, config!(env, layout.skc_reuse)));
-    add_socket(env, entered, sk, || autobound(env, bind_bucket));
+fn add_all(env: Env, entered: &mut Entered, sk: Object) {
+    let stamp: Field = config!(env, layout.ts_recent_stamp);
+    entered.ts_recent_stamp = read::extend(sk.member(env, stamp), stamp);
+    let bound_dev_if = sk.member(env, config!(env, layout.skc_bound_dev_if));
+    add_common(entered, bound_dev_if, sk.member(env, config!(env, layout.skc_reuse)));
+    let bucket = sk.follow(env, config!(env, layout.icsk_bind_hash));
+    add_socket(env, entered, sk, || autobound(env, bucket));
 }
 
 /// Adds what only the full socket knows. `autobound` is asked whether `connect()` chose the port.
 #[inline(always)]
-pub fn add_socket(env: Env, entered: &mut Entered, sk: u64, autobound: impl FnOnce() -> bool) {
-    entered.rto = read::field(env, sk, config!(env, layout.icsk_rto)) as u32;
-    entered.uid = read::field(env, sk, config!(env, layout.sk_uid)) as u32;
+pub fn add_socket(env: Env, entered: &mut Entered, sk: Object, autobound: impl FnOnce() -> bool) {
+    entered.rto = sk.member(env, config!(env, layout.icsk_rto)) as u32;
+    entered.uid = sk.member(env, config!(env, layout.sk_uid)) as u32;
     entered.cgroup = cgroup_id(env, sk);
-    if read::field(env, sk, config!(env, layout.tstamp_ok)) != 0 {
+    if sk.member(env, config!(env, layout.tstamp_ok)) != 0 {
         entered.header.flags |= entered_flags::TSTAMP_OK;
     }
     entered.chosen = port_choice(env, sk, autobound) as u8;
@@ -210,7 +221,7 @@ pub fn add_socket(env: Env, entered: &mut Entered, sk: u64, autobound: impl FnOn
 }
 
 /// `LOOPBACK_IFINDEX`, include/net/flow.h.
-const LOOPBACK_IFINDEX: u64 = 1;
+pub const LOOPBACK_IFINDEX: u64 = 1;
 
 /// Adds what a full socket and the timewait socket in its place both know: the interface it is bound to,
 /// and `SO_REUSEADDR`.
@@ -228,8 +239,9 @@ pub fn add_common(entered: &mut Entered, bound_dev_if: u64, reuse: u64) {
 /// `inet_sk_get_local_port_range()` does (net/ipv4/inet_connection_sock.c, read at 6.18): each end
 /// counts if it lies within.
 #[inline(always)]
-pub fn narrow(env: Env, flow: &mut Flow, sk: u64) -> bool {
-    let own = read::field(env, sk, config!(env, layout.local_port_range)) as u32;
+pub fn narrow(env: Env, flow: &mut Flow, sk: Object) -> bool {
+    // Two members in Linux 6.3 to 6.7, which no load takes at once.
+    let own = read::field(env, sk.address, config!(env, layout.local_port_range)) as u32;
     if own == 0 {
         return false;
     }
@@ -304,9 +316,9 @@ pub fn track<C: EbpfContext>(ctx: &C, env: Env, entered: &mut Entered, tw: u64, 
 /// `fastreuse` is -1 there and 0 or 1 where a program bound or listens: `__inet_hash_connect()`,
 /// net/ipv4/inet_hashtables.c, unchanged from 3.10 to 7.1.
 #[inline(always)]
-pub fn autobound(env: Env, bind_bucket: u64) -> bool {
+pub fn autobound(env: Env, bind_bucket: Object) -> bool {
     let position: Field = config!(env, layout.tb_fastreuse);
-    bind_bucket != 0 && position.exists() && read::field(env, bind_bucket, position) as u8 == 0xff
+    bind_bucket.address != 0 && position.exists() && bind_bucket.member(env, position) as u8 == 0xff
 }
 
 /// `SOCK_BINDADDR_LOCK`, include/net/sock.h: an address was bound.
@@ -320,15 +332,15 @@ const SOCK_BINDPORT_LOCK: u64 = 8;
 /// fixes the address and not the port, and so does an address bound with
 /// `IP_BIND_ADDRESS_NO_PORT`, where `connect()` chooses all the same: the bucket tells.
 #[inline(always)]
-fn port_choice(env: Env, sk: u64, autobound: impl FnOnce() -> bool) -> PortChoice {
+fn port_choice(env: Env, sk: Object, autobound: impl FnOnce() -> bool) -> PortChoice {
     let backlog: Field = config!(env, layout.sk_max_ack_backlog);
     if !backlog.exists() {
         return PortChoice::Unknown;
     }
-    if read::field(env, sk, backlog) != 0 {
+    if sk.member(env, backlog) != 0 {
         return PortChoice::Accepted;
     }
-    let locks = read::field(env, sk, config!(env, layout.sk_userlocks));
+    let locks = sk.member(env, config!(env, layout.sk_userlocks));
     if locks & SOCK_BINDPORT_LOCK != 0 {
         return PortChoice::Program;
     }
@@ -345,17 +357,26 @@ const NO_REFERENCE: u64 = 2;
 
 /// Inode number of the control group that owns a socket; 0 when unknown.
 #[inline(always)]
-pub fn cgroup_id(env: Env, sk: u64) -> u64 {
+pub fn cgroup_id(env: Env, sk: Object) -> u64 {
+    let pointer: Field = config!(env, layout.sk_cgroup);
+    if pointer.exists() {
+        return number_of(env, sk.follow(env, pointer));
+    }
     let data: Field = config!(env, layout.sk_cgrp_data);
     if !data.exists() {
         return 0;
     }
-    let cgroup = read::word(env, sk.wrapping_add(u64::from(data.offset)));
-    // Before 5.15 an odd word is a network class or priority, not a pointer.
-    if cgroup & !NO_REFERENCE == 0 || cgroup & 1 != 0 {
+    let cgroup = read::word(env, sk.address.wrapping_add(u64::from(data.offset)));
+    // An odd word is a network class or priority, not a pointer.
+    if cgroup & 1 != 0 { 0 } else { number_of(env, Object::untyped(cgroup & !NO_REFERENCE)) }
+}
+
+/// Inode number of a control group; 0 of none.
+#[inline(always)]
+fn number_of(env: Env, cgroup: Object) -> u64 {
+    if cgroup.address == 0 {
         return 0;
     }
-    let cgroup = cgroup & !NO_REFERENCE;
-    let node = read::field(env, cgroup, config!(env, layout.cgroup_kn));
-    if node == 0 { 0 } else { read::field(env, node, config!(env, layout.kernfs_id)) }
+    let node = cgroup.follow(env, config!(env, layout.cgroup_kn));
+    if node.address == 0 { 0 } else { node.member(env, config!(env, layout.kernfs_id)) }
 }

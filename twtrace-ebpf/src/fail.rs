@@ -24,8 +24,9 @@ use twtrace_common::{
 
 use crate::{
     enter,
+    maps::{is_noted, note},
     platform::{self, Env, own_front},
-    read::{self, config},
+    read::{self, GivesSockets, Object, config},
 };
 
 /// Failures by place, cause and process, and how the same programs fared otherwise. Each CPU has its
@@ -37,7 +38,7 @@ static FAILURES: HashMap<PerCpuFailure, Failure> = HashMap::with_max_entries(409
 #[map]
 static FAILING: HashMap<u64, Failing> = HashMap::with_max_entries(1024, 0);
 
-/// Whether there ever was one: 1 or 0. As long as there is none, a call asks nothing else.
+/// Whether there ever was one. As long as there is none, a call asks nothing else.
 #[map]
 static ANY_FAILING: Array<u32> = Array::with_max_entries(1, 0);
 
@@ -71,9 +72,6 @@ pub struct Call {
 const PATIENCE_NS: u64 = 1_000_000_000;
 /// Events a second of one place, cause and process.
 const EVENTS_A_SECOND: u16 = 10;
-/// `IPPROTO_TCP`, include/uapi/linux/in.h. The sockets of MPTCP have another number, their subflows
-/// have this one.
-const IPPROTO_TCP: u64 = 6;
 /// `-EADDRNOTAVAIL` as functions return it.
 const NOT_AVAILABLE: i32 = -99;
 /// `-EADDRINUSE`; `inet_csk_get_port()` returned 1 instead up to 5.16.
@@ -99,7 +97,7 @@ fn recall() -> Option<Call> {
 
 /// `inet_hash_connect()` or `inet6_hash_connect()` returned, and its arguments were kept (kprobe).
 #[inline(always)]
-pub fn on_connect_return<C: EbpfContext>(ctx: &C, env: Env, returned: i32) {
+pub fn on_connect_return<C: GivesSockets>(ctx: &C, env: Env, returned: i32) {
     if let Some(call) = recall() {
         on_connect(ctx, env, call.sk, returned);
     }
@@ -107,7 +105,7 @@ pub fn on_connect_return<C: EbpfContext>(ctx: &C, env: Env, returned: i32) {
 
 /// `inet_csk_get_port()` returned, and its arguments were kept (kprobe).
 #[inline(always)]
-pub fn on_bind_return<C: EbpfContext>(ctx: &C, env: Env, returned: i32) {
+pub fn on_bind_return<C: GivesSockets>(ctx: &C, env: Env, returned: i32) {
     if let Some(call) = recall() {
         on_bind(ctx, env, call.sk, call.port as u16, returned);
     }
@@ -118,11 +116,11 @@ pub fn on_bind_return<C: EbpfContext>(ctx: &C, env: Env, returned: i32) {
 /// Both leave `inet_num` alone when they fail: it is the port that was bound beforehand, or 0
 /// (net/ipv4/inet_hashtables.c, read from 4.4 to 6.18).
 #[inline(always)]
-pub fn on_connect<C: EbpfContext>(ctx: &C, env: Env, sk: u64, returned: i32) {
+pub fn on_connect<C: GivesSockets>(ctx: &C, env: Env, sk: u64, returned: i32) {
     if returned != NOT_AVAILABLE {
-        tried(env, sk);
-    } else if is_tcp(env, sk) {
-        let port = read::field(env, sk, config!(env, layout.skc_num)) as u16;
+        tried(env, Object::untyped(sk));
+    } else if let Some(sk) = ctx.tcp_socket(env, sk) {
+        let port = sk.member(env, config!(env, layout.skc_num)) as u16;
         connect_failed(ctx, env, sk, port, true);
     }
 }
@@ -130,7 +128,7 @@ pub fn on_connect<C: EbpfContext>(ctx: &C, env: Env, sk: u64, returned: i32) {
 /// A `connect()` with this port, 0 if it had to choose, got none. `count_try` unless it was counted
 /// when it began.
 #[inline(always)]
-pub fn connect_failed<C: EbpfContext>(ctx: &C, env: Env, sk: u64, port: u16, count_try: bool) {
+pub fn connect_failed<C: EbpfContext>(ctx: &C, env: Env, sk: Object, port: u16, count_try: bool) {
     let result = if port == 0 { CallResult::NoPort } else { CallResult::PortBusy };
     let mut key = begin(env, sk);
     key.key.local_port = port;
@@ -155,8 +153,8 @@ pub fn connect_failed<C: EbpfContext>(ctx: &C, env: Env, sk: u64, port: u16, cou
 /// A `connect()` goes on, or fails for another reason: counted if its program failed to connect to
 /// this peer before.
 #[inline(always)]
-pub fn tried(env: Env, sk: u64) {
-    if !is_any_failing() {
+pub fn tried(env: Env, sk: Object) {
+    if !is_noted(&ANY_FAILING) {
         return;
     }
     let (netns, pid) = caller(env, sk);
@@ -178,18 +176,20 @@ fn trials(key: &mut PerCpuFailure) {
 
 /// `inet_csk_get_port(sk, port)` returned; for `bind()`, and for the bind of a `listen()`.
 #[inline(always)]
-pub fn on_bind<C: EbpfContext>(ctx: &C, env: Env, sk: u64, port: u16, returned: i32) {
+pub fn on_bind<C: GivesSockets>(ctx: &C, env: Env, sk: u64, port: u16, returned: i32) {
     if returned == 0 {
-        bound(env, sk);
-    } else if (returned == 1 || returned == IN_USE) && is_tcp(env, sk) {
+        bound(env, Object::untyped(sk));
+    } else if (returned == 1 || returned == IN_USE)
+        && let Some(sk) = ctx.tcp_socket(env, sk)
+    {
         refused(ctx, env, sk, port);
     }
 }
 
 /// A `bind()` succeeded: were refusals before it a search?
 #[inline(always)]
-fn bound(env: Env, sk: u64) {
-    if !is_any_failing() {
+fn bound(env: Env, sk: Object) {
+    if !is_noted(&ANY_FAILING) {
         return;
     }
     let (netns, pid) = caller(env, sk);
@@ -215,7 +215,7 @@ fn bound(env: Env, sk: u64) {
 
 /// A `bind()` of this port, 0 for any, was refused.
 #[inline(always)]
-fn refused<C: EbpfContext>(ctx: &C, env: Env, sk: u64, port: u16) {
+fn refused<C: EbpfContext>(ctx: &C, env: Env, sk: Object, port: u16) {
     let mut key = begin(env, sk);
     (key.key.remote, key.key.remote_port) = ([0; 16], 0);
     key.key.local_port = port;
@@ -249,29 +249,19 @@ fn refused<C: EbpfContext>(ctx: &C, env: Env, sk: u64, port: u16) {
     }
 }
 
-/// Whether any process ever failed.
-#[inline(always)]
-fn is_any_failing() -> bool {
-    // SAFETY: null-checked; it only ever becomes 1.
-    ANY_FAILING.get_ptr(0).is_some_and(|any| unsafe { *any } != 0)
-}
-
 /// The first failure of a process.
 #[inline(always)]
 fn begin_failing(env: Env, process: u64, first: Failing) {
     if FAILING.insert(process, first, BPF_NOEXIST.into()).is_err() {
         env.count(Counter::FailuresDropped);
     }
-    if let Some(any) = ANY_FAILING.get_ptr_mut(0) {
-        // SAFETY: null-checked; whoever writes at once writes the same.
-        unsafe { *any = 1 };
-    }
+    note(&ANY_FAILING);
 }
 
 /// Namespace of a socket, and the process that runs.
 #[inline(always)]
-fn caller(env: Env, sk: u64) -> (u32, u32) {
-    let net = read::field(env, sk, config!(env, layout.skc_net));
+fn caller(env: Env, sk: Object) -> (u32, u32) {
+    let net = sk.follow(env, config!(env, layout.skc_net));
     (read::netns_inum(env, net), (bpf_get_current_pid_tgid() >> 32) as u32)
 }
 
@@ -279,13 +269,6 @@ fn caller(env: Env, sk: u64) -> (u32, u32) {
 #[inline(always)]
 fn process(netns: u32, pid: u32) -> u64 {
     u64::from(netns) << 32 | u64::from(pid)
-}
-
-/// Whether a socket is one of TCP; taken to be where the kernel's types are not known.
-#[inline(always)]
-pub fn is_tcp(env: Env, sk: u64) -> bool {
-    let protocol: Field = config!(env, layout.sk_protocol);
-    !protocol.exists() || read::field(env, sk, protocol) == IPPROTO_TCP
 }
 
 /// The key of what is counted on this CPU.
@@ -298,10 +281,11 @@ fn here(key: FailureKey) -> PerCpuFailure {
 
 /// The key of what a process does with a socket.
 #[inline(always)]
-fn begin(env: Env, sk: u64) -> PerCpuFailure {
+fn begin(env: Env, sk: Object) -> PerCpuFailure {
     own_front!(front);
     let mut flow = Default::default();
-    let (_family, net) = front.read(env, sk, &mut flow);
+    front.read(env, sk.address, &mut flow);
+    let net = sk.follow(env, config!(env, layout.skc_net));
     here(FailureKey {
         local: flow.local,
         remote: flow.remote,
@@ -343,7 +327,7 @@ fn add_or_insert(env: Env, key: &PerCpuFailure, calls: u64) {
 /// Counts a failed call and sends it, unless enough were sent of late. False if the user did not ask
 /// for it.
 #[inline(always)]
-fn failed<C: EbpfContext>(ctx: &C, env: Env, sk: u64, key: &PerCpuFailure) -> bool {
+fn failed<C: EbpfContext>(ctx: &C, env: Env, sk: Object, key: &PerCpuFailure) -> bool {
     let mut record = Failed { mono_ns: 0, ..Failed::default() };
     record.flow.local = key.key.local;
     record.flow.remote = key.key.remote;
@@ -352,7 +336,7 @@ fn failed<C: EbpfContext>(ctx: &C, env: Env, sk: u64, key: &PerCpuFailure) -> bo
     if !read::wanted(env, &record.flow, key.key.netns) {
         return false;
     }
-    let net = read::field(env, sk, config!(env, layout.skc_net));
+    let net = sk.follow(env, config!(env, layout.skc_net));
     enter::set_port_range(env, &mut record.flow, net);
     let mut flags = platform::thread_kind(env);
     if enter::narrow(env, &mut record.flow, sk) {
@@ -360,7 +344,7 @@ fn failed<C: EbpfContext>(ctx: &C, env: Env, sk: u64, key: &PerCpuFailure) -> bo
     }
     let owner: Field = config!(env, layout.sk_uid);
     record.uid = if owner.exists() {
-        read::field(env, sk, owner) as u32
+        sk.member(env, owner) as u32
     } else {
         bpf_get_current_uid_gid() as u32
     };
@@ -368,7 +352,7 @@ fn failed<C: EbpfContext>(ctx: &C, env: Env, sk: u64, key: &PerCpuFailure) -> bo
     // SAFETY: the helper has no preconditions.
     record.mono_ns = unsafe { bpf_ktime_get_ns() };
     record.cgroup = enter::cgroup_id(env, sk);
-    record.netns_cookie = read::field(env, net, config!(env, layout.net_cookie));
+    record.netns_cookie = net.member(env, config!(env, layout.net_cookie));
     platform::process_name(env, &mut record.comm);
     record.pid = key.key.pid;
     record.result = key.key.result;

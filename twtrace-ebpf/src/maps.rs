@@ -1,6 +1,9 @@
 //! Maps that both objects have, and what passes between programs.
 
-use aya_ebpf::{macros::map, maps::HashMap};
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap},
+};
 use twtrace_common::{Counter, Live};
 
 use crate::platform::Env;
@@ -12,6 +15,22 @@ pub static LIVE: HashMap<u64, Live> = HashMap::with_max_entries(262_144, 0);
 /// Tasks that are deleting a network namespace's sockets right now.
 #[map]
 pub static PURGING: HashMap<u64, u32> = HashMap::with_max_entries(256, 0);
+
+/// Takes down that something has happened, in an array of one element.
+#[inline(always)]
+pub fn note(happened: &Array<u32>) {
+    if let Some(word) = happened.get_ptr_mut(0) {
+        // SAFETY: null-checked; whoever writes at once writes the same.
+        unsafe { *word = 1 };
+    }
+}
+
+/// Whether something ever happened: costs less than a look into a map that is empty.
+#[inline(always)]
+pub fn is_noted(happened: &Array<u32>) -> bool {
+    // SAFETY: null-checked; it only ever becomes 1.
+    happened.get_ptr(0).is_some_and(|word| unsafe { *word } != 0)
+}
 
 /// Counts a change to a map that was not made.
 #[inline(always)]

@@ -5,7 +5,10 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 
-use crate::{end, enter, fail, hooks::entry_hooks, platform::Env, refuse};
+use crate::{end, enter, fail, hooks::entry_hooks, platform::Env, read::GivesSockets, refuse};
+
+impl GivesSockets for ProbeContext {}
+impl GivesSockets for RetProbeContext {}
 
 /// Makes the kprobe programs of the table.
 macro_rules! kprobes {

@@ -1,5 +1,6 @@
 //! Checked reads of settings and of kernel memory, by positions that userspace resolved.
 
+use aya_ebpf::EbpfContext;
 use twtrace_common::{AF_INET, Counter, Field, Flow, MAX_CIDRS};
 
 use crate::platform::{Env, KNOWS_TYPES, probe_read};
@@ -37,11 +38,67 @@ pub fn field(env: Env, owner: u64, field: Field) -> u64 {
     (word >> (field.bit & 7)) & field.mask
 }
 
-/// Like [`field`], for a signed member.
-#[inline(always)]
-pub fn signed(env: Env, owner: u64, position: Field) -> i64 {
-    extend(field(env, owner, position), position)
+/// Something of the kernel's that members are read of.
+#[derive(Clone, Copy)]
+pub struct Object {
+    /// Where it is.
+    pub address: u64,
+    /// Whether the verifier knows the type of it: then a member is a load, and not a helper's call.
+    pub is_typed: bool,
 }
+
+impl Object {
+    /// One whose type the verifier does not know.
+    #[inline(always)]
+    pub fn untyped(address: u64) -> Self {
+        Self { address, is_typed: false }
+    }
+
+    /// Like [`field`], of no more than eight bytes.
+    #[inline(always)]
+    pub fn member(self, env: Env, field: Field) -> u64 {
+        if !self.is_typed {
+            return self::field(env, self.address, field);
+        }
+        if !field.exists() {
+            return 0;
+        }
+        let member = (self.address as *const u8).wrapping_add(field.offset as usize);
+        // SAFETY: the verifier checks that such a member lies there; the kernel takes care of an address
+        // that cannot be read, which then reads as 0.
+        unsafe {
+            match field.size {
+                // Nothing else may be a part of a byte; and what may be a pointer must not be masked.
+                1 => (u64::from(member.read_volatile()) >> (field.bit & 7)) & field.mask,
+                2 => u64::from(member.cast::<u16>().read_volatile()),
+                4 => u64::from(member.cast::<u32>().read_volatile()),
+                _ => member.cast::<u64>().read_volatile(),
+            }
+        }
+    }
+
+    /// What a member points to.
+    #[inline(always)]
+    pub fn follow(self, env: Env, pointer: Field) -> Self {
+        Self { address: self.member(env, pointer), ..self }
+    }
+}
+
+/// What hands sockets to programs.
+pub trait GivesSockets: EbpfContext {
+    /// The full socket of TCP at `sk`; none if it is of another protocol. Where the kernel's types are not
+    /// known it is taken to be one.
+    #[inline(always)]
+    fn tcp_socket(&self, env: Env, sk: u64) -> Option<Object> {
+        let protocol: Field = config!(env, layout.sk_protocol);
+        let is_tcp = !protocol.exists() || field(env, sk, protocol) == IPPROTO_TCP;
+        is_tcp.then_some(Object::untyped(sk))
+    }
+}
+
+/// `IPPROTO_TCP`, include/uapi/linux/in.h. The sockets of MPTCP have another number, their subflows
+/// have this one.
+const IPPROTO_TCP: u64 = 6;
 
 /// The value of a signed member.
 #[inline(always)]
@@ -52,8 +109,8 @@ pub fn extend(value: u64, position: Field) -> i64 {
 
 /// Reads a sysctl: a member of the namespace, or a global variable if its address is given.
 #[inline(always)]
-pub fn sysctl(env: Env, net: u64, position: Field, global: u64) -> u8 {
-    field(env, if global == 0 { net } else { global }, position) as u8
+pub fn sysctl(env: Env, net: Object, position: Field, global: u64) -> u8 {
+    if global == 0 { net.member(env, position) as u8 } else { field(env, global, position) as u8 }
 }
 
 /// An IPv4 address as a v4-mapped IPv6 one.
@@ -67,18 +124,18 @@ pub fn mapped(v4: [u8; 4]) -> [u8; 16] {
 
 /// Inode number of a network namespace.
 #[inline(always)]
-pub fn netns_inum(env: Env, net: u64) -> u32 {
-    field(env, net, config!(env, layout.net_inum)) as u32
+pub fn netns_inum(env: Env, net: Object) -> u32 {
+    net.member(env, config!(env, layout.net_inum)) as u32
 }
 
 /// `ip_local_port_range` of a network namespace, both ends included.
 #[inline(always)]
-pub fn port_range(env: Env, net: u64) -> (u16, u16) {
+pub fn port_range(env: Env, net: Object) -> (u16, u16) {
     let position: Field = config!(env, layout.ip_local_ports);
     if !position.exists() {
         return (config!(env, port_low), config!(env, port_high));
     }
-    let both = field(env, net, position);
+    let both = net.member(env, position);
     // Linux 6.8 on: one word, the low half in the low 16 bits; before, two ints.
     (both as u16, if position.size == 4 { both >> 16 } else { both >> 32 } as u16)
 }

@@ -9,10 +9,10 @@ use twtrace_common::{
 };
 
 use crate::{
-    end,
+    end, enter,
     maps::made,
     platform::{Env, own_front},
-    read::{self, config},
+    read::{self, Object, config},
 };
 
 /// A timewait socket inside `tcp_twsk_unique()`, and whether that `connect()` came with its port bound
@@ -60,13 +60,14 @@ pub fn on_unique(env: Env, tw: u64, bound: bool, allowed: u32) {
     own_front!(front);
     let mut flow = Flow::default();
     let (_family, net) = front.read(env, tw, &mut flow);
+    let net = Object::untyped(net);
     let netns = read::netns_inum(env, net);
     if !read::wanted(env, &flow, netns) {
         return;
     }
     let loopback = is_loopback(&flow.local)
         || is_loopback(&flow.remote)
-        || read::field(env, tw, config!(env, layout.skc_bound_dev_if)) == LOOPBACK_IFINDEX;
+        || read::field(env, tw, config!(env, layout.skc_bound_dev_if)) == enter::LOOPBACK_IFINDEX;
     let reuse = config!(env, layout.tcp_tw_reuse);
     let reason = if read::field(env, tw, stamp) == 0 {
         RefusalReason::NoTimestamps
@@ -92,9 +93,6 @@ pub fn on_unique(env: Env, tw: u64, bound: bool, allowed: u32) {
         reason: reason as u16,
     });
 }
-
-/// `LOOPBACK_IFINDEX`, include/net/flow.h.
-const LOOPBACK_IFINDEX: u64 = 1;
 
 /// `tcp_twsk_unique()`'s own test: 127/8, as IPv4 or v4-mapped, or ::1.
 #[inline(always)]

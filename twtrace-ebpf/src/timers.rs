@@ -27,8 +27,9 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use twtrace_common::{
-    CallerRange, Counter, EndReason, Entered, Field, FlowKey, Kind, MAX_CALLERS, PortChoice,
-    TCP_FIN_WAIT2, TCP_TIME_WAIT, ended_flags, entered_flags,
+    CallerRange, Counter, EndReason, Entered, Field, FlowKey, Handover, Kind, MAX_CALLERS,
+    PortChoice, TCP_CLOSE, TCP_CLOSING, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_SYN_SENT, TCP_TIME_WAIT,
+    ended_flags, entered_flags,
 };
 
 use crate::{
@@ -36,23 +37,12 @@ use crate::{
     maps::LIVE,
     platform::{Env, STACK_DEPTH, Scratch, Slot, jiffies_until},
     present,
-    read::{self, config},
+    read::{self, GivesSockets, Object, config},
 };
 
 /// Records of entries between the arming and the closing of the full socket.
 #[map]
 static ARMED: HashMap<FlowKey, Entered> = HashMap::with_max_entries(4096, 0);
-
-/// `TCP_SYN_SENT`, include/net/tcp_states.h.
-const TCP_SYN_SENT: u64 = 2;
-/// `TCP_FIN_WAIT1`.
-const TCP_FIN_WAIT1: u32 = 4;
-/// `TCP_FIN_WAIT2`.
-const FIN_WAIT2: u32 = TCP_FIN_WAIT2 as u32;
-/// `TCP_CLOSE`.
-const TCP_CLOSE: u32 = 7;
-/// `TCP_CLOSING`.
-const TCP_CLOSING: u32 = 11;
 
 /// Timer wheels by CPU: those that timewait sockets are in, as their timers told. All lie in one of a
 /// CPU's wheels, but for those that a CPU going offline left behind.
@@ -66,47 +56,19 @@ const BUCKET_SHIFT: u32 = 22;
 
 /// A timer, as a tracepoint hands it over.
 #[derive(Clone, Copy)]
-pub struct Timer {
-    address: u64,
-    /// Whether the verifier knows its type, so that members can be read without a helper.
-    is_typed: bool,
-}
+pub struct Timer(pub Object);
 
 impl Timer {
-    /// One of a tracepoint whose arguments have types.
-    #[inline(always)]
-    pub fn typed(address: u64) -> Self {
-        Self { address, is_typed: true }
-    }
-
-    /// One of any other tracepoint.
-    #[inline(always)]
-    pub fn untyped(address: u64) -> Self {
-        Self { address, is_typed: false }
-    }
-
-    /// A whole member of four or eight bytes.
     #[inline(always)]
     fn member(self, env: Env, field: Field) -> u64 {
-        if !self.is_typed {
-            return read::field(env, self.address, field);
-        }
-        let member = (self.address as *const u8).wrapping_add(field.offset as usize);
-        // SAFETY: the verifier checks that such a member lies there; the kernel takes care of an address
-        // that cannot be read, which then reads as 0.
-        unsafe {
-            match field.size {
-                4 => u64::from(member.cast::<u32>().read_volatile()),
-                _ => member.cast::<u64>().read_volatile(),
-            }
-        }
+        self.0.member(env, field)
     }
 
     /// The timewait socket it is of, or 0 if it is any other timer.
     #[inline(always)]
     fn timewait_socket(self, env: Env) -> u64 {
         if self.member(env, config!(env, layout.timer_function)) == config!(env, tw_timer_handler) {
-            self.address.wrapping_sub(u64::from(config!(env, layout.tw_timer.offset)))
+            self.0.address.wrapping_sub(u64::from(config!(env, layout.tw_timer.offset)))
         } else {
             0
         }
@@ -118,28 +80,25 @@ impl Timer {
         jiffies_until(self.member(env, config!(env, layout.timer_expires)))
     }
 
-    /// Its CPU's place in [`WHEELS`]; null if the kernel does not tell.
+    /// Its CPU's place in [`WHEELS`]; none if the kernel does not tell.
     #[inline(always)]
-    fn wheel(self, env: Env) -> *mut u64 {
+    fn wheel(self, env: Env) -> Option<*mut u64> {
         let flags: Field = config!(env, layout.timer_flags);
         let pprev: Field = config!(env, layout.timer_pprev);
         let vectors: Field = config!(env, layout.base_vectors);
         let running: Field = config!(env, layout.base_running);
         if !(flags.exists() && pprev.exists() && vectors.exists() && running.exists()) {
-            return core::ptr::null_mut();
+            return None;
         }
         let cpu = self.member(env, flags) & CPU_MASK;
-        WHEELS.get_ptr_mut(cpu as u32).unwrap_or(core::ptr::null_mut())
+        WHEELS.get_ptr_mut(cpu as u32)
     }
 
     /// It has just been put first into its bucket, which tells the wheel (`enqueue_timer()`,
     /// kernel/time/timer.c, 4.8 to 7.2).
     #[inline(always)]
     fn learn_wheel(self, env: Env) {
-        let wheel = self.wheel(env);
-        if wheel.is_null() {
-            return;
-        }
+        let Some(wheel) = self.wheel(env) else { return };
         let bucket = self.member(env, config!(env, layout.timer_flags)) >> BUCKET_SHIFT;
         let first = self.member(env, config!(env, layout.timer_pprev));
         let vectors = u64::from(config!(env, layout.base_vectors.offset));
@@ -151,14 +110,11 @@ impl Timer {
     /// (`expire_timers()`, kernel/time/timer.c, 4.8 to 7.2). False also where the wheel is not known.
     #[inline(always)]
     fn is_expiring(self, env: Env) -> bool {
-        let wheel = self.wheel(env);
-        if wheel.is_null() {
-            return false;
-        }
+        let Some(wheel) = self.wheel(env) else { return false };
         // SAFETY: null-checked.
         let wheel = unsafe { *wheel };
         let running = u64::from(config!(env, layout.base_running.offset));
-        wheel != 0 && read::word(env, wheel.wrapping_add(running)) == self.address
+        wheel != 0 && read::word(env, wheel.wrapping_add(running)) == self.0.address
     }
 }
 
@@ -184,7 +140,7 @@ pub fn on_start<C: EbpfContext>(ctx: &C, env: Env, timer: Timer) {
     timer.learn_wheel(env);
     let armed = timer.left(env);
     if let Some(handover) = env.handover()
-        && handover.setting == timer.address
+        && handover.setting == timer.0.address
     {
         handover.setting = 0;
         if handover.moving == 0 {
@@ -199,7 +155,8 @@ pub fn on_start<C: EbpfContext>(ctx: &C, env: Env, timer: Timer) {
     scratch.key = FlowKey { flow: entered.flow, net };
     let state = timewait.member(env, tw, config!(env, layout.tw_substate)) as u8;
     // What comes of a socket left out is decided before anything is asked that takes more reads.
-    if !enter::begin(env, entered, (family, net), Kind::Entered, state) || is_dccp(env, tw) {
+    let namespace = Object::untyped(net);
+    if !enter::begin(env, entered, (family, namespace), Kind::Entered, state) || is_dccp(env, tw) {
         return;
     }
     entered.armed = armed;
@@ -247,16 +204,17 @@ fn send<C: EbpfContext>(ctx: &C, env: Env, entered: &mut Entered) {
 /// A socket that closes with no arming before was reset, aborted or lost to overflow, and never
 /// entered.
 #[inline(always)]
-pub fn on_set_state<C: EbpfContext>(ctx: &C, env: Env, sk: u64, (old, new): (u64, u64)) {
+pub fn on_set_state<C: GivesSockets>(ctx: &C, env: Env, sk: u64, (old, new): (u8, u8)) {
     // From other states than these `tcp_time_wait()` is not called.
-    if new as u32 != TCP_CLOSE || !matches!(old as u32, TCP_FIN_WAIT1 | FIN_WAIT2 | TCP_CLOSING) {
+    if new != TCP_CLOSE || !matches!(old, TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSING) {
         return;
     }
+    let Some(sk) = ctx.tcp_socket(env, sk) else { return };
     let Some(scratch) = env.scratch(Slot::Closing) else { return };
     let key = &mut scratch.key;
-    (_, key.net) = scratch.front.read(env, sk, &mut key.flow);
+    (_, key.net) = scratch.front.read(env, sk.address, &mut key.flow);
     // The local port was put back before this: skc_num is 0, inet_sport is still there.
-    let sport = read::field(env, sk, config!(env, layout.inet_sport)) as u16;
+    let sport = sk.member(env, config!(env, layout.inet_sport)) as u16;
     key.flow.local_port = u16::from_be(sport);
     let entered = &mut scratch.entered;
     // SAFETY: copied before the entry is removed below.
@@ -311,21 +269,22 @@ pub fn on_cancel<C: EbpfContext>(ctx: &C, env: Env, timer: Timer) {
         return;
     };
     let (_family, net) = scratch.front.read(env, tw, &mut scratch.ended.flow);
-    let cookie = read::field(env, net, config!(env, layout.net_cookie));
-    let reason = if took_over(env, scratch, net) {
+    let cookie = || read::field(env, net, config!(env, layout.net_cookie));
+    let reason = if took_over(env, scratch, handover, net) {
         EndReason::Reused as u32
-    } else if cookie != 0 && cookie == handover.purging {
+    } else if handover.purging != 0 && handover.purging == cookie() {
         EndReason::Purged as u32
     } else {
-        caller(ctx, env, scratch)
+        let caller = caller(ctx, env, scratch);
+        if caller == EndReason::Purged as u32 {
+            handover.purging = cookie();
+        }
+        caller
     };
-    if reason == EndReason::Purged as u32 {
-        handover.purging = cookie;
-    }
     let reason = match reason {
         // `timer_start` follows.
         meaning @ (CallerRange::REARM | CallerRange::MOVE) => {
-            handover.setting = timer.address;
+            handover.setting = timer.0.address;
             handover.moving = u64::from(meaning == CallerRange::MOVE);
             return;
         }
@@ -349,17 +308,14 @@ pub fn on_cancel<C: EbpfContext>(ctx: &C, env: Env, timer: Timer) {
 /// connects has the same ends by now, which no two sockets have but in that moment
 /// (`__inet_check_established()`, net/ipv4/inet_hashtables.c, 5.8 to 7.2).
 #[inline(always)]
-fn took_over(env: Env, scratch: &mut Scratch, net: u64) -> bool {
-    let Some((sk, task)) = env.handover().map(|handover| (handover.connecting, handover.task))
-    else {
-        return false;
-    };
-    if sk == 0 || task != bpf_get_current_pid_tgid() {
+fn took_over(env: Env, scratch: &mut Scratch, handover: &Handover, net: u64) -> bool {
+    let sk = handover.connecting;
+    if sk == 0 || handover.task != bpf_get_current_pid_tgid() {
         return false;
     }
     scratch.key.net = scratch.front.read(env, sk, &mut scratch.key.flow).1;
     let state = scratch.front.member(env, sk, config!(env, layout.skc_state));
-    state == TCP_SYN_SENT && scratch.key == FlowKey { flow: scratch.ended.flow, net }
+    state == u64::from(TCP_SYN_SENT) && scratch.key == FlowKey { flow: scratch.ended.flow, net }
 }
 
 /// Sends the end of `tw`, whose ends are in place, and before it the record of its entry if that still
@@ -374,7 +330,8 @@ fn finish<C: EbpfContext>(
 ) {
     let Scratch { ended, key, waiting, .. } = scratch;
     let is_strange = || is_dccp(env, tw);
-    end::finish(ctx, env, ended, (tw, net), why, is_strange, |flow, net| {
+    let namespace = Object::untyped(net);
+    end::finish(ctx, env, ended, (tw, namespace), why, is_strange, |flow| {
         *key = FlowKey { flow: *flow, net };
         release(ctx, env, key, waiting);
     });

@@ -1,6 +1,9 @@
 //! fentry, fexit and tracepoint programs, for kernels with type information.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
+    helpers::generated::bpf_skc_to_tcp_sock,
     macros::{btf_tracepoint, fentry, fexit, raw_tracepoint},
     programs::{BtfTracePointContext, FEntryContext, FExitContext, RawTracePointContext},
 };
@@ -9,6 +12,7 @@ use crate::{
     connecting, end, enter, fail,
     hooks::entry_hooks,
     platform::{ENTERING, Env},
+    read::{GivesSockets, Object},
     refuse,
     timers::{self, Timer},
 };
@@ -63,23 +67,23 @@ programs! {
     // Timers are told apart some twenty times a connection: where the verifier knows their type, that
     // takes no helper's call.
     #[btf_tracepoint(function = "timer_start")] typed_timer_start: BtfTracePointContext =>
-        |ctx, env| timers::on_start(&ctx, env, Timer::typed(ctx.arg(0)));
+        |ctx, env| timers::on_start(&ctx, env, Timer(typed(ctx.arg(0))));
     #[btf_tracepoint(function = "timer_cancel")] typed_timer_cancel: BtfTracePointContext =>
-        |ctx, env| timers::on_cancel(&ctx, env, Timer::typed(ctx.arg(0)));
+        |ctx, env| timers::on_cancel(&ctx, env, Timer(typed(ctx.arg(0))));
     #[btf_tracepoint(function = "timer_expire_entry")] typed_timer_expire: BtfTracePointContext =>
-        |ctx, env| timers::on_expire(&ctx, env, Timer::typed(ctx.arg(0)));
+        |ctx, env| timers::on_expire(&ctx, env, Timer(typed(ctx.arg(0))));
+    #[btf_tracepoint(function = "inet_sock_set_state")] typed_set_state: BtfTracePointContext =>
+        |ctx, env| on_set_state(&ctx, env, ctx.arg(0), (ctx.arg(1), ctx.arg(2)));
     #[raw_tracepoint(tracepoint = "timer_start")] tracepoint_timer_start: RawTracePointContext =>
-        |ctx, env| timers::on_start(&ctx, env, Timer::untyped(ctx.arg(0)));
+        |ctx, env| timers::on_start(&ctx, env, Timer(Object::untyped(ctx.arg(0))));
     #[raw_tracepoint(tracepoint = "timer_cancel")] tracepoint_timer_cancel: RawTracePointContext =>
-        |ctx, env| timers::on_cancel(&ctx, env, Timer::untyped(ctx.arg(0)));
+        |ctx, env| timers::on_cancel(&ctx, env, Timer(Object::untyped(ctx.arg(0))));
     #[raw_tracepoint(tracepoint = "timer_expire_entry")]
     tracepoint_timer_expire: RawTracePointContext =>
-        |ctx, env| timers::on_expire(&ctx, env, Timer::untyped(ctx.arg(0)));
+        |ctx, env| timers::on_expire(&ctx, env, Timer(Object::untyped(ctx.arg(0))));
     #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
-    tracepoint_set_state: RawTracePointContext => |ctx, env| {
-        connecting::on_set_state(&ctx, env, ctx.arg(0), ctx.arg(1), ctx.arg(2));
-        timers::on_set_state(&ctx, env, ctx.arg(0), (ctx.arg(1), ctx.arg(2)))
-    };
+    tracepoint_set_state: RawTracePointContext =>
+        |ctx, env| on_set_state(&ctx, env, ctx.arg(0), (ctx.arg(1), ctx.arg(2)));
     #[fexit] fexit_hash_connect: FExitContext =>
         |ctx, env| fail::on_connect(&ctx, env, ctx.arg(1), ctx.arg::<u64>(2) as i32);
     #[fexit] fexit_hash_connect6: FExitContext =>
@@ -88,6 +92,38 @@ programs! {
         fail::on_bind(&ctx, env, ctx.arg(0), ctx.arg::<u64>(1) as u16, ctx.arg::<u64>(2) as i32)
     };
 }
+
+/// `inet_sock_set_state(sk, old, new)`.
+#[inline(always)]
+fn on_set_state<C: GivesSockets>(ctx: &C, env: Env, sk: u64, (old, new): (u32, u32)) {
+    let states = (old as u8, new as u8);
+    connecting::on_set_state(ctx, env, sk, states);
+    timers::on_set_state(ctx, env, sk, states);
+}
+
+/// An object that the kernel hands over with its type.
+#[inline(always)]
+fn typed(address: u64) -> Object {
+    Object { address, is_typed: true }
+}
+
+/// Contexts whose sockets have a type: that of any socket, which the kernel narrows.
+macro_rules! typed_sockets {
+    ($($context:ty)+) => {$(
+        impl GivesSockets for $context {
+            #[inline(always)]
+            fn tcp_socket(&self, _env: Env, sk: u64) -> Option<Object> {
+                // SAFETY: the verifier checks that it is a socket; the helper answers null for one that is
+                // not a full socket of TCP.
+                let sk = unsafe { bpf_skc_to_tcp_sock(sk as *mut c_void) };
+                (!sk.is_null()).then_some(typed(sk as u64))
+            }
+        }
+    )+};
+}
+typed_sockets! { FEntryContext BtfTracePointContext }
+impl GivesSockets for FExitContext {}
+impl GivesSockets for RawTracePointContext {}
 
 /// `inet_twsk_alloc(sk, …)` returned the timewait socket, or nothing.
 #[inline(always)]

@@ -1,4 +1,4 @@
-//! Jiffies, and what they are in milliseconds on this host; and the two clocks.
+//! Jiffies, and what they are in milliseconds on this host; the two clocks; and releases of the kernel.
 
 use std::time::{Duration, SystemTime};
 
@@ -130,9 +130,25 @@ pub const fn recycle_timeout(rto: u64) -> u64 {
     (rto << 2) - (rto >> 1)
 }
 
+/// Whether the kernel of this release is of that version, or a later one; not if it is none that is known.
+pub fn is_from(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release.split(|char: char| !char.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= version,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_is_of_the_version_that_its_release_begins_with() {
+        let told = ["4.19", "5.10.0-46-cloud-amd64", "6.4.9", "6.5.0", "6.12.1", "7.2", "strange"];
+        let told = told.map(|release| is_from(release, (6, 5)));
+        assert_eq!(told, [false, false, false, true, true, true, false]);
+    }
 
     #[test]
     fn jiffies_become_milliseconds_at_every_usual_tick_rate() {

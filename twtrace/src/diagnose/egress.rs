@@ -7,7 +7,7 @@
 //! taken by whatever is opened: what is closed again, and by as much as the open connections become more.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
@@ -25,7 +25,7 @@ use crate::{
     },
     path::Class,
     peer::{Group, Peer},
-    units::TCP_TIMEWAIT_LEN_MS,
+    units::{TCP_TIMEWAIT_LEN_MS, is_from},
 };
 
 /// Most destinations of one address that are told.
@@ -203,9 +203,7 @@ impl Shared<'_> {
 /// `nf_nat_used_tuple_harder()`, net/netfilter/nf_nat_core.c, since 6.5: an entry in TIME_WAIT or CLOSE is
 /// dropped if the new connection's sequence number is beyond its own.
 fn gives_away(release: &str) -> bool {
-    let mut numbers = release.split(|char: char| !char.is_ascii_digit()).map(str::parse::<u32>);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return false };
-    (major, minor) >= (6, 5)
+    is_from(release, (6, 5))
 }
 
 fn contains(networks: &[IpNet], address: &IpAddr) -> bool {
@@ -261,18 +259,19 @@ fn open_to(
     to: SocketAddr,
     ours: impl Fn(&IpAddr) -> bool,
 ) -> Taken {
+    let mut taken = Taken::default();
     let open = facts.open.as_ref().and_then(|open| open.peers.get(&to));
-    let open = open.into_iter().flatten().filter(|(local, _)| ours(local));
-    let mut taken = Taken { open: open.map(|(_, count)| *count as f64).sum(), ..Taken::default() };
-    let growth = facts.open_growth.iter().filter(|((peer, local), _)| *peer == to && ours(local));
-    for (_, growth) in growth {
-        taken.opening += growth.rate;
-        taken.opening_lasts += growth.lasting.map_or(0.0, |lasting| lasting.min(growth.rate));
+    for (local, count) in open.into_iter().flatten().filter(|(local, _)| ours(local)) {
+        taken.open += *count as f64;
+        if let Some(growth) = facts.open_growth.get(&(to, *local)) {
+            taken.opening += growth.rate;
+            taken.opening_lasts += growth.lasting.map_or(0.0, |lasting| lasting.min(growth.rate));
+        }
     }
     let read_ns = facts.open.as_ref().map_or(now_ns, |open| open.read_ns);
     let age_s = now_ns.saturating_sub(read_ns) as f64 / 1e9;
     let (rate, lasting) = (taken.opening, taken.opening_lasts);
-    Taken { rate, lasting, opened_since: lasting.min(rate) * age_s, ..taken }
+    Taken { rate, lasting, opened_since: lasting * age_s, ..taken }
 }
 
 /// A rule that was found.
@@ -341,8 +340,8 @@ impl EgressMargin {
 
     /// Share that is taken, or will be if that is more.
     pub fn share(&self) -> f64 {
-        let to_come = self.all.open + self.firm_rates().0 * self.hold_s;
-        self.used_share().max(to_come / f64::from(self.ports))
+        let firm_to_come = self.all.open + self.firm_rates().0 * self.hold_s;
+        self.used_share().max(firm_to_come / f64::from(self.ports))
     }
 
     /// When nothing is left.
@@ -396,7 +395,6 @@ fn of(case: &Case<'_>, shared: Shared<'_>) -> Vec<EgressMargin> {
         let key = (!shared.in_all()).then_some(to);
         destinations.entry(key).or_default().entry(netns).or_default().add(taken);
     };
-    let mut with_row = BTreeSet::new();
     for (index, row) in case.peers.iter().enumerate() {
         let Some((netns, to)) = shared.carries(case, row) else { continue };
         let row_number = u32::try_from(index).unwrap_or(u32::MAX).wrapping_add(1);
@@ -414,19 +412,10 @@ fn of(case: &Case<'_>, shared: Shared<'_>) -> Vec<EgressMargin> {
             ..Taken::default()
         };
         take(netns, to, closed);
-        if let Some(facts) = case.facts.namespaces.get(&netns) {
-            take(
-                netns,
-                to,
-                open_to(facts, case.now_ns, to, |local| shared.passes(case, netns, local, &to)),
-            );
-        }
-        with_row.insert((netns, to));
     }
     // Where nothing was closed here yet, there is no row.
     for (netns, facts) in &case.facts.namespaces {
-        let peers = facts.open.iter().flat_map(|open| open.peers.keys());
-        for to in peers.filter(|to| !with_row.contains(&(*netns, **to))) {
+        for to in facts.open.iter().flat_map(|open| open.peers.keys()) {
             let taken =
                 open_to(facts, case.now_ns, *to, |local| shared.passes(case, *netns, local, to));
             if taken.open > 0.0 {
@@ -601,12 +590,5 @@ mod tests {
         assert_eq!((margins[0].all.held, margins[0].exhaustion), (90.0, Exhaustion::Never));
         let (margins, _) = of_kernel("6.1.0", &["ports=300 hold=30s".parse().unwrap()]);
         assert_eq!(margins.iter().map(EgressMargin::label).collect::<Vec<_>>(), ["1"]);
-    }
-
-    #[test]
-    fn which_kernels_give_ports_away_is_told_by_their_release() {
-        let told = ["4.19", "5.10.0-46-cloud-amd64", "6.4.9", "6.5.0", "6.12.1", "7.2", "strange"];
-        let told = told.map(gives_away);
-        assert_eq!(told, [false, false, false, true, true, true, false]);
     }
 }

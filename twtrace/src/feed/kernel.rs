@@ -31,7 +31,7 @@ use crate::{
     },
     kernel::{
         Inventory, KernelError, Namespace, Namespaces, Options, Source, Tracer, find_namespace,
-        netns_cookie,
+        give_back_memory, netns_cookie,
         rights::{self, Work},
     },
     totals::Totals,
@@ -91,6 +91,8 @@ impl KernelFeed {
     ) -> Result<(Self, Origin), KernelError> {
         let clock = now();
         let mut tracer = Tracer::start(&options)?;
+        // What reading the kernel's types took.
+        give_back_memory();
         let source = tracer.source()?;
         let origin = Origin {
             host: host_name(),

@@ -155,7 +155,7 @@ pub struct Tracepoint {
     /// The kernel's name.
     pub point: &'static str,
     /// Program that is told the types of arguments, which is cheaper; Linux 5.5 on.
-    pub typed: Option<&'static str>,
+    pub typed: &'static str,
     /// Program that is not.
     pub untyped: &'static str,
     /// Whether `--no-ends` needs it as well: without `timer_cancel` a re-arming would be an entry.
@@ -166,25 +166,25 @@ pub struct Tracepoint {
 pub const TRACEPOINTS: &[Tracepoint] = &[
     Tracepoint {
         point: "timer_cancel",
-        typed: Some("typed_timer_cancel"),
+        typed: "typed_timer_cancel",
         untyped: "tracepoint_timer_cancel",
         for_entries: true,
     },
     Tracepoint {
         point: "timer_expire_entry",
-        typed: Some("typed_timer_expire"),
+        typed: "typed_timer_expire",
         untyped: "tracepoint_timer_expire",
         for_entries: false,
     },
     Tracepoint {
         point: "inet_sock_set_state",
-        typed: None,
+        typed: "typed_set_state",
         untyped: "tracepoint_set_state",
         for_entries: true,
     },
     Tracepoint {
         point: "timer_start",
-        typed: Some("typed_timer_start"),
+        typed: "typed_timer_start",
         untyped: "tracepoint_timer_start",
         for_entries: true,
     },

@@ -6,7 +6,10 @@ use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::MapError};
 use twtrace_common::{CallerRange, Config, EndReason, Field, Layout, MAX_CALLERS, entered_flags};
 
 use super::{BtfError, BtfIndex, KernelError, Options, namespaces, preflight, symbols::Kallsyms};
-use crate::attached::{ObjectKind, TypesFrom};
+use crate::{
+    attached::{ObjectKind, TypesFrom},
+    units::is_from,
+};
 
 /// The two embedded objects, compiled by build.rs from the same bodies.
 static RINGBUF: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/twtrace-ringbuf"));
@@ -51,6 +54,10 @@ pub fn configure(options: &Options, mut layout: Layout) -> Config {
     if namespaces::cookie() == 0 {
         // Both sides have to call a namespace the same.
         layout.net_cookie = Field::default();
+    }
+    if is_from(&preflight::release(), (6, 16)) {
+        // By their protocol's name sockets of DCCP are told, which is gone.
+        layout.proto_name = Field::default();
     }
     Config {
         layout,

@@ -175,11 +175,9 @@ pub fn attach_tracepoint(
         }
         Ok(name)
     };
-    if let Some(name) = tracepoint.typed {
-        match attach(name) {
-            Ok(name) => return Ok(name),
-            Err(error) => tracing::debug!(point, "no types of arguments: {}", brief(&error)),
-        }
+    match attach(tracepoint.typed) {
+        Ok(name) => return Ok(name),
+        Err(error) => tracing::debug!(point, "no types of arguments: {}", brief(&error)),
     }
     attach(tracepoint.untyped).map_err(|error| format!("{point}: {}", brief(&error)))
 }
