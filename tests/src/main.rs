@@ -19,6 +19,7 @@ mod http;
 mod lab;
 mod netns;
 mod packet;
+mod prometheus;
 mod recordings;
 mod room;
 mod scenario;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         }
         Some("traffic") => scenario::session::traffic(&args[2..]).map(|()| ExitCode::SUCCESS),
         Some(systemd::WORD) => systemd::become_it(),
+        Some("fleet") => bench::fleet(args.split_off(2)).map(|()| ExitCode::SUCCESS),
         Some("soak") => bench::soak(args.split_off(2)).map(|()| ExitCode::SUCCESS),
         Some("bench") => bench::main(args.split_off(2)).map(|()| ExitCode::SUCCESS),
         _ => harness(args),

@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod dist;
 mod events;
+mod fleet;
 mod fuzz;
 mod lab;
 mod log;
@@ -59,6 +60,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Count at the machine's limit for minutes or hours, and hold the counts against the kernel's.
     Soak(soak::Args),
+    /// Have a Prometheus scrape many hosts, simulated, and tell what that takes.
+    Fleet(fleet::Args),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Dist(args) => dist::main(&args),
         Command::Fuzz(args) => fuzz::main(&args),
         Command::Soak(args) => soak::main(&args),
+        Command::Fleet(args) => fleet::main(&args),
     };
     match outcome {
         Ok(code) => code,

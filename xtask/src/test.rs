@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    bench, build, dist, fuzz, log,
+    bench, build, dist, fleet, fuzz, log,
     process::{self, print, say},
     report::Tally,
     scenarios, setup,
@@ -89,6 +89,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
             steps.run("core scenarios with PREEMPT_RT", || {
                 judged(vm::realtime(&programs)?, &mut all)
             });
+            steps.run("a small fleet before Prometheus", || fleet::small(&programs));
         }
     } else {
         steps.skip("scenarios on this host");

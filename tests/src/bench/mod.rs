@@ -8,6 +8,7 @@ mod agent;
 mod audit;
 mod burst;
 mod endtoend;
+mod fleet;
 mod growth;
 mod idle;
 mod kernel;
@@ -80,6 +81,22 @@ pub fn main(mut args: Vec<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// `twtrace-tests fleet [--hosts N] [--minutes N] [--attach WAY] [--twtrace PATH]`.
+pub fn fleet(mut args: Vec<String>) -> Result<()> {
+    let hosts = crate::take_option(&mut args, "--hosts")?;
+    let hosts = hosts.as_deref().unwrap_or("1000").parse().context("--hosts")?;
+    let minutes = crate::take_option(&mut args, "--minutes")?;
+    let minutes: f64 = minutes.as_deref().unwrap_or("6").parse().context("--minutes")?;
+    let attach = crate::take_option(&mut args, "--attach")?;
+    let attach = Backend::list(attach.as_deref().unwrap_or("tracepoint"))?;
+    let twtrace = lab::find_twtrace(crate::take_option(&mut args, "--twtrace")?.as_deref())?;
+    if let Some(unknown) = args.first() {
+        bail!("fleet does not know {unknown}");
+    }
+    let lab = Lab { backend: attach[0], object: Object::RingBuf, btf: None, twtrace };
+    fleet::run(&lab, hosts, Duration::from_secs_f64(minutes * 60.0))
 }
 
 /// `twtrace-tests soak [--minutes N] [--attach WAYS] [--object OBJECTS] [--twtrace PATH]`.

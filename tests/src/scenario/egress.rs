@@ -28,14 +28,8 @@ pub fn found_by_itself(lab: &Lab) -> Result<()> {
     let (by_iptables, by_nft, own) = (Behind::new(5)?, Behind::new(5)?, Behind::new(5)?);
     by_iptables.masquerade()?;
     let last = 20_000 + PORTS - 1;
-    by_nft.router.exec(&["nft", "add table inet shared"])?;
-    by_nft
-        .router
-        .exec(&["nft", "add chain inet shared out { type nat hook postrouting priority 100; }"])?;
-    // Of what leaves by another device, or goes elsewhere, no address changes.
-    by_nft.router.exec(&["nft", "add rule inet shared out oifname != \"out\" return"])?;
-    let rule = "add rule inet shared out ip saddr 10.5.0.0/16 tcp dport 8080 counter";
-    by_nft.router.exec(&["nft", &format!("{rule} snat ip to 10.9.0.1:20000-{last}")])?;
+    let rule = "ip saddr 10.5.0.0/16 tcp dport 8080 counter snat ip to 10.9.0.1:20000";
+    by_nft.nft(&format!("{rule}-{last}"))?;
     // As docker has it, of a network that nobody here is in.
     let docker = "iptables -w -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE";
     own.router.exec(&docker.split(' ').collect::<Vec<_>>())?;

@@ -1,33 +1,19 @@
 //! The metrics before a real Prometheus.
 
-use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use crate::alertmanager::Alertmanager;
 use crate::daemon::Daemon;
 use crate::dashboard;
 use crate::lab::{Backend, Lab};
-use crate::service::{self, Service};
+use crate::prometheus::{Prometheus, RULES};
+use crate::service;
 use crate::topology;
 use crate::traffic::{Behaviour, Client, Server};
-use crate::{expect, http, twtrace, wait};
-
-/// Starting, scraping and storing take Prometheus a few seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The rules that are released, and what is to come of them.
-const RULES: [(&str, &str); 2] = [
-    ("twtrace.rules.yaml", include_str!("../../../packaging/prometheus/twtrace.rules.yaml")),
-    (
-        "twtrace.rules.test.yaml",
-        include_str!("../../../packaging/prometheus/twtrace.rules.test.yaml"),
-    ),
-];
+use crate::{expect, http, twtrace};
 
 /// No other scenario has this peer: a namespace may have the number of one that is gone.
 const PEER: &str = "10.1.0.2:8301";
@@ -35,61 +21,17 @@ const PEER: &str = "10.1.0.2:8301";
 /// Time between two scrapes, seconds.
 const SCRAPE: u32 = 5;
 
-/// A Prometheus of our own.
-struct Prometheus(Service);
-
-impl Prometheus {
-    /// One that scrapes a daemon, and sends what fires to an Alertmanager.
-    fn scraping(target: &str, alertmanager: Option<&str>) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        for (name, text) in RULES {
-            fs::write(directory.path().join(name), text)?;
-        }
-        let mut config = format!(
-            "global: {{scrape_interval: {SCRAPE}s, scrape_timeout: 5s, evaluation_interval: 5s}}\n\
-             rule_files: [twtrace.rules.yaml]\n\
-             scrape_configs:\n\
-             - {{job_name: twtrace, static_configs: [{{targets: ['{target}']}}]}}\n"
-        );
-        if let Some(address) = alertmanager {
-            config += "alerting:\n  alertmanagers:\n";
-            config += &format!("  - {{static_configs: [{{targets: ['{address}']}}]}}\n");
-        }
-        fs::write(directory.path().join("prometheus.yml"), config)?;
-        let args = ["--config.file=prometheus.yml", "--storage.tsdb.path=data"];
-        Service::start("prometheus", service::free_address()?, directory, &args).map(Self)
+/// A Prometheus that scrapes a daemon, and sends what fires to an Alertmanager.
+fn scraping(target: &str, alertmanager: Option<&str>) -> Result<Prometheus> {
+    let mut config = format!(
+        "scrape_configs:\n\
+         - {{job_name: twtrace, static_configs: [{{targets: ['{target}']}}]}}\n"
+    );
+    if let Some(address) = alertmanager {
+        config += "alerting:\n  alertmanagers:\n";
+        config += &format!("  - {{static_configs: [{{targets: ['{address}']}}]}}\n");
     }
-
-    /// The value of an expression, when it has one.
-    fn query(&self, expression: &str) -> Result<Option<f64>> {
-        let query: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        // Until it listens there is no answer.
-        let Ok(body) = http::network(&self.0.address, &format!("/api/v1/query?query={query}"))
-        else {
-            return Ok(None);
-        };
-        let answer: Value = serde_json::from_str(&body)?;
-        let value = answer.pointer("/data/result/0/value/1").and_then(Value::as_str);
-        value.map(|value| value.parse().context("a number")).transpose()
-    }
-
-    /// Waits until an expression has any value.
-    fn await_data(&self, expression: &str) -> Result<()> {
-        wait::until(expression, PATIENCE, || Ok(self.query(expression)?.map(drop)))
-    }
-
-    /// Waits until an expression has this value.
-    fn await_value(&self, expression: &str, want: f64) -> Result<()> {
-        let mut last = None;
-        wait::until(expression, PATIENCE, || {
-            last = self.query(expression)?;
-            Ok((last == Some(want)).then_some(()))
-        })
-        .with_context(|| {
-            let targets = http::network(&self.0.address, "/api/v1/targets").unwrap_or_default();
-            format!("{expression} was last {last:?}, not {want}: {targets}\n{}", self.0.log())
-        })
-    }
+    Prometheus::start(SCRAPE, &config, &[])
 }
 
 /// Prometheus finds no fault in the metrics, scrapes them, and counts what happened.
@@ -99,7 +41,7 @@ pub fn prometheus_scrapes_the_counts(lab: &Lab) -> Result<()> {
     // Of this namespace alone: beside other scenarios the peer would not be among the busiest.
     let netns = net.client.name();
     let daemon = Daemon::start(lab, &["--listen", &target, "--netns", netns])?;
-    let prometheus = Prometheus::scraping(&target, None)?;
+    let prometheus = scraping(&target, None)?;
     prometheus.await_value("up", 1.0)?;
 
     let server = Server::start(&net.server, PEER, Behaviour::AnswersEof)?;
@@ -193,7 +135,7 @@ pub fn alerts_fire(lab: &Lab) -> Result<()> {
     net.client.set("ipv4/tcp_tw_reuse", "0")?;
     let daemon = Daemon::start(lab, &["--listen", &target, "--netns", net.client.name()])?;
     let alertmanager = Alertmanager::start()?;
-    let prometheus = Prometheus::scraping(&target, Some(alertmanager.address()))?;
+    let prometheus = scraping(&target, Some(alertmanager.address()))?;
     let tried = twtrace::finished(
         Command::new("promtool")
             .args(["test", "rules", RULES[1].0])

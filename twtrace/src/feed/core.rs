@@ -227,10 +227,9 @@ impl Core {
             self.known.retain(|inum, _| is_told(inum));
         }
         for (inum, facts) in moment.facts.iter_mut().flat_map(|facts| &mut facts.namespaces) {
-            self.aggregate.namespace(*inum, facts.cookie);
-            if let Some(by_owner) = &mut self.by_owner {
-                by_owner.namespace(*inum, facts.cookie);
-            }
+            self.each(|aggregate| {
+                aggregate.namespace(*inum, facts.cookie);
+            });
             let known = self.known.entry(*inum).or_insert_with(|| KnownNamespace::of(facts));
             if known.cookie != facts.cookie {
                 // Another namespace has the number now.

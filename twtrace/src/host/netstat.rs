@@ -70,23 +70,24 @@ impl TcpExt {
 pub fn time_wait_sockets(net_root: &Path) -> Result<Option<u64>, HostFactError> {
     let path = net_root.join("sockstat");
     let Some(text) = text(&path)? else { return Ok(None) };
-    let count = text.lines().find(|line| line.starts_with("TCP:")).and_then(|line| {
-        let mut words = line.split_whitespace();
-        words.find(|word| *word == "tw")?;
-        words.next()?.parse().ok()
-    });
-    count.map(Some).ok_or_else(|| HostFactError::malformed(&path, &text, "a line TCP: with tw"))
+    let count = number(&text, "TCP:", "tw").map(Some);
+    count.ok_or_else(|| HostFactError::malformed(&path, &text, "a line TCP: with tw"))
 }
 
 /// TCP sockets in use below `net_root`, those of TIME_WAIT left out; 0 where that cannot be read.
 pub fn sockets_in_use(net_root: &Path) -> u64 {
     let of = |(file, line): (&str, &str)| {
         let text = text(&net_root.join(file)).ok()??;
-        let mut words = text.lines().find_map(|text| text.strip_prefix(line))?.split_whitespace();
-        words.find(|word| *word == "inuse")?;
-        words.next()?.parse::<u64>().ok()
+        number(&text, line, "inuse")
     };
     [("sockstat", "TCP:"), ("sockstat6", "TCP6:")].into_iter().filter_map(of).sum()
+}
+
+/// The number behind a name, in the line of a `sockstat` that begins so.
+fn number(sockstat: &str, line: &str, name: &str) -> Option<u64> {
+    let mut words = sockstat.lines().find_map(|text| text.strip_prefix(line))?.split_whitespace();
+    words.find(|word| *word == name)?;
+    words.next()?.parse().ok()
 }
 
 #[cfg(test)]
