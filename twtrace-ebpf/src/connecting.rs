@@ -16,7 +16,7 @@ use crate::{
     fail,
     maps::{is_noted, note},
     platform::Env,
-    read::{GivesSockets, Object, config},
+    read::{GivesSockets, Pointer, config},
 };
 
 /// Ports of sockets that had one when they began to connect: `inet_num` in the low half, and
@@ -83,7 +83,7 @@ fn ends<C: GivesSockets>(ctx: &C, env: Env, sk: u64) {
 
 /// `inet_num`, and above it `inet_sport` as it is.
 #[inline(always)]
-fn ports(env: Env, sk: Object) -> u32 {
+fn ports(env: Env, sk: Pointer) -> u32 {
     let num = sk.member(env, config!(env, layout.skc_num)) as u32;
     let sport = sk.member(env, config!(env, layout.inet_sport)) as u32;
     num & 0xffff | sport << 16

@@ -18,7 +18,7 @@ use crate::{
     enter,
     maps::{LIVE, PURGING, made},
     platform::{Env, KNOWS_TYPES, scratch},
-    read::{self, Object, config},
+    read::{self, Pointer, config},
 };
 
 /// `enum tcp_tw_status`, include/net/tcp.h: the socket was killed or the packet consumed.
@@ -170,7 +170,7 @@ pub fn on_destroy<C: EbpfContext>(ctx: &C, env: Env, tw: u64) {
     scratch!(env, Softirq, ended, front);
     let ended: &mut Ended = ended;
     let (_family, net) = front.read(env, tw, &mut ended.flow);
-    finish(ctx, env, ended, (tw, Object::untyped(net)), (reason, 0), || false, |_| {});
+    finish(ctx, env, ended, (tw, Pointer::untyped(net)), (reason, 0), || false, |_| {});
 }
 
 /// Sends the end of `tw`, whose ends are in the record and whose namespace is `net`. A reason noted in its
@@ -181,7 +181,7 @@ pub fn finish<C: EbpfContext>(
     ctx: &C,
     env: Env,
     ended: &mut Ended,
-    (tw, net): (u64, Object),
+    (tw, net): (u64, Pointer),
     (mut reason, mut flags): (u8, u16),
     is_strange: impl FnOnce() -> bool,
     release: impl FnOnce(&Flow),

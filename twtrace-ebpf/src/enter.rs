@@ -20,7 +20,7 @@ use twtrace_common::{
 use crate::{
     maps::{Entering, LIVE, made},
     platform::{self, ENTERING, Env, Front, scratch},
-    read::{self, GivesSockets, Object, config},
+    read::{self, GivesSockets, Pointer, config},
 };
 
 /// `tcp_time_wait(sk, state, timeo)` begins.
@@ -90,7 +90,7 @@ fn enter<C: EbpfContext>(
     ctx: &C,
     env: Env,
     (entered, front): (&mut Entered, &mut Front),
-    (tw, sk): (u64, Object),
+    (tw, sk): (u64, Pointer),
     (call, armed): (Entering, u32),
 ) {
     let state = match read::field(env, tw, config!(env, layout.tw_substate)) as u8 {
@@ -141,7 +141,7 @@ pub fn rearmed(tw: u64, timeo: u32) {
 fn begin_full(
     env: Env,
     (entered, front): (&mut Entered, &mut Front),
-    sk: Object,
+    sk: Pointer,
     state: u8,
 ) -> bool {
     let (family, _net) = front.read(env, sk.address, &mut entered.flow);
@@ -155,7 +155,7 @@ fn begin_full(
 pub fn begin(
     env: Env,
     entered: &mut Entered,
-    (family, net): (u16, Object),
+    (family, net): (u16, Pointer),
     kind: Kind,
     state: u8,
 ) -> bool {
@@ -190,13 +190,13 @@ pub fn begin(
 
 /// Adds the namespace's port range to a flow.
 #[inline(always)]
-pub fn set_port_range(env: Env, flow: &mut Flow, net: Object) {
+pub fn set_port_range(env: Env, flow: &mut Flow, net: Pointer) {
     (flow.port_low, flow.port_high) = read::port_range(env, net);
 }
 
 /// Adds what the full socket knows to the entry in progress.
 #[inline(always)]
-fn add_all(env: Env, entered: &mut Entered, sk: Object) {
+fn add_all(env: Env, entered: &mut Entered, sk: Pointer) {
     let stamp: Field = config!(env, layout.ts_recent_stamp);
     entered.ts_recent_stamp = read::extend(sk.member(env, stamp), stamp);
     let bound_dev_if = sk.member(env, config!(env, layout.skc_bound_dev_if));
@@ -207,7 +207,7 @@ fn add_all(env: Env, entered: &mut Entered, sk: Object) {
 
 /// Adds what only the full socket knows. `autobound` is asked whether `connect()` chose the port.
 #[inline(always)]
-pub fn add_socket(env: Env, entered: &mut Entered, sk: Object, autobound: impl FnOnce() -> bool) {
+pub fn add_socket(env: Env, entered: &mut Entered, sk: Pointer, autobound: impl FnOnce() -> bool) {
     entered.rto = sk.member(env, config!(env, layout.icsk_rto)) as u32;
     entered.uid = sk.member(env, config!(env, layout.sk_uid)) as u32;
     entered.cgroup = cgroup_id(env, sk);
@@ -239,7 +239,7 @@ pub fn add_common(entered: &mut Entered, bound_dev_if: u64, reuse: u64) {
 /// `inet_sk_get_local_port_range()` does (net/ipv4/inet_connection_sock.c, read at 6.18): each end
 /// counts if it lies within.
 #[inline(always)]
-pub fn narrow(env: Env, flow: &mut Flow, sk: Object) -> bool {
+pub fn narrow(env: Env, flow: &mut Flow, sk: Pointer) -> bool {
     // Two members in Linux 6.3 to 6.7, which no load takes at once.
     let own = read::field(env, sk.address, config!(env, layout.local_port_range)) as u32;
     if own == 0 {
@@ -316,7 +316,7 @@ pub fn track<C: EbpfContext>(ctx: &C, env: Env, entered: &mut Entered, tw: u64, 
 /// `fastreuse` is -1 there and 0 or 1 where a program bound or listens: `__inet_hash_connect()`,
 /// net/ipv4/inet_hashtables.c, unchanged from 3.10 to 7.1.
 #[inline(always)]
-pub fn autobound(env: Env, bind_bucket: Object) -> bool {
+pub fn autobound(env: Env, bind_bucket: Pointer) -> bool {
     let position: Field = config!(env, layout.tb_fastreuse);
     bind_bucket.address != 0 && position.exists() && bind_bucket.member(env, position) as u8 == 0xff
 }
@@ -332,7 +332,7 @@ const SOCK_BINDPORT_LOCK: u64 = 8;
 /// fixes the address and not the port, and so does an address bound with
 /// `IP_BIND_ADDRESS_NO_PORT`, where `connect()` chooses all the same: the bucket tells.
 #[inline(always)]
-fn port_choice(env: Env, sk: Object, autobound: impl FnOnce() -> bool) -> PortChoice {
+fn port_choice(env: Env, sk: Pointer, autobound: impl FnOnce() -> bool) -> PortChoice {
     let backlog: Field = config!(env, layout.sk_max_ack_backlog);
     if !backlog.exists() {
         return PortChoice::Unknown;
@@ -357,7 +357,7 @@ const NO_REFERENCE: u64 = 2;
 
 /// Inode number of the control group that owns a socket; 0 when unknown.
 #[inline(always)]
-pub fn cgroup_id(env: Env, sk: Object) -> u64 {
+pub fn cgroup_id(env: Env, sk: Pointer) -> u64 {
     let pointer: Field = config!(env, layout.sk_cgroup);
     if pointer.exists() {
         return number_of(env, sk.follow(env, pointer));
@@ -368,12 +368,12 @@ pub fn cgroup_id(env: Env, sk: Object) -> u64 {
     }
     let cgroup = read::word(env, sk.address.wrapping_add(u64::from(data.offset)));
     // An odd word is a network class or priority, not a pointer.
-    if cgroup & 1 != 0 { 0 } else { number_of(env, Object::untyped(cgroup & !NO_REFERENCE)) }
+    if cgroup & 1 != 0 { 0 } else { number_of(env, Pointer::untyped(cgroup & !NO_REFERENCE)) }
 }
 
 /// Inode number of a control group; 0 of none.
 #[inline(always)]
-fn number_of(env: Env, cgroup: Object) -> u64 {
+fn number_of(env: Env, cgroup: Pointer) -> u64 {
     if cgroup.address == 0 {
         return 0;
     }

@@ -26,7 +26,7 @@ use crate::{
     enter,
     maps::{is_noted, note},
     platform::{self, Env, own_front},
-    read::{self, GivesSockets, Object, config},
+    read::{self, GivesSockets, Pointer, config},
 };
 
 /// Failures by place, cause and process, and how the same programs fared otherwise. Each CPU has its
@@ -118,7 +118,7 @@ pub fn on_bind_return<C: GivesSockets>(ctx: &C, env: Env, returned: i32) {
 #[inline(always)]
 pub fn on_connect<C: GivesSockets>(ctx: &C, env: Env, sk: u64, returned: i32) {
     if returned != NOT_AVAILABLE {
-        tried(env, Object::untyped(sk));
+        tried(env, Pointer::untyped(sk));
     } else if let Some(sk) = ctx.tcp_socket(env, sk) {
         let port = sk.member(env, config!(env, layout.skc_num)) as u16;
         connect_failed(ctx, env, sk, port, true);
@@ -128,7 +128,7 @@ pub fn on_connect<C: GivesSockets>(ctx: &C, env: Env, sk: u64, returned: i32) {
 /// A `connect()` with this port, 0 if it had to choose, got none. `count_try` unless it was counted
 /// when it began.
 #[inline(always)]
-pub fn connect_failed<C: EbpfContext>(ctx: &C, env: Env, sk: Object, port: u16, count_try: bool) {
+pub fn connect_failed<C: EbpfContext>(ctx: &C, env: Env, sk: Pointer, port: u16, count_try: bool) {
     let result = if port == 0 { CallResult::NoPort } else { CallResult::PortBusy };
     let mut key = begin(env, sk);
     key.key.local_port = port;
@@ -153,7 +153,7 @@ pub fn connect_failed<C: EbpfContext>(ctx: &C, env: Env, sk: Object, port: u16, 
 /// A `connect()` goes on, or fails for another reason: counted if its program failed to connect to
 /// this peer before.
 #[inline(always)]
-pub fn tried(env: Env, sk: Object) {
+pub fn tried(env: Env, sk: Pointer) {
     if !is_noted(&ANY_FAILING) {
         return;
     }
@@ -178,7 +178,7 @@ fn trials(key: &mut PerCpuFailure) {
 #[inline(always)]
 pub fn on_bind<C: GivesSockets>(ctx: &C, env: Env, sk: u64, port: u16, returned: i32) {
     if returned == 0 {
-        bound(env, Object::untyped(sk));
+        bound(env, Pointer::untyped(sk));
     } else if (returned == 1 || returned == IN_USE)
         && let Some(sk) = ctx.tcp_socket(env, sk)
     {
@@ -188,7 +188,7 @@ pub fn on_bind<C: GivesSockets>(ctx: &C, env: Env, sk: u64, port: u16, returned:
 
 /// A `bind()` succeeded: were refusals before it a search?
 #[inline(always)]
-fn bound(env: Env, sk: Object) {
+fn bound(env: Env, sk: Pointer) {
     if !is_noted(&ANY_FAILING) {
         return;
     }
@@ -215,7 +215,7 @@ fn bound(env: Env, sk: Object) {
 
 /// A `bind()` of this port, 0 for any, was refused.
 #[inline(always)]
-fn refused<C: EbpfContext>(ctx: &C, env: Env, sk: Object, port: u16) {
+fn refused<C: EbpfContext>(ctx: &C, env: Env, sk: Pointer, port: u16) {
     let mut key = begin(env, sk);
     (key.key.remote, key.key.remote_port) = ([0; 16], 0);
     key.key.local_port = port;
@@ -260,7 +260,7 @@ fn begin_failing(env: Env, process: u64, first: Failing) {
 
 /// Namespace of a socket, and the process that runs.
 #[inline(always)]
-fn caller(env: Env, sk: Object) -> (u32, u32) {
+fn caller(env: Env, sk: Pointer) -> (u32, u32) {
     let net = sk.follow(env, config!(env, layout.skc_net));
     (read::netns_inum(env, net), (bpf_get_current_pid_tgid() >> 32) as u32)
 }
@@ -281,7 +281,7 @@ fn here(key: FailureKey) -> PerCpuFailure {
 
 /// The key of what a process does with a socket.
 #[inline(always)]
-fn begin(env: Env, sk: Object) -> PerCpuFailure {
+fn begin(env: Env, sk: Pointer) -> PerCpuFailure {
     own_front!(front);
     let mut flow = Default::default();
     front.read(env, sk.address, &mut flow);
@@ -327,7 +327,7 @@ fn add_or_insert(env: Env, key: &PerCpuFailure, calls: u64) {
 /// Counts a failed call and sends it, unless enough were sent of late. False if the user did not ask
 /// for it.
 #[inline(always)]
-fn failed<C: EbpfContext>(ctx: &C, env: Env, sk: Object, key: &PerCpuFailure) -> bool {
+fn failed<C: EbpfContext>(ctx: &C, env: Env, sk: Pointer, key: &PerCpuFailure) -> bool {
     let mut record = Failed { mono_ns: 0, ..Failed::default() };
     record.flow.local = key.key.local;
     record.flow.remote = key.key.remote;

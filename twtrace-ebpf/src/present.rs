@@ -12,7 +12,7 @@ use crate::{
     enter,
     maps::LIVE,
     platform::{self, Env, Scratch, Slot, Timewait},
-    read::{self, Object, config},
+    read::{self, Pointer, config},
 };
 
 /// `struct bpf_iter__tcp`, net/ipv4/tcp_ipv4.c: its layout is part of the BPF interface.
@@ -110,7 +110,7 @@ fn describe(env: Env, scratch: &mut Scratch, tw: u64) -> bool {
     let (entered, timewait) = (&mut scratch.entered, &mut scratch.timewait);
     let (family, net) = timewait.read(env, tw, &mut entered.flow);
     let state = timewait.member(env, tw, config!(env, layout.tw_substate)) as u8;
-    if !enter::begin(env, entered, (family, Object::untyped(net)), Kind::Present, state) {
+    if !enter::begin(env, entered, (family, Pointer::untyped(net)), Kind::Present, state) {
         return false;
     }
     let timer = tw.wrapping_add(u64::from(config!(env, layout.tw_timer.offset)));
@@ -130,7 +130,7 @@ pub fn add_timewait(env: Env, entered: &mut Entered, timewait: &Timewait, tw: u6
     enter::add_common(entered, bound, member(config!(env, layout.skc_reuse)));
     entered.header.flags |= entered_flags::NEGOTIATED_UNKNOWN;
     if member(config!(env, layout.tw_connect_bind)) != 0
-        || enter::autobound(env, Object::untyped(member(config!(env, layout.tw_tb))))
+        || enter::autobound(env, Pointer::untyped(member(config!(env, layout.tw_tb))))
     {
         entered.chosen = PortChoice::Connect as u8;
     }

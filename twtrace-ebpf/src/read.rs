@@ -38,17 +38,17 @@ pub fn field(env: Env, owner: u64, field: Field) -> u64 {
     (word >> (field.bit & 7)) & field.mask
 }
 
-/// Something of the kernel's that members are read of.
+/// Where something of the kernel's is that members are read of.
 #[derive(Clone, Copy)]
-pub struct Object {
-    /// Where it is.
+pub struct Pointer {
+    /// Its address.
     pub address: u64,
-    /// Whether the verifier knows the type of it: then a member is a load, and not a helper's call.
+    /// Whether the verifier knows its type: then a member is a load, and not a helper's call.
     pub is_typed: bool,
 }
 
-impl Object {
-    /// One whose type the verifier does not know.
+impl Pointer {
+    /// To something of whose type the verifier knows nothing.
     #[inline(always)]
     pub fn untyped(address: u64) -> Self {
         Self { address, is_typed: false }
@@ -68,7 +68,7 @@ impl Object {
         // that cannot be read, which then reads as 0.
         unsafe {
             match field.size {
-                // Nothing else may be a part of a byte; and what may be a pointer must not be masked.
+                // As bit-fields have it. What may be a pointer must not be masked.
                 1 => (u64::from(member.read_volatile()) >> (field.bit & 7)) & field.mask,
                 2 => u64::from(member.cast::<u16>().read_volatile()),
                 4 => u64::from(member.cast::<u32>().read_volatile()),
@@ -89,10 +89,10 @@ pub trait GivesSockets: EbpfContext {
     /// The full socket of TCP at `sk`; none if it is of another protocol. Where the kernel's types are not
     /// known it is taken to be one.
     #[inline(always)]
-    fn tcp_socket(&self, env: Env, sk: u64) -> Option<Object> {
+    fn tcp_socket(&self, env: Env, sk: u64) -> Option<Pointer> {
         let protocol: Field = config!(env, layout.sk_protocol);
         let is_tcp = !protocol.exists() || field(env, sk, protocol) == IPPROTO_TCP;
-        is_tcp.then_some(Object::untyped(sk))
+        is_tcp.then_some(Pointer::untyped(sk))
     }
 }
 
@@ -109,7 +109,7 @@ pub fn extend(value: u64, position: Field) -> i64 {
 
 /// Reads a sysctl: a member of the namespace, or a global variable if its address is given.
 #[inline(always)]
-pub fn sysctl(env: Env, net: Object, position: Field, global: u64) -> u8 {
+pub fn sysctl(env: Env, net: Pointer, position: Field, global: u64) -> u8 {
     if global == 0 { net.member(env, position) as u8 } else { field(env, global, position) as u8 }
 }
 
@@ -124,13 +124,13 @@ pub fn mapped(v4: [u8; 4]) -> [u8; 16] {
 
 /// Inode number of a network namespace.
 #[inline(always)]
-pub fn netns_inum(env: Env, net: Object) -> u32 {
+pub fn netns_inum(env: Env, net: Pointer) -> u32 {
     net.member(env, config!(env, layout.net_inum)) as u32
 }
 
 /// `ip_local_port_range` of a network namespace, both ends included.
 #[inline(always)]
-pub fn port_range(env: Env, net: Object) -> (u16, u16) {
+pub fn port_range(env: Env, net: Pointer) -> (u16, u16) {
     let position: Field = config!(env, layout.ip_local_ports);
     if !position.exists() {
         return (config!(env, port_low), config!(env, port_high));

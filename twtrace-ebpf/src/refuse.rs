@@ -12,7 +12,7 @@ use crate::{
     end, enter,
     maps::made,
     platform::{Env, own_front},
-    read::{self, Object, config},
+    read::{self, Pointer, config},
 };
 
 /// A timewait socket inside `tcp_twsk_unique()`, and whether that `connect()` came with its port bound
@@ -60,7 +60,7 @@ pub fn on_unique(env: Env, tw: u64, bound: bool, allowed: u32) {
     own_front!(front);
     let mut flow = Flow::default();
     let (_family, net) = front.read(env, tw, &mut flow);
-    let net = Object::untyped(net);
+    let net = Pointer::untyped(net);
     let netns = read::netns_inum(env, net);
     if !read::wanted(env, &flow, netns) {
         return;

@@ -37,7 +37,7 @@ use crate::{
     maps::LIVE,
     platform::{Env, STACK_DEPTH, Scratch, Slot, jiffies_until},
     present,
-    read::{self, GivesSockets, Object, config},
+    read::{self, GivesSockets, Pointer, config},
 };
 
 /// Records of entries between the arming and the closing of the full socket.
@@ -56,7 +56,7 @@ const BUCKET_SHIFT: u32 = 22;
 
 /// A timer, as a tracepoint hands it over.
 #[derive(Clone, Copy)]
-pub struct Timer(pub Object);
+pub struct Timer(pub Pointer);
 
 impl Timer {
     #[inline(always)]
@@ -155,7 +155,7 @@ pub fn on_start<C: EbpfContext>(ctx: &C, env: Env, timer: Timer) {
     scratch.key = FlowKey { flow: entered.flow, net };
     let state = timewait.member(env, tw, config!(env, layout.tw_substate)) as u8;
     // What comes of a socket left out is decided before anything is asked that takes more reads.
-    let namespace = Object::untyped(net);
+    let namespace = Pointer::untyped(net);
     if !enter::begin(env, entered, (family, namespace), Kind::Entered, state) || is_dccp(env, tw) {
         return;
     }
@@ -330,7 +330,7 @@ fn finish<C: EbpfContext>(
 ) {
     let Scratch { ended, key, waiting, .. } = scratch;
     let is_strange = || is_dccp(env, tw);
-    let namespace = Object::untyped(net);
+    let namespace = Pointer::untyped(net);
     end::finish(ctx, env, ended, (tw, namespace), why, is_strange, |flow| {
         *key = FlowKey { flow: *flow, net };
         release(ctx, env, key, waiting);

@@ -12,7 +12,7 @@ use crate::{
     connecting, end, enter, fail,
     hooks::entry_hooks,
     platform::{ENTERING, Env},
-    read::{GivesSockets, Object},
+    read::{GivesSockets, Pointer},
     refuse,
     timers::{self, Timer},
 };
@@ -75,12 +75,12 @@ programs! {
     #[btf_tracepoint(function = "inet_sock_set_state")] typed_set_state: BtfTracePointContext =>
         |ctx, env| on_set_state(&ctx, env, ctx.arg(0), (ctx.arg(1), ctx.arg(2)));
     #[raw_tracepoint(tracepoint = "timer_start")] tracepoint_timer_start: RawTracePointContext =>
-        |ctx, env| timers::on_start(&ctx, env, Timer(Object::untyped(ctx.arg(0))));
+        |ctx, env| timers::on_start(&ctx, env, Timer(Pointer::untyped(ctx.arg(0))));
     #[raw_tracepoint(tracepoint = "timer_cancel")] tracepoint_timer_cancel: RawTracePointContext =>
-        |ctx, env| timers::on_cancel(&ctx, env, Timer(Object::untyped(ctx.arg(0))));
+        |ctx, env| timers::on_cancel(&ctx, env, Timer(Pointer::untyped(ctx.arg(0))));
     #[raw_tracepoint(tracepoint = "timer_expire_entry")]
     tracepoint_timer_expire: RawTracePointContext =>
-        |ctx, env| timers::on_expire(&ctx, env, Timer(Object::untyped(ctx.arg(0))));
+        |ctx, env| timers::on_expire(&ctx, env, Timer(Pointer::untyped(ctx.arg(0))));
     #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
     tracepoint_set_state: RawTracePointContext =>
         |ctx, env| on_set_state(&ctx, env, ctx.arg(0), (ctx.arg(1), ctx.arg(2)));
@@ -101,10 +101,10 @@ fn on_set_state<C: GivesSockets>(ctx: &C, env: Env, sk: u64, (old, new): (u32, u
     timers::on_set_state(ctx, env, sk, states);
 }
 
-/// An object that the kernel hands over with its type.
+/// To what the kernel hands over with its type.
 #[inline(always)]
-fn typed(address: u64) -> Object {
-    Object { address, is_typed: true }
+fn typed(address: u64) -> Pointer {
+    Pointer { address, is_typed: true }
 }
 
 /// Contexts whose sockets have a type: that of any socket, which the kernel narrows.
@@ -112,7 +112,7 @@ macro_rules! typed_sockets {
     ($($context:ty)+) => {$(
         impl GivesSockets for $context {
             #[inline(always)]
-            fn tcp_socket(&self, _env: Env, sk: u64) -> Option<Object> {
+            fn tcp_socket(&self, _env: Env, sk: u64) -> Option<Pointer> {
                 // SAFETY: the verifier checks that it is a socket; the helper answers null for one that is
                 // not a full socket of TCP.
                 let sk = unsafe { bpf_skc_to_tcp_sock(sk as *mut c_void) };
