@@ -53,29 +53,39 @@ pub fn programs() -> Result<Programs> {
     Tree::here().programs()
 }
 
-/// Builds both for an architecture: for another one than this machine's by the distribution's compiler,
-/// which comes with the standard library of others, into a directory of its own.
+/// Builds both for an architecture.
 pub fn programs_for(architecture: Architecture) -> Result<Programs> {
     if architecture == Architecture::here() {
         return programs();
     }
-    let mut command = Command::new("rustup");
-    command.current_dir(workspace()).args(["run", DEBIAN_TOOLCHAIN, "cargo", "build", "--release"]);
-    command.args(["--target", &architecture.target(), "--target-dir"]);
-    command.arg(target_dir().join("foreign"));
-    command.args(["--package", "twtrace", "--package", "twtrace-tests"]);
-    command.env("RUSTFLAGS", STATIC);
-    cross(&mut command, architecture);
+    let mut command = foreign_cargo("build", architecture);
+    command.args(["--release", "--package", "twtrace", "--package", "twtrace-tests"]);
     let [twtrace, tests] = executables(&mut command, ["twtrace", "twtrace-tests"])?;
     Ok(Programs { twtrace, tests })
 }
 
-/// Has cargo find what compiles C and links for another architecture.
+/// A cargo command for static programs of another architecture than this machine's: by the distribution's
+/// compiler, which comes with the standard library of others, into a directory of its own.
+pub fn foreign_cargo(word: &str, architecture: Architecture) -> Command {
+    let mut command = Command::new("rustup");
+    command.current_dir(workspace()).args(["run", DEBIAN_TOOLCHAIN, "cargo", word]);
+    command.args(["--target", &architecture.target(), "--target-dir"]);
+    command.arg(target_dir().join("foreign"));
+    command.env("RUSTFLAGS", STATIC);
+    cross(&mut command, architecture);
+    command
+}
+
+/// Has cargo find what compiles C and links for another architecture, and what runs its programs here.
 pub fn cross(command: &mut Command, architecture: Architecture) {
     let compiler = architecture.gnu("gcc");
     let target = architecture.target().replace('-', "_");
-    command.env(format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), &compiler);
     command.env(format!("CC_{target}"), &compiler);
+    let of_target = |what: &str| format!("CARGO_TARGET_{}_{what}", target.to_uppercase());
+    command.env(of_target("LINKER"), &compiler);
+    if let Some(emulator) = architecture.emulator() {
+        command.env(of_target("RUNNER"), emulator);
+    }
 }
 
 /// What makes programs static.

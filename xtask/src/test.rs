@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
+    architecture::Architecture,
     bench, build, dist, fleet, fuzz, log,
     process::{self, print, say},
     report::Tally,
@@ -99,6 +100,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     }
     if args.all && filter.is_none() {
         fuzz::run(&[], FUZZING, &mut steps)?;
+        steps.run("unit tests on 64-bit Arm", unit_tests_on_arm);
         steps.run("core scenarios on 64-bit Arm", || judged(vm::arm()?, &mut all));
         steps.run("what is released, made and used", dist::everything);
     }
@@ -119,6 +121,14 @@ fn judged(tally: Tally, all: &mut Tally) -> Result<()> {
         bail!("{failed} failed; what each said is above");
     }
     Ok(())
+}
+
+/// What needs no kernel of that architecture, with its processor emulated.
+fn unit_tests_on_arm() -> Result<()> {
+    setup::cross(Architecture::Aarch64)?;
+    let mut tests = build::foreign_cargo("test", Architecture::Aarch64);
+    tests.args(["--package", "twtrace", "--package", "twtrace-common", "--lib", "--no-fail-fast"]);
+    process::run_visibly(&mut tests)
 }
 
 fn lint_user_space() -> Result<()> {
