@@ -828,9 +828,15 @@ fn note_timers(peer: &mut Peer, hz: Hz, entered: &Entered) {
     }
 }
 
-/// An entry as a row's history wants it.
+/// An entry as a row's history wants it. Of a socket that was there at the start the settings are those
+/// of the start, and not those that it was made with.
 fn history_entry(entered: &Entered, role: Role, path: &EntryPath, overflow: bool) -> Entry {
+    let known = entered.header.kind != Kind::Present as u8
+        || entered.header.flags & entered_flags::ENTRY_KNOWN != 0;
+    let blocked_by = |block| known && path.blocked == Some(block);
     Entry {
+        not_from_peer: blocked_by(Block::NoPeerTimestamps),
+        not_offered: blocked_by(Block::TimestampsOff),
         mono_ns: entered.mono_ns,
         with_timestamps: path.timestamps == Some(true),
         timestamps_unknown: path.timestamps.is_none(),

@@ -190,7 +190,7 @@ pub struct Place {
     pub first_ns: u64,
     /// `CLOCK_MONOTONIC` of the last, nanoseconds.
     pub last_ns: u64,
-    /// Ports that the kernel could choose from when it failed first, if known.
+    /// Ports that the kernel could choose from when it failed last, if known.
     pub ports: Option<(u16, u16)>,
     /// Whether that range is the socket's own (`IP_LOCAL_PORT_RANGE`).
     pub own_range: bool,
@@ -226,6 +226,10 @@ impl Place {
             self.slots[(passed % SLOTS) as usize] = 0;
         }
         self.gone = false;
+        if failure.port_high != 0 {
+            self.ports = Some((failure.port_low, failure.port_high));
+            self.own_range = failure.flags & failed_flags::OWN_RANGE != 0;
+        }
         add(&mut self.count, failure.count);
         self.last_ns = self.last_ns.max(failure.last_ns);
         let slot = &mut self.slots[(now % SLOTS) as usize];

@@ -62,8 +62,9 @@ fn peer(address: [u8; 16], port: u16, role: Role, rate: u64, entry: Entry) -> Pe
 fn everything_wrong() -> (Vec<Peer>, HostFacts) {
     let from = |local| SpaceKey { local, chosen: PortChoice::Connect, ..SpaceKey::default() };
     let space = from(v4(10, 1, 0, 1));
-    let bare = Entry { space, blocked: true, autobound: true, ..Entry::default() };
-    let with = Entry { with_timestamps: true, ..bare };
+    let bare =
+        Entry { space, blocked: true, autobound: true, not_from_peer: true, ..Entry::default() };
+    let with = Entry { with_timestamps: true, not_from_peer: false, ..bare };
     let mut stripped = peer(v4(10, 2, 0, 2), 8080, Role::Client, 600, bare);
     stripped.history.with.last_ns = NOW_NS - 30_000_000_000;
     let mut allowed = peer(v4(10, 2, 0, 3), 443, Role::Client, 600, with);

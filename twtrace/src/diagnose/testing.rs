@@ -143,6 +143,8 @@ impl Client {
                 mono_ns: NOW_NS - span_ns + n * span_ns / entries,
                 with_timestamps: self.with_timestamps,
                 timestamps_unknown: false,
+                not_from_peer: !self.with_timestamps && self.blocked,
+                not_offered: false,
                 blocked: self.blocked,
                 fin_wait2: false,
                 autobound: true,

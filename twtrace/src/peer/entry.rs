@@ -23,6 +23,10 @@ pub struct Entry {
     pub with_timestamps: bool,
     /// Whether that is not known after all.
     pub timestamps_unknown: bool,
+    /// Whether this end offered timestamps then and the peer sent none.
+    pub not_from_peer: bool,
+    /// Whether this end offered none.
+    pub not_offered: bool,
     /// Whether it holds a port whose fast path is closed, by a reason other than FIN_WAIT2.
     pub blocked: bool,
     /// Whether it entered as a FIN_WAIT2 mini-socket.

@@ -80,6 +80,10 @@ pub struct History {
     pub with: Span,
     /// Sockets without.
     pub without: Span,
+    /// Sockets without a timestamp that came while this end offered them.
+    pub not_from_peer: u64,
+    /// Sockets without a timestamp that came while this end offered none.
+    pub not_offered: u64,
     /// Kind of the last socket.
     last_with: Option<bool>,
     /// Ports of the connections.
@@ -161,6 +165,8 @@ impl History {
             let span = if entry.with_timestamps { &mut self.with } else { &mut self.without };
             span.note(entry.mono_ns);
         }
+        self.not_from_peer += u64::from(entry.not_from_peer);
+        self.not_offered += u64::from(entry.not_offered);
         let pair = Ports::Same(entry.local_port, entry.remote_port);
         self.ports = match self.ports {
             Ports::None => pair,

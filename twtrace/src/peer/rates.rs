@@ -183,6 +183,14 @@ impl Window {
         most
     }
 
+    /// The most entries within so many seconds on end, as far as the window goes; that slots are whole
+    /// seconds counts for more and not for less.
+    pub fn most_within(&self, seconds: f64) -> u64 {
+        let slots = (seconds.max(0.0).ceil() as u32).saturating_add(1);
+        let within = |from: u32| u64::from(self.sum(from..from.saturating_add(slots)).entered);
+        self.0.all().iter().map(|slot| within(slot.second)).max().unwrap_or(0)
+    }
+
     /// Takes another row's last seconds in.
     pub fn absorb(&mut self, other: &Self) {
         for theirs in other.0.all() {
