@@ -101,10 +101,18 @@ impl Pressure {
 
     /// What the shortage leads to, and when.
     pub fn consequence(&self) -> String {
-        let fails = "connect() fails with EADDRNOTAVAIL (\"Cannot assign requested address\")";
+        let fails = match self.space.chosen {
+            PortChoice::Bind => "bind() fails with EADDRINUSE (\"Address already in use\")",
+            PortChoice::Program => {
+                "bind() fails with EADDRINUSE (\"Address already in use\"), or connect() with \
+                 EADDRNOTAVAIL (\"Cannot assign requested address\")"
+            }
+            _ => "connect() fails with EADDRNOTAVAIL (\"Cannot assign requested address\")",
+        };
         let (usable, triple, used) = (self.usable, self.triple(), self.used());
-        let rate =
-            format!("{:.1} such connections/s (last {:.0} s)", self.blocked_rate, self.window);
+        // Where it is the delay that counts, all that come count.
+        let such = if self.is_young() { self.rate } else { self.blocked_rate };
+        let rate = format!("{such:.1} such connections/s (last {:.0} s)", self.window);
         match self.exhaustion {
             Exhaustion::Now => {
                 format!(

@@ -6,9 +6,11 @@ use std::{
     time::Duration,
 };
 
+use twtrace_common::PortChoice;
+
 use crate::{
     event::{Role, ip},
-    host::open::OpenPorts,
+    host::open::{OpenPorts, OwnRange},
     peer::{Group, Netns, Peer},
 };
 
@@ -20,7 +22,11 @@ const MOST_PEERS: usize = 256;
 
 /// Open connections as they were counted last, by namespace.
 #[derive(Debug, Default)]
-pub struct OpenCounts(HashMap<u32, Reading>);
+pub struct OpenCounts {
+    readings: HashMap<u32, Reading>,
+    /// Ranges of sockets' own, by namespace.
+    own: HashMap<u32, Vec<OwnRange>>,
+}
 
 #[derive(Debug)]
 struct Reading {
@@ -34,13 +40,13 @@ impl OpenCounts {
     /// were seen to close towards. `None` if it is too early, or no socket was seen there and nobody
     /// asked for that namespace.
     pub fn due(
-        &self,
+        &mut self,
         inum: u32,
         rows: &[Peer],
         now_ns: u64,
         asked: bool,
     ) -> Option<Vec<SocketAddr>> {
-        if self.0.get(&inum).is_some_and(|known| now_ns < known.due_ns)
+        if self.readings.get(&inum).is_some_and(|known| now_ns < known.due_ns)
             || !(asked
                 || rows
                     .iter()
@@ -52,30 +58,36 @@ impl OpenCounts {
             Group::Peer { netns, role: Role::Client, address, port }
                 if netns.current() == Some(inum) =>
             {
-                Some((row.history.stuck(), SocketAddr::new(ip(address), port)))
+                Some(SocketAddr::new(ip(address), port))
             }
             _ => None,
         };
-        let mut servers: Vec<_> = rows.iter().filter_map(server).collect();
+        let clients = rows.iter().filter_map(|row| Some((row, server(row)?)));
+        let own = clients.clone().flat_map(|(row, server)| own_ranges(row, server));
+        self.own.insert(inum, own.take(MOST_PEERS).collect());
+        let mut servers: Vec<_> =
+            clients.map(|(row, server)| (row.history.stuck(), server)).collect();
         servers.sort_unstable_by(|one, two| two.cmp(one));
         Some(servers.into_iter().take(MOST_PEERS).map(|(_, server)| server).collect())
     }
 
     /// Notes what was counted at a moment, and how long that took.
-    pub fn note(&mut self, inum: u32, ports: OpenPorts, now_ns: u64, took: Duration) {
+    pub fn note(&mut self, inum: u32, mut ports: OpenPorts, now_ns: u64, took: Duration) {
+        ports.count_within(self.own.get(&inum).map_or(&[], Vec::as_slice));
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let due_ns = now_ns.saturating_add(took_ns.saturating_mul(REST));
-        self.0.insert(inum, Reading { ports: OpenPorts { read_ns: now_ns, ..ports }, due_ns });
+        self.readings
+            .insert(inum, Reading { ports: OpenPorts { read_ns: now_ns, ..ports }, due_ns });
     }
 
     /// What was counted last in a namespace.
     pub fn of(&self, inum: u32) -> Option<OpenPorts> {
-        self.0.get(&inum).map(|known| known.ports.clone())
+        self.readings.get(&inum).map(|known| known.ports.clone())
     }
 
     /// Who was connected to whom: namespace, this end, and the peer.
     pub fn ways(&self) -> impl Iterator<Item = (u32, IpAddr, SocketAddr)> {
-        self.0.iter().flat_map(|(inum, known)| {
+        self.readings.iter().flat_map(|(inum, known)| {
             let peers = known.ports.peers.iter();
             let ways = peers.flat_map(|(peer, by)| by.keys().map(|local| (*local, *peer)));
             ways.map(|(local, peer)| (*inum, local, peer))
@@ -84,8 +96,16 @@ impl OpenCounts {
 
     /// Forgets the namespaces that are no more.
     pub fn retain(&mut self, lives: impl Fn(u32) -> bool) {
-        self.0.retain(|inum, _| lives(*inum));
+        self.readings.retain(|inum, _| lives(*inum));
+        self.own.retain(|inum, _| lives(*inum));
     }
+}
+
+/// The ranges of sockets' own that a row's ports were chosen from.
+fn own_ranges(row: &Peer, server: SocketAddr) -> impl Iterator<Item = OwnRange> {
+    let keys = row.history.spaces().iter().map(|space| space.key);
+    let own = keys.filter(|key| key.range != (0, 0) && key.chosen != PortChoice::Accepted);
+    own.map(move |key| (server, ip(key.local), key.range))
 }
 
 #[cfg(test)]

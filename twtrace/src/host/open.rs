@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use smallvec::SmallVec;
 use twtrace_common::TCP_FIN_WAIT2;
 
 use super::{HostFactError, sockets};
@@ -21,19 +22,44 @@ pub struct OpenPorts {
     pub listening: u64,
     /// The peers that were looked for; of each the ports of its open connections, by address of
     /// this end. IPv4 addresses are such, not v4-mapped.
-    pub peers: BTreeMap<SocketAddr, BTreeMap<IpAddr, u64>>,
+    pub peers: Counts,
     /// Of the same peers the ports of FIN_WAIT2 mini-sockets.
-    pub fin_wait2: BTreeMap<SocketAddr, BTreeMap<IpAddr, u64>>,
+    pub fin_wait2: Counts,
     /// Whether `peers` has all that more than one connection of an address goes to.
     pub complete: bool,
     /// Of the ports in `peers` those that wait for the peer's answer.
-    pub connecting: BTreeMap<SocketAddr, BTreeMap<IpAddr, u64>>,
+    pub connecting: Counts,
     /// Ports of open connections to whomever, by address of this end: what `bind(address, 0)` cannot
     /// have.
     pub sources: BTreeMap<IpAddr, u64>,
     /// All ports that programs listen on, whether `connect()` may choose them or not.
     pub listeners: BTreeSet<u16>,
+    /// Of the ports in `peers` those that the program here has closed, which the peer has not
+    /// acknowledged.
+    pub unanswered: Counts,
+    /// Of the ports in `peers` those that the program here has closed and the peer has not.
+    pub half_closed: Counts,
+    /// Of the ports in `peers` those that the peer has closed and the program here has not.
+    pub left_open: Counts,
+    /// Of the ports in `peers` those within ranges of sockets' own (`IP_LOCAL_PORT_RANGE`), by range as
+    /// [`range_key`] writes it.
+    pub within: BTreeMap<SocketAddr, BTreeMap<IpAddr, BTreeMap<String, u64>>>,
+    /// Ports of connections to whomever, each once, without those that programs listen on.
+    pub in_use: u64,
+    /// The ports in `peers` themselves, until [`OpenPorts::count_within`] counts them.
+    pub lists: PortLists,
 }
+
+/// Ports by peer and address of this end.
+pub type PortLists = BTreeMap<(SocketAddr, IpAddr), Vec<u16>>;
+
+/// A port range as a key.
+pub fn range_key((low, high): (u16, u16)) -> String {
+    format!("{low}-{high}")
+}
+
+/// The port range of sockets' own towards a peer from an address.
+pub type OwnRange = (SocketAddr, IpAddr, (u16, u16));
 
 impl OpenPorts {
     /// Ports that a triple of a source address, a peer's address and its port cannot have because
@@ -43,6 +69,39 @@ impl OpenPorts {
         Some(self.listening + by_source.get(&source).copied().unwrap_or(0))
     }
 
+    /// The same of those within a range of one socket's own (`IP_LOCAL_PORT_RANGE`): what lies beside
+    /// it is not in its way.
+    pub fn held_within(
+        &self,
+        source: IpAddr,
+        peer: SocketAddr,
+        (low, high): (u16, u16),
+    ) -> Option<u64> {
+        let all = self.peers.get(&peer)?.get(&source).copied().unwrap_or(0);
+        let counted = self.within.get(&peer).and_then(|by_source| by_source.get(&source));
+        let counted = counted.and_then(|counts| counts.get(&range_key((low, high))).copied());
+        // Where it was not counted, it is no more than there are.
+        let open = counted.unwrap_or(all).min(u64::from(high.saturating_sub(low)) + 1);
+        Some(open + self.listeners.range(low..=high).count() as u64)
+    }
+
+    /// Counts the ports within some ranges of sockets' own, and keeps no more of them than that.
+    pub fn count_within(&mut self, own: &[OwnRange]) {
+        let lists = std::mem::take(&mut self.lists);
+        for (peer, source, range) in own {
+            let Some(ports) = lists.get(&(*peer, *source)) else { continue };
+            let within = ports.iter().filter(|port| (range.0..=range.1).contains(*port)).count();
+            let by_source = self.within.entry(*peer).or_default();
+            by_source.entry(*source).or_default().insert(range_key(*range), within as u64);
+        }
+    }
+
+    /// Ports that connections to others have, and none of such a triple: nobody's way is barred by them
+    /// but where `bind()` took them.
+    pub fn elsewhere(&self, source: IpAddr, peer: SocketAddr) -> u64 {
+        self.in_use.saturating_sub(count(&self.peers, source, peer))
+    }
+
     /// FIN_WAIT2 mini-sockets of such a triple; `None` if the peer was not looked for.
     pub fn mini_sockets(&self, source: IpAddr, peer: SocketAddr) -> Option<u64> {
         self.peers.get(&peer)?;
@@ -50,10 +109,19 @@ impl OpenPorts {
         Some(by_source.and_then(|by_source| by_source.get(&source)).copied().unwrap_or(0))
     }
 
-    /// Open connections of such a triple that wait for the peer's answer (SYN_SENT).
-    pub fn connecting(&self, source: IpAddr, peer: SocketAddr) -> u64 {
-        let by_source = self.connecting.get(&peer);
-        by_source.and_then(|by_source| by_source.get(&source)).copied().unwrap_or(0)
+    /// The stage that most of the open connections of such a triple are at, and how many are.
+    pub fn most_are(&self, source: IpAddr, peer: SocketAddr) -> (Stage, u64) {
+        let of = |counts| count(counts, source, peer);
+        let others = [
+            (Stage::Connecting, of(&self.connecting)),
+            (Stage::LeftOpen, of(&self.left_open)),
+            (Stage::Unanswered, of(&self.unanswered)),
+            (Stage::HalfClosed, of(&self.half_closed)),
+        ];
+        let all = of(&self.peers);
+        let open = all.saturating_sub(others.iter().map(|(_, count)| count).sum());
+        let most = others.into_iter().find(|(_, count)| *count * 2 > all);
+        most.unwrap_or((Stage::Open, open))
     }
 
     /// By how many a second the open connections of a triple grew until a later reading; `None` if that
@@ -73,6 +141,14 @@ impl OpenPorts {
     }
 }
 
+/// Connections by peer and address of this end.
+type Counts = BTreeMap<SocketAddr, BTreeMap<IpAddr, u64>>;
+
+/// Those of a triple.
+fn count(counts: &Counts, source: IpAddr, peer: SocketAddr) -> u64 {
+    counts.get(&peer).and_then(|by_source| by_source.get(&source)).copied().unwrap_or(0)
+}
+
 /// Reads the ports held among those that `usable` names, below `net_root`
 /// (`/proc/thread-self/net`), by connections to `peers` and by listeners.
 ///
@@ -85,7 +161,7 @@ pub fn read(
 ) -> Result<OpenPorts, HostFactError> {
     let mut open = OpenPorts::default();
     let mut sources: BTreeMap<IpAddr, HashSet<u16>> = BTreeMap::new();
-    let mut others = Others::default();
+    let mut found = Found::default();
     open.peers.extend(peers.iter().map(|peer| (*peer, BTreeMap::new())));
     sockets::read(net_root, |socket| {
         let time_wait = socket.time_wait();
@@ -98,63 +174,125 @@ pub fn read(
         } else if usable(local.port()) {
             if time_wait.is_none() {
                 sources.entry(local.ip()).or_default().insert(local.port());
-            }
-            if let Some(by_source) = open.peers.get_mut(&remote) {
-                let by_source = match time_wait {
-                    None => by_source,
-                    Some(_) => open.fin_wait2.entry(remote).or_default(),
-                };
-                *by_source.entry(local.ip()).or_default() += 1;
-                if socket.connects() {
-                    let by_source = open.connecting.entry(remote).or_default();
-                    *by_source.entry(local.ip()).or_default() += 1;
+                let asked = open.peers.contains_key(&remote);
+                // Those of a listener are one port, and its.
+                if asked || !open.listeners.contains(&local.port()) {
+                    found.add(remote, local, asked, Stage::of(&socket));
                 }
-            } else if time_wait.is_none() && !open.listeners.contains(&local.port()) {
-                others.add(remote, local.ip(), socket.connects());
+            } else if open.peers.contains_key(&remote) {
+                let by_source = open.fin_wait2.entry(remote).or_default();
+                *by_source.entry(local.ip()).or_default() += 1;
             }
         }
         Some(())
     })?;
-    others.list(&mut open);
+    found.list(&mut open);
+    let in_use: HashSet<u16> = sources.values().flatten().copied().collect();
+    open.in_use = in_use.iter().filter(|port| !open.listeners.contains(port)).count() as u64;
     open.sources = sources.into_iter().map(|(ip, ports)| (ip, ports.len() as u64)).collect();
     open.listening = open.listeners.iter().filter(|port| usable(**port)).count() as u64;
     Ok(open)
 }
 
-/// Connections to peers that were not looked for, of each how many, and how many under way.
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It waits for the peer's answer (SYN_SENT).
+    Connecting,
+    /// It is open, as far as this end knows.
+    Open,
+    /// The peer has closed it, and the program here has not (CLOSE_WAIT).
+    LeftOpen,
+    /// The program here has closed it, and the peer does not acknowledge that (FIN_WAIT1, LAST_ACK).
+    Unanswered,
+    /// The program here has closed it, and the peer has not (FIN_WAIT2, as a full socket).
+    HalfClosed,
+}
+
+impl Stage {
+    fn of(socket: &sockets::Socket<'_>) -> Self {
+        if socket.connects() {
+            Self::Connecting
+        } else if socket.is_left_open() {
+            Self::LeftOpen
+        } else if socket.is_unanswered() {
+            Self::Unanswered
+        } else if socket.is_half_closed() {
+            Self::HalfClosed
+        } else {
+            Self::Open
+        }
+    }
+}
+
+/// Connections by peer and address of this end.
 #[derive(Default)]
-struct Others {
-    counts: HashMap<(SocketAddr, IpAddr), (u64, u64)>,
+struct Found {
+    triples: HashMap<(SocketAddr, IpAddr), Triple>,
     /// Whether there were more than are counted.
     cut: bool,
 }
 
-impl Others {
-    /// Most that are counted: a server's clients are as many as they like.
+/// Those of one triple.
+#[derive(Default)]
+struct Triple {
+    /// Whether it is of a peer that was looked for.
+    asked: bool,
+    /// The most are one.
+    ports: SmallVec<[u16; 4]>,
+    connecting: u64,
+    left_open: u64,
+    unanswered: u64,
+    half_closed: u64,
+}
+
+impl Found {
+    /// Most triples of peers that were not looked for: a server's clients are as many as they like.
     const MOST: usize = 65_536;
-    /// Most that are listed, those with the most connections.
+    /// Most of them that are listed, those with the most connections.
     const LISTED: usize = 64;
 
-    fn add(&mut self, remote: SocketAddr, local: IpAddr, connects: bool) {
-        if self.counts.len() >= Self::MOST && !self.counts.contains_key(&(remote, local)) {
+    fn add(&mut self, remote: SocketAddr, local: SocketAddr, asked: bool, stage: Stage) {
+        let key = (remote, local.ip());
+        if !asked && self.triples.len() >= Self::MOST && !self.triples.contains_key(&key) {
             self.cut = true;
             return;
         }
-        let (all, under_way) = self.counts.entry((remote, local)).or_default();
-        *all += 1;
-        *under_way += u64::from(connects);
+        let triple = self.triples.entry(key).or_default();
+        triple.asked = asked;
+        triple.ports.push(local.port());
+        match stage {
+            Stage::Connecting => triple.connecting += 1,
+            Stage::LeftOpen => triple.left_open += 1,
+            Stage::Unanswered => triple.unanswered += 1,
+            Stage::HalfClosed => triple.half_closed += 1,
+            Stage::Open => {}
+        }
     }
 
-    /// Lists those with more than one connection among the peers.
+    /// Lists those that were looked for, and of the others those with more than one connection.
     fn list(self, open: &mut OpenPorts) {
-        let mut many: Vec<_> = self.counts.into_iter().filter(|(_, (all, _))| *all > 1).collect();
-        many.sort_unstable_by_key(|((remote, local), (all, _))| (Reverse(*all), *remote, *local));
-        open.complete = !self.cut && many.len() <= Self::LISTED;
-        for ((remote, local), (all, under_way)) in many.into_iter().take(Self::LISTED) {
-            open.peers.entry(remote).or_default().insert(local, all);
-            if under_way > 0 {
-                open.connecting.entry(remote).or_default().insert(local, under_way);
+        let many = self.triples.into_iter().filter(|(_, at)| at.asked || at.ports.len() > 1);
+        let (asked, mut others): (Vec<_>, Vec<_>) = many.partition(|(_, triple)| triple.asked);
+        others.sort_unstable_by_key(|((remote, local), triple)| {
+            (Reverse(triple.ports.len()), *remote, *local)
+        });
+        open.complete = !self.cut && others.len() <= Self::LISTED;
+        others.truncate(Self::LISTED);
+        for ((remote, local), triple) in asked.into_iter().chain(others) {
+            let ports = triple.ports.into_vec();
+            open.peers.entry(remote).or_default().insert(local, ports.len() as u64);
+            for (counts, count) in [
+                (&mut open.connecting, triple.connecting),
+                (&mut open.left_open, triple.left_open),
+                (&mut open.unanswered, triple.unanswered),
+                (&mut open.half_closed, triple.half_closed),
+            ] {
+                if count > 0 {
+                    counts.entry(remote).or_default().insert(local, count);
+                }
             }
+            open.lists.insert((remote, local), ports);
         }
     }
 }
@@ -263,6 +401,42 @@ mod tests {
         assert_eq!(held("10.0.0.1", "10.0.0.2:443"), None, "not looked for");
     }
 
+    /// Orphans have no inode.
+    #[cfg(target_endian = "little")]
+    const STAGES: &str = "\
+   0: 0100000A:4E20 0200000A:1F90 04 0:0 01:00000F00 00000002     0        0 0 1
+   1: 0100000A:4E21 0200000A:1F90 05 0:0 02:00000F00 00000000     0        0 0 1
+   2: 0100000A:4E22 0200000A:1F90 05 0:0 02:00000F00 00000000     0        0 22 1
+   3: 0100000A:4E23 0200000A:1F90 08 0:0 00:00000000 00000000     0        0 23 1
+   4: 0100000A:4E24 0200000A:1F90 08 0:0 00:00000000 00000000     0        0 24 1
+   5: 0100000A:4E25 0200000A:1F90 08 0:0 00:00000000 00000000     0        0 25 1
+   6: 0100000A:4E26 0200000A:1F90 08 0:0 00:00000000 00000000     0        0 26 1
+   7: 0100000A:4E27 0200000A:01BB 01 0:0 00:00000000 00000000     0        0 27 1
+   8: 0100000A:4E28 0200000A:01BB 01 0:0 00:00000000 00000000     0        0 28 1
+";
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn the_stage_that_most_are_at_is_told_and_which_ports_they_have() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("tcp"), format!("{HEADING}{STAGES}")).unwrap();
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (to, other) = (address("10.0.0.2:8080"), address("10.0.0.2:443"));
+        let source: IpAddr = "10.0.0.1".parse().unwrap();
+        let mut open = read(root.path(), |_| true, &[to]).unwrap();
+        open.count_within(&[(to, source, (20_002, 20_004))]);
+        assert_eq!(open.lists, PortLists::new());
+        assert_eq!(open.most_are(source, to), (Stage::LeftOpen, 4));
+        assert_eq!(open.most_are(source, other), (Stage::Open, 2));
+        let of = |counts: &Counts| count(counts, source, to);
+        assert_eq!((of(&open.unanswered), of(&open.half_closed)), (1, 1));
+        let within = |range| open.held_within(source, to, range);
+        assert_eq!(within((20_002, 20_004)), Some(3), "of a socket's own range");
+        assert_eq!(within((20_000, 20_999)), Some(7), "not asked for: all there are");
+        assert_eq!(within((20_000, 20_001)), Some(2), "and no more than it has");
+        assert_eq!((open.elsewhere(source, to), open.elsewhere(source, other)), (2, 7));
+    }
+
     #[test]
     fn a_kernel_without_ipv6_and_a_namespace_without_sockets_hold_nothing() {
         let root = tempfile::tempdir().unwrap();
@@ -300,10 +474,12 @@ mod tests {
         let remote: SocketAddr = "10.0.0.2:8080".parse().unwrap();
         let local: IpAddr = "10.0.0.1".parse().unwrap();
         let at = |seconds: u64, count| {
-            let mut others = Others::default();
-            (0..count).for_each(|_| others.add(remote, local, false));
+            let mut found = Found::default();
+            (0..count).for_each(|n| {
+                found.add(remote, SocketAddr::new(local, 40_000 + n), false, Stage::Open);
+            });
             let mut open = OpenPorts { read_ns: seconds * 1_000_000_000, ..OpenPorts::default() };
-            others.list(&mut open);
+            found.list(&mut open);
             open
         };
         assert_eq!((at(1, 1).held(local, remote), at(1, 2).held(local, remote)), (None, Some(2)));

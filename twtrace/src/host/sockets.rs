@@ -17,6 +17,15 @@ use super::HostFactError;
 const LISTEN: &str = "0A";
 /// State of a socket that connects, `TCP_SYN_SENT`.
 const SYN_SENT: &str = "02";
+/// State of a socket that the peer has closed and this end has not, `TCP_CLOSE_WAIT`.
+const CLOSE_WAIT: &str = "08";
+/// States of a socket that this end has closed and that waits for the peer's ACK: `TCP_FIN_WAIT1`,
+/// `TCP_LAST_ACK`, `TCP_CLOSING`.
+const UNANSWERED: [&str; 3] = ["04", "09", "0B"];
+/// State of one that waits for the peer's FIN, `TCP_FIN_WAIT2`.
+const FIN_WAIT2: &str = "05";
+/// Inode number of a socket that no program has any more.
+const NO_INODE: &str = "0";
 /// Beginning of a TIME_WAIT socket's timer, mini-sockets' too: `get_timewait4_sock()`,
 /// net/ipv4/tcp_ipv4.c. No other socket has it.
 const TIMEWAIT_TIMER: &str = "03:";
@@ -32,6 +41,7 @@ pub struct Socket<'a> {
     remote: &'a str,
     state: &'a str,
     timer: &'a str,
+    inode: &'a str,
 }
 
 /// What is told of a socket in TIME_WAIT, and of a FIN_WAIT2 mini-socket.
@@ -44,11 +54,12 @@ pub struct TimeWait {
 }
 
 impl<'a> Socket<'a> {
-    /// Reads a line: number, local, remote, state, queues, timer.
+    /// Reads a line: number, local, remote, state, queues, timer, retransmits, user, timeout, inode.
     fn parse(line: &'a str, is_v6: bool) -> Option<Self> {
         let mut words = line.split_ascii_whitespace().skip(1);
         let (local, remote, state) = (words.next()?, words.next()?, words.next()?);
-        Some(Self { is_v6, local, remote, state, timer: words.nth(1)? })
+        let timer = words.nth(1)?;
+        Some(Self { is_v6, local, remote, state, timer, inode: words.nth(3).unwrap_or("") })
     }
 
     /// Whether a program listens on it.
@@ -59,6 +70,23 @@ impl<'a> Socket<'a> {
     /// Whether it waits for the answer to its SYN.
     pub fn connects(&self) -> bool {
         self.state == SYN_SENT
+    }
+
+    /// Whether the peer has closed it, and the program here has not.
+    pub fn is_left_open(&self) -> bool {
+        self.state == CLOSE_WAIT
+    }
+
+    /// Whether the program here has closed it, and the peer has not acknowledged that. One that is shut
+    /// down for sending only is a program's still.
+    pub fn is_unanswered(&self) -> bool {
+        UNANSWERED.contains(&self.state) && self.inode == NO_INODE
+    }
+
+    /// Whether the program here has closed it, and the peer has not closed its end: a full socket in
+    /// FIN_WAIT2, as it is while `tcp_fin_timeout` is above 60 s.
+    pub fn is_half_closed(&self) -> bool {
+        self.state == FIN_WAIT2 && self.inode == NO_INODE && !self.is_in_time_wait()
     }
 
     /// Whether it is in TIME_WAIT, or a FIN_WAIT2 mini-socket.
@@ -156,5 +184,20 @@ mod tests {
         let line = "0: 0100000A:4E20 0200000A:1F90 05 0:0 02:00000F00 0 0";
         let socket = Socket::parse(line, false).unwrap();
         assert_eq!((socket.is_in_time_wait(), socket.time_wait()), (false, None));
+    }
+
+    #[test]
+    fn what_a_program_closed_is_told_from_what_it_only_shut_down_and_from_what_it_left_open() {
+        let told = |state: &str, inode: u32| {
+            let line = format!("0: 0100000A:4E20 0200000A:1F90 {state} 0:0 02:0 0 0 0 {inode} 1");
+            let socket = Socket::parse(&line, false).unwrap();
+            (socket.is_unanswered(), socket.is_half_closed(), socket.is_left_open())
+        };
+        for state in ["04", "09", "0B"] {
+            assert_eq!(told(state, 0), (true, false, false));
+            assert_eq!(told(state, 9), (false, false, false));
+        }
+        assert_eq!((told("05", 0), told("05", 9)), ((false, true, false), (false, false, false)));
+        assert_eq!((told("08", 9), told("01", 9)), ((false, false, true), (false, false, false)));
     }
 }

@@ -76,6 +76,7 @@ same!(
     NatKind,
     BTreeMap<IpAddr, u64>,
     BTreeMap<SocketAddr, BTreeMap<IpAddr, u64>>,
+    BTreeMap<SocketAddr, BTreeMap<IpAddr, BTreeMap<String, u64>>>,
     BTreeSet<u16>,
     Clock,
     Hz,
@@ -277,7 +278,7 @@ file! {
     }
 
     /// Ports held by something else than TIME_WAIT.
-    FileOpenPorts = OpenPorts => {
+    FileOpenPorts = OpenPorts and OpenPorts::default() => {
         #[serde(default)]
         read_ns: u64,
         listening: u64,
@@ -292,6 +293,16 @@ file! {
         sources: BTreeMap<IpAddr, u64>,
         #[serde(default)]
         listeners: BTreeSet<u16>,
+        #[serde(default)]
+        unanswered: BTreeMap<SocketAddr, BTreeMap<IpAddr, u64>>,
+        #[serde(default)]
+        half_closed: BTreeMap<SocketAddr, BTreeMap<IpAddr, u64>>,
+        #[serde(default)]
+        within: BTreeMap<SocketAddr, BTreeMap<IpAddr, BTreeMap<String, u64>>>,
+        #[serde(default)]
+        in_use: u64,
+        #[serde(default)]
+        left_open: BTreeMap<SocketAddr, BTreeMap<IpAddr, u64>>,
     }
 
     /// What was known of a peer.
@@ -429,6 +440,7 @@ fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FileNat>, D::Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::open::range_key;
     use serde_json::Value;
 
     /// The paths of all keys; what stands for a number or an address is `*`.
@@ -456,7 +468,14 @@ mod tests {
         let open = OpenPorts {
             peers: held.clone(),
             fin_wait2: held.clone(),
-            connecting: held,
+            connecting: held.clone(),
+            unanswered: held.clone(),
+            half_closed: held.clone(),
+            left_open: held,
+            within: BTreeMap::from([(
+                SocketAddr::new(end(), 443),
+                BTreeMap::from([(end(), BTreeMap::from([(range_key((1, 2)), 1)]))]),
+            )]),
             sources: BTreeMap::from([(end(), 1)]),
             listeners: BTreeSet::from([80]),
             ..OpenPorts::default()

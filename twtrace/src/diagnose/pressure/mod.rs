@@ -28,8 +28,15 @@ use crate::{host::facts::NamespaceFacts, peer::Peer, units::TCP_TIMEWAIT_LEN_MS}
 
 /// Share of the ports from which on they run short.
 pub const SHORT: f64 = 0.7;
-/// The same where ports are given back within a second or so: there is no pile to watch.
+/// The same where ports are given back within a second or so, and there is no pile to watch, or where the
+/// pile is going.
 const SHORT_YOUNG: f64 = 0.9;
+/// Share of the ports from which on what holds them is worth a word beside what holds most.
+pub const SOME: f64 = 0.1;
+/// Share of the ports up to which what comes does not keep up a pile.
+const GOES: f64 = SHORT / 2.0;
+/// Seconds within which what holds ports does not change much.
+pub const AT_ONCE_S: f64 = 2.0;
 /// Seconds within which a failure says that ports are wanted.
 const OF_LATE_S: f64 = 10.0;
 
@@ -56,6 +63,10 @@ pub struct Pressure {
     pub coming: Holders,
     /// Ports in TIME_WAIT that a `connect()` may take over now.
     pub takeable: f64,
+    /// Ports that open connections to others have, and none of this space.
+    pub elsewhere: u64,
+    /// Why its sockets have no timestamps, where they have none.
+    pub stamps: Stamps,
     /// Sockets ever seen in it.
     pub ever: u32,
     /// Sockets that live, whether they hold their ports or not.
@@ -100,12 +111,38 @@ pub struct Pressure {
     pub free_in: Option<(f64, f64)>,
     /// Seconds since a call failed for want of a port here, within the last minute.
     pub failed_ago: Option<f64>,
+    /// Whether calls failed within the last minute and the ports suffice again: what held them is gone, or
+    /// a setting that kept them was changed.
+    pub came_back: bool,
     /// Whether calls that fail here would be seen.
     pub seen: bool,
     /// Whether the ports are known to be those there are: of a program, once it begins anew.
     complete: bool,
     /// The most connections a second if something were different.
     pub what_if: WhatIf,
+}
+
+/// Why sockets have no timestamps, as far as it was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stamps {
+    /// They were there before, made with settings of which nothing is known.
+    #[default]
+    Unknown,
+    /// This end offered them, and the peer sent none.
+    NotFromPeer,
+    /// This end offered none.
+    NotOffered,
+}
+
+impl Stamps {
+    fn of(peer: Option<&Peer>) -> Self {
+        let history = peer.map(|peer| &peer.history);
+        match history.map(|history| (history.not_from_peer, history.not_offered)) {
+            Some((0, 0)) | None => Self::Unknown,
+            Some((not_from_peer, not_offered)) if not_offered > not_from_peer => Self::NotOffered,
+            Some(_) => Self::NotFromPeer,
+        }
+    }
 }
 
 /// Ports that are held by something else than TIME_WAIT.
@@ -227,6 +264,14 @@ impl Pressure {
         young.filter(|_| free_again).or_else(|| self.holders.most())
     }
 
+    /// What holds a good part of the ports beside another holder; `None` if nothing does.
+    pub fn second_holder(&self, first: Holder) -> Option<Holder> {
+        let lasting = |holder: &Holder| !matches!(*holder, Holder::Young | Holder::Assumed);
+        let others = Holder::ALL.into_iter().filter(|holder| *holder != first).filter(lasting);
+        let second = others.max_by(|a, b| self.holders.of(*a).total_cmp(&self.holders.of(*b)))?;
+        (self.holders.of(second) >= SOME * self.usable as f64).then_some(second)
+    }
+
     /// The `tcp_tw_reuse` with which `connect()` takes ports of this space over: on loopback the
     /// default is enough.
     pub const fn reuse_wanted(&self) -> u64 {
@@ -262,7 +307,10 @@ impl Pressure {
         if self.share() == 0.0 {
             return None;
         }
-        let limit = if self.is_young() { SHORT_YOUNG } else { SHORT };
+        // A pile that is going, and is not kept up by what comes, gives its ports back as well.
+        let goes =
+            self.exhaustion == Exhaustion::Never && self.steady() < GOES * self.usable as f64;
+        let limit = if self.is_young() || goes { SHORT_YOUNG } else { SHORT };
         let comes = self.recent_rate + self.open_growth > 0.0;
         let short = comes && self.share() >= limit;
         match self.exhaustion {

@@ -55,6 +55,12 @@ impl PortSpace {
         }
     }
 
+    /// Whether a call that wanted a port of this space had its ports to choose from, as they are now:
+    /// the namespace's range may have been changed since.
+    pub fn is_now(&self, place: &Place) -> bool {
+        self.chosen != PortChoice::Connect || place.ports.is_none_or(|ports| ports == self.range)
+    }
+
     /// Its ports.
     pub const fn ports(&self) -> RangeInclusive<u16> {
         self.range.0..=self.range.1

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use twtrace_common::PortChoice;
 
 use super::{
@@ -23,11 +23,18 @@ pub fn take_stock(
     sockets: &LiveSockets,
 ) -> FxHashMap<u32, Ports> {
     let memberships = memberships(case, drafts);
+    let accepted = accepted(case, &memberships, sockets);
     let mut bound: FxHashMap<u32, Ports> = FxHashMap::default();
     for (_, socket) in sockets.iter() {
         let Some(membership) = memberships.get(&(socket.row, socket.holding.space)) else {
             continue;
         };
+        if let Some(at) = membership.bind
+            && accepted.contains(&(at, socket.holding.port))
+        {
+            drafts[at].seen = drafts[at].seen.saturating_sub(1);
+            continue;
+        }
         if membership.chosen != PortChoice::Connect {
             bound.entry(socket.netns).or_default().add(socket.holding.port);
         }
@@ -41,9 +48,34 @@ pub fn take_stock(
     bound
 }
 
+/// Ports, each with the space it is in, of sockets that look as if `bind(address, 0)` had chosen them, but
+/// were accepted: somebody listens there, or of those that were there at the start more than one has the
+/// port.
+fn accepted(
+    case: &Case<'_>,
+    memberships: &FxHashMap<(u32, u8), Membership>,
+    sockets: &LiveSockets,
+) -> FxHashSet<(usize, u16)> {
+    let mut accepted = FxHashSet::default();
+    let mut once = FxHashSet::default();
+    for (_, socket) in sockets.iter() {
+        let membership = memberships.get(&(socket.row, socket.holding.space));
+        let Some(at) = membership.and_then(|membership| membership.bind) else { continue };
+        let port = socket.holding.port;
+        let open = case.facts.namespaces.get(&socket.netns).and_then(|facts| facts.open.as_ref());
+        let listens = open.is_some_and(|open| open.listeners.contains(&port));
+        if listens || (socket.entered_ns == 0 && !once.insert((at, port))) {
+            accepted.insert((at, port));
+        }
+    }
+    accepted
+}
+
 /// Where the sockets of one space of one row count.
 struct Membership {
     chosen: PortChoice,
+    /// The space of `bind(address, 0)` that they are seen in, if they are.
+    bind: Option<usize>,
     /// The spaces whose ports they hold, as indices of drafts.
     drafts: Vec<usize>,
 }
@@ -80,7 +112,10 @@ fn memberships(case: &Case<'_>, drafts: &[Draft<'_>]) -> FxHashMap<(u32, u8), Me
                 let numbers = (0..peer.history.spaces().iter().count() as u8).chain([NO_SPACE]);
                 all.extend(numbers.map(|number| {
                     let drafts = drafts.clone();
-                    ((row_number, number), Membership { chosen: PortChoice::Connect, drafts })
+                    (
+                        (row_number, number),
+                        Membership { chosen: PortChoice::Connect, bind: None, drafts },
+                    )
                 }));
             }
             continue;
@@ -97,8 +132,10 @@ fn memberships(case: &Case<'_>, drafts: &[Draft<'_>]) -> FxHashMap<(u32, u8), Me
                 // Who names a port finds it held whoever chose it before.
                 drafts.extend(of(PortChoice::Program));
             }
-            drafts.extend(binds.get(&(netns, local)));
-            all.insert((row_number, number as u8), Membership { chosen, drafts });
+            let of_address = binds.get(&(netns, local)).copied();
+            drafts.extend(of_address);
+            let bind = of_address.filter(|_| chosen == PortChoice::Bind);
+            all.insert((row_number, number as u8), Membership { chosen, bind, drafts });
         }
     }
     all

@@ -121,6 +121,75 @@ fn a_burst_that_is_over_is_quiet_while_its_ports_come_back() {
 }
 
 #[test]
+fn a_pile_that_a_trickle_does_not_keep_up_is_none_to_warn_of() {
+    let facts = thousand();
+    let severity = |rate, live| of(&client().rate(rate).live(live).peer(), &facts).severity();
+    assert_eq!(severity(1.0, 800), None, "it settles at 60");
+    assert_eq!(severity(1.0, 900), Some(Severity::Warning));
+    assert_eq!(severity(6.0, 700), Some(Severity::Warning), "it settles at 360");
+}
+
+#[test]
+fn what_is_open_beside_a_range_of_the_sockets_own_is_not_in_its_way() {
+    let mut facts = facts();
+    let mut peer = client().peer();
+    let local = v4("10.1.0.1");
+    let own = SpaceKey { local, chosen: PortChoice::Connect, range: (40_000, 40_999) };
+    let second = |n: u64| crate::peer::entry::Entry {
+        mono_ns: NOW_NS - n * 200_000_000,
+        blocked: true,
+        space: own,
+        local_port: 40_000 + n as u16,
+        ..crate::peer::entry::Entry::default()
+    };
+    (0..40).for_each(|n| {
+        peer.history.take_in(&second(n));
+    });
+    let source: std::net::IpAddr = "10.1.0.1".parse().unwrap();
+    let remote = "10.2.0.2:443".parse().unwrap();
+    let mut open = open_ports(0, "10.1.0.1", 850, 0).unwrap();
+    open.lists.insert((remote, source), (39_200..40_050).collect());
+    open.count_within(&[(remote, source, (40_000, 40_999))]);
+    open.listeners = [22, 40_999].into();
+    only(&mut facts).open = Some(open);
+    let pressure = of(&peer, &facts);
+    assert_eq!((pressure.usable, pressure.space.own_range), (1000, true));
+    assert_eq!(pressure.open.map(|open| open.ports), Some(50 + 1));
+    assert_eq!(pressure.severity(), None);
+}
+
+#[test]
+fn what_was_accepted_before_the_session_is_nobodys_bind() {
+    let mut facts = thousand();
+    let seen = |facts: &HostFacts, ports: &[u16]| {
+        let mut peer = client().peer();
+        let space = SpaceKey { local: v4("10.1.0.1"), chosen: PortChoice::Bind, range: (0, 0) };
+        let mut sockets = LiveSockets::with_capacity(16);
+        for (n, port) in ports.iter().enumerate() {
+            let entry =
+                crate::peer::entry::Entry { space, local_port: *port, ..Default::default() };
+            let space = peer.history.space_of(&entry.space);
+            peer.history.present(space, &entry);
+            peer.history.live(space, Hold::default());
+            let due = Due::at(NOW_NS + 50_000_000_000);
+            let holding = Holding { space, hold: Hold::default(), port: *port, due };
+            let netns = crate::diagnose::testing::NETNS;
+            sockets.enter(n as u64 + 1, Tracked { entered_ns: 0, row: 1, netns, holding });
+        }
+        let peers = [peer];
+        let case = crate::diagnose::Case { sockets: Some(&sockets), ..case(&peers, facts) };
+        let all = of_all(&case);
+        let bound = all.iter().find(|ports| ports.space.chosen == PortChoice::Bind).unwrap();
+        (bound.ever, bound.stuck)
+    };
+    assert_eq!(seen(&facts, &[20_001, 20_002]), (2, 2.0), "each has its own");
+    assert_eq!(seen(&facts, &[20_001, 20_001, 20_002]), (1, 1.0), "a server's, and one");
+    let listeners = [20_001].into();
+    only(&mut facts).open = Some(OpenPorts { listeners, ..OpenPorts::default() });
+    assert_eq!(seen(&facts, &[20_001]), (0, 0.0), "somebody listens there");
+}
+
+#[test]
 fn the_shortest_of_several_sources_counts() {
     let mut facts = thousand();
     let mut peer = client().rate(6.0).live(600).peer();

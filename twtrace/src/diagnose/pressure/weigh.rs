@@ -5,11 +5,11 @@ use std::ops::RangeInclusive;
 use twtrace_common::PortChoice;
 
 use super::{
-    OF_LATE_S, Open, Pressure, SHORT, WhatIf,
+    AT_ONCE_S, OF_LATE_S, Open, Pressure, SHORT, SHORT_YOUNG, Stamps, WhatIf,
     holders::{Holder, Holders},
     ports::Ports,
     reuse_delay,
-    spaces::Draft,
+    spaces::{Draft, PortSpace},
     time_wait,
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
         arithmetic::{self, Exhaustion},
         forecast::{AHEAD_S, Inflow, TIMER_SLACK, look_ahead},
     },
-    host::open::OpenGrowth,
+    host::open::{OpenGrowth, OpenPorts},
     peer::rates::{Pace, Rates},
     units::TCP_TIMEWAIT_LEN_MS,
 };
@@ -162,11 +162,23 @@ pub fn weigh(mut draft: Draft<'_>, case: &Case<'_>, bound: &Ports) -> Pressure {
         seconds: if flow.seconds > TIMER_SLACK { flow.seconds + TIMER_SLACK } else { flow.seconds },
     }));
 
-    let of_space = case.failures.places().filter(|place| space.is_of(place));
+    // Those that had another range to choose from say nothing of this one.
+    let of_space = case.failures.places().filter(|place| space.is_of(place) && space.is_now(place));
     let last_ns = of_space.map(|place| place.last_ns).max();
     let failed_ago = last_ns
         .map(|last_ns| case.now_ns.saturating_sub(last_ns) as f64 / 1e9)
         .filter(|seconds| *seconds < TOLD_S);
+    // So many may have been too young at once; of a longer time than is looked back, at the present rate.
+    let most_young =
+        (draft.window.most_within(times.delay) as f64).max(rates.entered * times.delay);
+    let suffice = holders.total().max(was_open(&draft) as f64) < SHORT * places
+        && most_young < SHORT_YOUNG * places
+        && will.full_in.is_none();
+    let came_back = !for_all
+        && suffice
+        && recent.rate_as(true) > 0.0
+        && failed_ago.is_some_and(|seconds| seconds >= AT_ONCE_S);
+    let failed_ago = failed_ago.filter(|_| !came_back);
     let failing = failed_ago.is_some_and(|seconds| seconds < OF_LATE_S);
     if failing && holders.total() < SHORT * places {
         // What was open when they failed may be closed by now.
@@ -215,6 +227,8 @@ pub fn weigh(mut draft: Draft<'_>, case: &Case<'_>, bound: &Ports) -> Pressure {
         holders,
         coming: now.holders(),
         takeable: draft.stock.takeable,
+        elsewhere: elsewhere(&draft),
+        stamps: Stamps::of(peer),
         ever: draft.seen,
         live: draft.live,
         open,
@@ -237,6 +251,7 @@ pub fn weigh(mut draft: Draft<'_>, case: &Case<'_>, bound: &Ports) -> Pressure {
         takes_over: rates.early > 0.0 && rates.early >= rates.entered / 2.0,
         free_in: draft.stock.held.next_free().zip(draft.stock.held.last_free()),
         failed_ago,
+        came_back,
         seen,
         complete,
         what_if: WhatIf {
@@ -282,7 +297,25 @@ fn add_unfollowed(draft: &mut Draft<'_>, case: &Case<'_>, rates: &Rates, times: 
 fn was_open(draft: &Draft<'_>) -> u64 {
     let space = &draft.space;
     let counted = draft.facts.open.as_ref().filter(|_| space.chosen == PortChoice::Connect);
-    counted.and_then(|counted| counted.held(space.local, space.remote)).unwrap_or(0)
+    counted.and_then(|counted| held(counted, space)).unwrap_or(0)
+}
+
+/// Ports of a space of `connect()` that are open: of a range of the socket's own those within it.
+fn held(open: &OpenPorts, space: &PortSpace) -> Option<u64> {
+    if space.own_range {
+        open.held_within(space.local, space.remote, space.range)
+    } else {
+        open.held(space.local, space.remote)
+    }
+}
+
+/// Ports that connections to others have, and none of the space.
+fn elsewhere(draft: &Draft<'_>) -> u64 {
+    let space = &draft.space;
+    // Of a range of the socket's own it is not counted.
+    let whole = space.chosen == PortChoice::Connect && !space.own_range;
+    let counted = draft.facts.open.as_ref().filter(|_| whole);
+    counted.map_or(0, |open| open.elsewhere(space.local, space.remote))
 }
 
 /// Ports of the space that something else than TIME_WAIT holds.
@@ -295,7 +328,7 @@ fn open_ports(draft: &Draft<'_>, case: &Case<'_>) -> Option<Open> {
     let ports = match space.chosen {
         PortChoice::Program => return None,
         PortChoice::Bind => counted.held_for_all(space.local),
-        _ => counted.held(space.local, space.remote)?,
+        _ => held(counted, space)?,
     };
     Some(Open { ports: ports.saturating_sub(closed()), age })
 }

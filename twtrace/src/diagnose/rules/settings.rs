@@ -1,6 +1,12 @@
 //! TW013, TW014, TW015: settings that do not do what they are set for.
 
-use crate::diagnose::{Finding, Scene, Severity, pressure::Holder};
+use crate::{
+    diagnose::{
+        Finding, Scene, Severity,
+        pressure::{Holder, Pressure},
+    },
+    host::open::Stage,
+};
 
 /// `tcp_fin_timeout` when nobody changes it, seconds.
 const FIN_TIMEOUT: u64 = 60;
@@ -100,10 +106,18 @@ pub fn fin_timeout(scene: &Scene<'_>) -> Vec<Finding> {
         .filter_map(|(netns, facts)| {
             let seconds = facts.fin_timeout.filter(|seconds| *seconds != FIN_TIMEOUT)?;
             let here = scene.in_namespace(netns);
-            let mut pressures = here.iter().filter_map(|row| row.pressure.as_ref());
+            let mut pressures = here.iter().filter_map(|row| row.pressure.as_deref());
             // Of FIN_WAIT2 it is the right setting.
+            let half_closed = |pressure: &Pressure| {
+                let space = &pressure.space;
+                let open = facts.open.as_ref();
+                let stage = open.map(|open| open.most_are(space.local, space.remote).0);
+                pressure.holder() == Some(Holder::Open) && stage == Some(Stage::HalfClosed)
+            };
             let ports = pressures.any(|pressure| {
-                pressure.severity().is_some() && pressure.holder() != Some(Holder::FinWait2)
+                let is_of_fin_wait2 =
+                    pressure.holder() == Some(Holder::FinWait2) || half_closed(pressure);
+                pressure.severity().is_some() && !is_of_fin_wait2
             });
             let buckets = scene.buckets(netns);
             let full = buckets.is_some_and(|buckets| buckets.used_share() >= super::buckets::FULL);

@@ -1,9 +1,10 @@
 //! TW001, TW002: sockets without timestamps, which nothing can take over.
 
+use super::failed::cause::back;
 use crate::{
     diagnose::{
         Finding, Scene, Severity, Subject,
-        pressure::{Holder, Pressure},
+        pressure::{Holder, Pressure, Stamps},
     },
     host::facts::NamespaceFacts,
 };
@@ -26,17 +27,32 @@ fn short<'s, 'a>(
 pub fn none_from_peer(scene: &Scene<'_>) -> Vec<Finding> {
     let finding = |(client, severity): (&Subject<'_>, Severity)| {
         let pressure = client.pressure.as_ref()?;
+        // Those that were made while none were offered run out, and new ones have them.
+        if pressure.stamps == Stamps::NotOffered {
+            return None;
+        }
         let history = &client.peer.history;
         let before = match history.with.last_ns {
             0 => "",
             _ => " any more",
         };
+        let (what, since) = match pressure.stamps {
+            Stamps::NotFromPeer => (
+                format!("{} sends no TCP timestamps{before} though we offer them", pressure.peer),
+                "",
+            ),
+            // What was there before may be of a time when they were not offered.
+            _ => (
+                format!("The connections to {} had no TCP timestamps", pressure.peer),
+                " We offer them now; none was closed since that would tell whether the peer sends any.",
+            ),
+        };
         let finding = client.finding(
             severity,
             format!(
-                "{} sends no TCP timestamps{before} though we offer them, so none of these ports \
-                 can be taken over early: each stays in TIME_WAIT for {:.0} s.",
-                pressure.peer, pressure.seconds
+                "{what}, so none of these ports can be taken over early: each stays in TIME_WAIT for \
+                 {:.0} s.{since}",
+                pressure.seconds
             ),
         );
         let counts = &client.peer.counts();
@@ -58,8 +74,16 @@ pub fn none_from_peer(scene: &Scene<'_>) -> Vec<Finding> {
             finding = finding.with("last_with", last, "s ago", super::COUNTED);
         }
         finding.consequence = pressure.consequence();
+        let find = match pressure.stamps {
+            Stamps::NotFromPeer => "Find".to_owned(),
+            _ => format!(
+                "If tcp_timestamps was turned on here a moment ago, wait: they come back {}. Otherwise \
+                 find",
+                back(pressure)
+            ),
+        };
         finding.remedy = format!(
-            "Find what erases the option between here and {}: a load balancer, NAT, proxy, SYN \
+            "{find} what erases the option between here and {}: a load balancer, NAT, proxy, SYN \
              proxy or firewall (compare the SYN and SYN-ACK on both sides), or \
              net.ipv4.tcp_timestamps=0 on the peer.",
             pressure.peer
@@ -81,7 +105,7 @@ pub fn none_from_peer(scene: &Scene<'_>) -> Vec<Finding> {
             .into();
         Some(finding)
     };
-    short(scene, true).filter_map(finding).chain(super::inherited::stamps(scene)).collect()
+    short(scene, true).filter_map(finding).chain(super::inherited::stamps(scene, true)).collect()
 }
 
 /// What else has to be set for timestamps to help, as a sentence; empty if nothing.
@@ -132,7 +156,11 @@ pub fn off_here(scene: &Scene<'_>) -> Vec<Finding> {
         Some(finding)
     };
     let told = |client: &Subject<'_>| client.pressure.as_deref().is_some_and(Pressure::is_told);
-    short(scene, false).filter(|(client, _)| !told(client)).filter_map(finding).collect()
+    short(scene, false)
+        .filter(|(client, _)| !told(client))
+        .filter_map(finding)
+        .chain(super::inherited::stamps(scene, false))
+        .collect()
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use twtrace_common::PortChoice;
 
 use crate::{
-    diagnose::pressure::{Holder, Pressure},
+    diagnose::pressure::{AT_ONCE_S, Holder, Pressure, SOME, Stamps},
     failures::{Cause, Place},
-    host::facts::NamespaceFacts,
+    host::{facts::NamespaceFacts, open::Stage},
     text::counted,
 };
 
@@ -20,8 +20,8 @@ pub struct Explained {
     pub dont: &'static str,
 }
 
-/// Seconds within which what holds ports does not change much.
-const AT_ONCE_S: f64 = 2.0;
+/// A `tcp_fin_timeout`, in seconds, that is short and still leaves a slow peer time.
+const SHORT_FIN_TIMEOUT_S: f64 = 10.0;
 /// What helps whatever holds the ports.
 const POOL: &str = "Keep connections open and reuse them (keep-alive, a pool)";
 
@@ -30,29 +30,40 @@ pub fn of_space(ports: &Pressure, facts: &NamespaceFacts) -> Option<Explained> {
     if ports.usable == 0 {
         return Some(nothing_to_choose(ports));
     }
-    let holder = ports.holder()?;
-    let mut explained = match (ports.space.chosen, holder) {
-        (PortChoice::Program, _) => named_by_program(ports),
-        (PortChoice::Bind, Holder::Open) => open_to_all(ports),
-        (PortChoice::Bind, _) => bound_first(ports, facts),
-        (_, Holder::NoTimestamps) => no_timestamps(ports, facts),
-        (_, Holder::Forbidden) => forbidden(ports, facts),
-        (_, Holder::Young) => young(ports, facts),
-        (_, Holder::FinWait2) => fin_wait2(ports, facts),
-        (_, Holder::Bound) => bound_by_others(ports),
-        (_, Holder::Open) => open(ports, facts),
-        (_, Holder::Assumed | Holder::TimeWait) => assumed(ports),
-    };
     let unknown = ports.usable as f64 - ports.used();
-    if ports.space.chosen == PortChoice::Connect
+    let is_unseen = ports.space.chosen == PortChoice::Connect
         && is_of_now(ports)
-        && unknown > 0.1 * ports.usable as f64
-        && holder != Holder::Young
-    {
-        explained.why.push_str(&format!(
-            "; what holds the other {unknown:.0} is not seen (sockets that are bound and neither \
-             connected nor listen are in no list)"
-        ));
+        && unknown > SOME * ports.usable as f64;
+    // What is in use by others bars nobody's way but where bind() took it.
+    let by_others = is_unseen && ports.failing() && ports.elsewhere as f64 >= 0.9 * unknown;
+    if by_others && unknown > 0.5 * ports.usable as f64 {
+        return Some(bound_and_open(ports));
+    }
+    let holder = ports.holder()?;
+    let mut explained = held_by(holder, ports, facts);
+    let second = ports.second_holder(holder).filter(|_| {
+        ports.space.chosen == PortChoice::Connect && is_of_now(ports) && holder != Holder::Young
+    });
+    if let Some(second) = second.map(|second| held_by(second, ports, facts)) {
+        // What one must not do for the one may help against the other.
+        explained = Explained {
+            why: format!("{}; besides, {}", explained.why, second.why),
+            remedy: format!("{} Against the second: {}", explained.remedy, second.remedy),
+            dont: "",
+        };
+    }
+    if is_unseen && holder != Holder::Young {
+        explained.why.push_str(&if by_others {
+            format!(
+                "; the other {unknown:.0} are in use by open connections to others, which must have \
+                 taken theirs with bind() before connect()"
+            )
+        } else {
+            format!(
+                "; what holds the other {unknown:.0} is not seen (sockets that are bound and \
+                 neither connected nor listen are in no list)"
+            )
+        });
     }
     if ports.space.own_range {
         explained.remedy.push_str(
@@ -67,6 +78,22 @@ pub fn of_space(ports: &Pressure, facts: &NamespaceFacts) -> Option<Explained> {
         ));
     }
     Some(explained)
+}
+
+/// Explains what one kind of holder does.
+fn held_by(holder: Holder, ports: &Pressure, facts: &NamespaceFacts) -> Explained {
+    match (ports.space.chosen, holder) {
+        (PortChoice::Program, _) => named_by_program(ports),
+        (PortChoice::Bind, Holder::Open) => open_to_all(ports),
+        (PortChoice::Bind, _) => bound_first(ports, facts),
+        (_, Holder::NoTimestamps) => no_timestamps(ports, facts),
+        (_, Holder::Forbidden) => forbidden(ports, facts),
+        (_, Holder::Young) => young(ports, facts),
+        (_, Holder::FinWait2) => fin_wait2(ports, facts),
+        (_, Holder::Bound) => bound_by_others(ports),
+        (_, Holder::Open) => open(ports, facts),
+        (_, Holder::Assumed | Holder::TimeWait) => assumed(ports),
+    }
 }
 
 /// Explains a failure in a namespace of which nothing is known any more.
@@ -139,20 +166,31 @@ fn nothing_to_choose(ports: &Pressure) -> Explained {
 }
 
 fn no_timestamps(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
-    let (here, find) = if facts.timestamps == Some(0) {
-        (
+    let find = format!(
+        "ind what erases the timestamps between here and {} (a load balancer, NAT, proxy or \
+         firewall), or net.ipv4.tcp_timestamps=0 on the peer",
+        ports.peer
+    );
+    let (here, find) = match (facts.timestamps, ports.stamps) {
+        (Some(0), _) => (
             "TCP timestamps are off on this end (tcp_timestamps=0)",
             "Set net.ipv4.tcp_timestamps=1".to_owned(),
-        )
-    } else {
-        (
-            "the peer sent no TCP timestamps",
+        ),
+        (_, Stamps::NotFromPeer) => ("the peer sent no TCP timestamps", format!("F{find}")),
+        (_, Stamps::NotOffered) => (
+            "TCP timestamps were off on this end (tcp_timestamps=0) when they were made, and have been \
+             turned on since",
+            format!("Wait, they come back {}; new connections have timestamps", back(ports)),
+        ),
+        (_, Stamps::Unknown) => (
+            "they had no TCP timestamps, and since twtrace began none was closed that would tell \
+             whether the peer sends any now",
             format!(
-                "Find what erases the timestamps between here and {} (a load balancer, NAT, proxy \
-                 or firewall), or net.ipv4.tcp_timestamps=0 on the peer",
-                ports.peer
+                "If tcp_timestamps was turned on here a moment ago, wait: they come back {}. \
+                 Otherwise f{find}",
+                back(ports)
             ),
-        )
+        ),
     };
     let reuse = if ports.may_take_over(facts) {
         String::new()
@@ -245,16 +283,38 @@ fn fin_wait2(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
         ),
         remedy: format!(
             "Let the peer close its end when ours is closed (look there for connections in \
-             CLOSE_WAIT). Until then lower net.ipv4.tcp_fin_timeout, now {:.0} s: each of these \
-             holds its port so long, so {:.1} connections/s fit, and with 10 s {:.1}. Or: {}; {}.",
-            ports.fin_seconds,
-            ports.highest_rate(),
-            ports.highest_rate() * ports.fin_seconds / 10.0,
+             CLOSE_WAIT). {} Or: {}; {}.",
+            until_then(ports),
             POOL.to_lowercase(),
             ports.room()
         ),
         dont,
     }
+}
+
+/// What `tcp_fin_timeout` does for ports in FIN_WAIT2; of those that are there it is as it was when they
+/// were closed.
+fn until_then(ports: &Pressure) -> String {
+    let (timeout, fits) = (ports.fin_seconds, ports.highest_rate());
+    if let Some((_, last)) = ports.free_in
+        && last > timeout + AT_ONCE_S
+    {
+        return format!(
+            "net.ipv4.tcp_fin_timeout, now {timeout:.0} s, was longer when these were closed: they come \
+             back {}. Those closed since hold their port for {timeout:.0} s, so {fits:.1} connections/s \
+             fit.",
+            back(ports)
+        );
+    }
+    let lower = if timeout > SHORT_FIN_TIMEOUT_S {
+        format!(", and with {SHORT_FIN_TIMEOUT_S:.0} s {:.1}", fits * timeout / SHORT_FIN_TIMEOUT_S)
+    } else {
+        String::new()
+    };
+    format!(
+        "Until then lower net.ipv4.tcp_fin_timeout, now {timeout:.0} s: each of these holds its port so \
+         long, so {fits:.1} connections/s fit{lower}; it counts for those closed from then on."
+    )
 }
 
 fn bound_first(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
@@ -318,30 +378,129 @@ fn bound_by_others(ports: &Pressure) -> Explained {
 
 fn open(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
     let space = &ports.space;
-    let connecting =
-        facts.open.as_ref().map_or(0, |open| open.connecting(space.local, space.remote));
-    if connecting as f64 > ports.holders.of(Holder::Open) / 2.0 {
-        return Explained {
-            why: format!(
-                "{} are held by connections that are not established: {connecting} wait for an \
-                 answer of the peer (SYN_SENT)",
-                share(ports, Holder::Open)
-            ),
+    let open = facts.open.as_ref();
+    let (stage, count) =
+        open.map_or((Stage::Open, 0), |open| open.most_are(space.local, space.remote));
+    let held = share(ports, Holder::Open);
+    match stage {
+        Stage::Connecting => unanswered_syns(ports, &held, count),
+        Stage::LeftOpen => left_open(ports, &held, count),
+        Stage::Unanswered => unanswered(ports, &held, count),
+        Stage::HalfClosed => half_closed(ports, facts, &held, count),
+        Stage::Open => Explained {
+            why: format!("{held} are held by connections that are open"),
             remedy: format!(
-                "Find out why {} does not answer (is it down, does a firewall drop the SYNs?). A \
+                "See whether the program closes what it no longer needs (a leak, a pool without a \
+                 limit): `ss -tnp dst {}` lists them. If it needs as many, {}.",
+                ports.peer,
+                ports.more_ports()
+            ),
+            dont: "Do not look for TIME_WAIT, tcp_tw_reuse or timestamps: these connections are \
+                   open.",
+        },
+    }
+}
+
+fn unanswered_syns(ports: &Pressure, held: &str, connecting: u64) -> Explained {
+    Explained {
+        why: format!(
+            "{held} are held by connections that are not established: {connecting} wait for an \
+                 answer of the peer (SYN_SENT)"
+        ),
+        remedy: format!(
+            "Find out why {} does not answer (is it down, does a firewall drop the SYNs?). A \
                  shorter timeout for connect() in the program, or a lower \
                  net.ipv4.tcp_syn_retries, gives the ports back sooner.",
-                ports.peer
-            ),
-            dont: "Do not look for TIME_WAIT: none of these was ever connected.",
-        };
+            ports.peer
+        ),
+        dont: "Do not look for TIME_WAIT: none of these was ever connected.",
     }
+}
+
+/// The peer has closed them, the program has not.
+fn left_open(ports: &Pressure, held: &str, count: u64) -> Explained {
     Explained {
-        why: format!("{} are held by connections that are open", share(ports, Holder::Open)),
+        why: format!(
+            "{held} are held by connections that the peer has closed and the program has not: \
+             {count} are in CLOSE_WAIT"
+        ),
         remedy: format!(
-            "See whether the program closes what it no longer needs (a leak, a pool without a \
-             limit): `ss -tnp dst {}` lists them. If it needs as many, {}.",
+            "The program has to close what the peer has closed (a read that answers 0 bytes): `ss \
+             -tnp state close-wait dst {}` lists them with their process. They last until it does, \
+             or ends.",
+            ports.peer
+        ),
+        dont: "Do not look for TIME_WAIT, tcp_tw_reuse, timestamps or tcp_fin_timeout: CLOSE_WAIT has \
+               no timer.",
+    }
+}
+
+/// The program has closed them, and the peer says nothing.
+fn unanswered(ports: &Pressure, held: &str, count: u64) -> Explained {
+    Explained {
+        why: format!(
+            "{held} are held by connections that the program has closed and the peer does not answer: \
+             {count} wait for the ACK of their FIN (FIN_WAIT1, LAST_ACK)"
+        ),
+        remedy: format!(
+            "Find out why {} no longer answers (is it gone, does a firewall or NAT not know these \
+             connections any more?). Each is given up after net.ipv4.tcp_orphan_retries \
+             retransmissions (0 stands for 8); a lower number gives the ports back sooner, those of \
+             now too. Or {}.",
             ports.peer,
+            ports.more_ports()
+        ),
+        dont: "Do not look for a leak in the program: it has closed them. None of them is in TIME_WAIT.",
+    }
+}
+
+/// The program has closed them, the peer has not, and `tcp_fin_timeout` is so long that they are full
+/// sockets still.
+///
+/// Such a socket waits `tcp_fin_timeout` less 60 s, and then so long again as a mini-socket
+/// (`tcp_keepalive_timer()`, net/ipv4/tcp_timer.c).
+fn half_closed(ports: &Pressure, facts: &NamespaceFacts, held: &str, count: u64) -> Explained {
+    let timeout = facts.fin_timeout.unwrap_or(60);
+    let each = 2 * timeout.saturating_sub(60);
+    let lower = if each > 0 {
+        format!(
+            " Until then lower net.ipv4.tcp_fin_timeout, now {timeout} s: each of these holds its port \
+             for {each} s, and with 10 s those closed from then on for 10 s."
+        )
+    } else {
+        String::new()
+    };
+    Explained {
+        why: format!(
+            "{held} are held by connections that the program has closed and the peer has not: {count} \
+             are in FIN_WAIT2"
+        ),
+        remedy: format!(
+            "Let the peer close its end when ours is closed (look there for connections in \
+             CLOSE_WAIT).{lower} Or: {}; {}.",
+            POOL.to_lowercase(),
+            ports.more_ports()
+        ),
+        dont: "Do not look for a leak in the program here, for tcp_tw_reuse or for timestamps: it has \
+               closed them, and they are not in TIME_WAIT.",
+    }
+}
+
+/// Nothing else being there, whoever has the ports of the others took them by `bind()`.
+fn bound_and_open(ports: &Pressure) -> Explained {
+    let used = ports.used();
+    let beside = if used >= 1.0 { format!(", {used:.0} by its own") } else { String::new() };
+    Explained {
+        why: format!(
+            "{} of its {} are in use by open connections to others{beside}: those bar it only where \
+             bind() took their ports before connect(), which holds them for everybody",
+            ports.elsewhere,
+            choice(ports)
+        ),
+        remedy: format!(
+            "Find the program on this host that binds an address before it connects (`ss -tnp` lists \
+             open connections with their process), and set IP_BIND_ADDRESS_NO_PORT on its sockets (or \
+             let it not bind); or let it close what it does not need. Or {}.",
             ports.more_ports()
         ),
         dont: "Do not look for TIME_WAIT, tcp_tw_reuse or timestamps: these connections are open.",

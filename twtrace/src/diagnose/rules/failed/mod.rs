@@ -82,7 +82,10 @@ fn of_group(scene: &Scene<'_>, group: &Group<'_>) -> Option<Finding> {
         // A program that looks for a free port by bind(), and finds one, is well.
         let healthy = group.found_another(case.failures, case.now_ns);
         let old = case.now_ns.saturating_sub(last_ns) > REMEMBERED_NS;
-        return (!healthy && !old && lately == 0).then(|| ended(scene, group, &whose));
+        return (!healthy && !old && lately == 0).then(|| ended(scene, group, &whose, ""));
+    }
+    if let Some(why) = group.ports.and_then(|ports| why_over(group, ports, case.now_ns)) {
+        return Some(ended(scene, group, &whose, &why));
     }
     let named = group.is_bind() && place.local.port() != 0;
     let port = named.then(|| Port::of(case, place.netns, place.local.ip(), place.local.port()));
@@ -179,15 +182,40 @@ fn consequence(place: &Place) -> String {
     .to_owned()
 }
 
+/// Why calls that failed a moment ago would not fail now, as the end of a sentence, where that is so:
+/// what they had to choose from is not what there is now, or what held the ports is gone.
+fn why_over(group: &Group<'_>, ports: &Pressure, now_ns: u64) -> Option<String> {
+    let of_now = |place: &&Place| place.last_minute(now_ns) > 0 && ports.space.is_now(place);
+    let before = group.places.iter().filter_map(|place| place.ports).next();
+    if let Some((low, high)) = before.filter(|_| !group.places.iter().any(of_now)) {
+        let (now_low, now_high) = ports.space.range;
+        return Some(format!(
+            ": no port of {low} to {high} was free for them, and since then the range is {now_low} to \
+             {now_high}"
+        ));
+    }
+    ports.came_back.then(|| {
+        format!(
+            ": no port was free for them, and what held them, or kept connect() from taking them over, \
+             is so no more. Now {:.0} of the {} ports are held, and {:.1} connections/s come where \
+             {:.0} fit",
+            ports.used(),
+            ports.usable,
+            ports.rate,
+            ports.highest_rate()
+        )
+    })
+}
+
 /// What is said once calls fail no more.
-fn ended(scene: &Scene<'_>, group: &Group<'_>, whose: &str) -> Finding {
+fn ended(scene: &Scene<'_>, group: &Group<'_>, whose: &str, why: &str) -> Finding {
     let case = &scene.case;
     let (first_ns, last_ns) = group.times();
     let (first, last) = (case.time_of_day(first_ns), case.time_of_day(last_ns));
-    let summary = format!("{} {whose} failed, none since {last}.", group.count());
+    let summary = format!("{} {whose} failed, none since {last}{why}.", group.count());
     let mut finding = Finding::new(Severity::Notice, group.first().netns, summary)
         .with("failed", group.count(), "calls", CALLS)
-        .with("failed_last_minute", 0, "calls", CALLS)
+        .with("failed_last_minute", group.lately(case.now_ns), "calls", CALLS)
         .with("failing_since", first, "", CALLS)
         .with("last_failure", last, "", CALLS);
     finding.peer = group.first().remote.map(|peer| peer.to_string());
@@ -455,6 +483,111 @@ mod tests {
         let summary = failing(&facts, short, 1).remove(0).summary;
         assert!(summary.contains("tcp_tw_reuse, which cannot be read here, did not"), "{summary}");
     }
+    #[test]
+    fn what_would_not_fail_now_is_over_and_why_is_said() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_399);
+        only(&mut facts).tw_reuse = Some(1);
+        let comes = || Client::at("10.0.0.2", 443).allowed().rate(60.0);
+        let over = |facts: &HostFacts| failing(facts, comes(), 3).remove(0);
+        let finding = over(&facts);
+        assert_eq!(finding.severity, Severity::Notice, "{finding:?}");
+        let says = "60.0 connections/s come where 400 fit.";
+        assert!(finding.summary.ends_with(says), "{}", finding.summary);
+        let now = failing(&facts, comes(), 1).remove(0);
+        assert_eq!(now.severity, Severity::Critical, "they may be too young all the same");
+        let none = failing(&facts, Client::at("10.0.0.2", 443).allowed(), 3).remove(0);
+        assert_eq!(none.severity, Severity::Critical, "nobody was seen to succeed");
+        only(&mut facts).tw_reuse = Some(2);
+        let short = Client::at("10.0.0.2", 443).rate(60.0).live(400);
+        assert_eq!(failing(&facts, short, 3)[0].severity, Severity::Critical);
+    }
+
+    #[test]
+    fn calls_that_had_another_range_say_nothing_of_the_one_there_is() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=60_000);
+        let mut failures = Failures::default();
+        let before = Failure { port_low: 20_000, port_high: 20_399, ..calls(7) };
+        failures.take(&key(CallResult::NoPort, 42, 0), &before);
+        let peers = [Client::at("10.0.0.2", 443).rate(60.0).live(661).peer()];
+        let of = |failures: &Failures| {
+            let case = Case { failures, ..case(&peers, &facts) };
+            found(RULES, "TW019", &case).remove(0)
+        };
+        let finding = of(&failures);
+        assert_eq!(finding.severity, Severity::Notice);
+        let says = "no port of 20000 to 20399 was free for them, and since then the range is 20000 \
+                    to 60000.";
+        assert!(finding.summary.ends_with(says), "{}", finding.summary);
+        let last_ns = NOW_NS - 1_000_000_000;
+        let now = Failure { port_low: 20_000, port_high: 60_000, last_ns, ..calls(1) };
+        failures.take(&key(CallResult::NoPort, 42, 0), &now);
+        assert_eq!(of(&failures).severity, Severity::Critical);
+    }
+
+    #[test]
+    fn what_holds_a_good_part_besides_is_told_with_what_helps_against_it() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_399);
+        let with = |open: u64, live: u64| {
+            let mut facts = facts.clone();
+            let by_source = [("10.1.0.1".parse().unwrap(), open)].into();
+            let peers = [("10.0.0.2:443".parse().unwrap(), by_source)].into();
+            let open = OpenPorts { read_ns: NOW_NS, peers, ..OpenPorts::default() };
+            only(&mut facts).open = Some(open);
+            failing(&facts, Client::at("10.0.0.2", 443).live(live), 1).remove(0)
+        };
+        let both = with(220, 180);
+        assert!(
+            both.summary.contains("220 of its 400 ports are held by connections that are open")
+        );
+        assert!(both.summary.contains("; besides, 180 of its 400 ports are in TIME_WAIT"));
+        assert!(both.remedy.contains("Against the second: Set net.ipv4.tcp_tw_reuse=1"));
+        assert_eq!(both.dont, "", "what is of no use against the one helps against the other");
+        assert!(!with(370, 30).summary.contains("besides"));
+    }
+
+    #[test]
+    fn of_what_was_there_before_it_is_not_said_whose_fault_it_is_to_have_no_timestamps() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_399);
+        let failures = failed(CallResult::NoPort, 1);
+        let findings = |(not_from_peer, not_offered)| {
+            let client = Client::at("10.0.0.2", 443).without_timestamps();
+            let mut peer = client.rate(1.0).live(400).peer();
+            peer.history.not_from_peer = not_from_peer;
+            peer.history.not_offered = not_offered;
+            let peers = [peer];
+            let found = diagnose(&Case { failures: &failures, ..case(&peers, &facts) }).findings;
+            let text = |one: &Finding| (one.id, one.summary.clone(), one.remedy.clone());
+            found.iter().map(text).take(2).collect::<Vec<_>>()
+        };
+        let unknown = findings((0, 0));
+        assert!(unknown[0].2.starts_with("If tcp_timestamps was turned on here a moment ago"));
+        assert!(unknown[1].1.starts_with("The connections to 10.0.0.2:443 had no TCP timestamps"));
+        let erased = findings((9, 0));
+        assert!(erased[0].1.contains("the peer sent no TCP timestamps"));
+        assert!(erased[1].1.starts_with("10.0.0.2:443 sends no TCP timestamps"));
+        let off = findings((0, 9));
+        assert!(off[0].2.starts_with("Wait, they come back"), "{off:?}");
+        assert_eq!(off[1].0, "TW007", "nothing erases them");
+    }
+
+    #[test]
+    fn ports_in_use_by_connections_to_others_are_named_where_nothing_else_holds_any() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_399);
+        let mut open = OpenPorts { read_ns: NOW_NS, ..OpenPorts::default() };
+        open.peers.insert("10.0.0.2:443".parse().unwrap(), [].into());
+        open.in_use = 400;
+        only(&mut facts).open = Some(open);
+        let summary = failing(&facts, Client::at("10.0.0.2", 443), 1).remove(0).summary;
+        let says = "400 of its 400 ports are in use by open connections to others: those bar it only \
+                    where bind() took their ports";
+        assert!(summary.contains(says), "{summary}");
+    }
+
     #[test]
     fn connections_that_were_open_when_calls_failed_are_the_cause_though_they_closed_since() {
         let mut facts = facts();
