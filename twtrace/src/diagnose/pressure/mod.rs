@@ -272,6 +272,24 @@ impl Pressure {
         (self.holders.of(second) >= SOME * self.usable as f64).then_some(second)
     }
 
+    /// The same as if nobody had bound ports first: what fits then, most being held by another holder.
+    #[must_use]
+    pub fn without_bound(&self, holder: Holder) -> Self {
+        let per = match holder {
+            Holder::FinWait2 => self.fin_seconds,
+            _ => self.seconds,
+        };
+        let bound = self.holders.of(Holder::Bound);
+        let free = self.usable as f64 - self.holders.of(Holder::Open);
+        let fits = arithmetic::highest_rate(free, per);
+        let what_if = WhatIf {
+            takeover: arithmetic::highest_rate(free, self.delay),
+            two_sources: 2.0 * fits,
+            widest_range: self.what_if.widest_range + arithmetic::highest_rate(bound, per),
+        };
+        Self { fits, what_if, ..self.clone() }
+    }
+
     /// The `tcp_tw_reuse` with which `connect()` takes ports of this space over: on loopback the
     /// default is enough.
     pub const fn reuse_wanted(&self) -> u64 {

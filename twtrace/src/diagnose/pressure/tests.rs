@@ -121,6 +121,16 @@ fn a_burst_that_is_over_is_quiet_while_its_ports_come_back() {
 }
 
 #[test]
+fn what_fits_once_others_bind_no_more_is_told_without_their_ports() {
+    let facts = thousand();
+    let mut pressure = of(&client().rate(30.0).live(700).peer(), &facts);
+    pressure.holders.add(Holder::Bound, 990.0);
+    let without = pressure.without_bound(Holder::Forbidden);
+    assert_eq!((without.highest_rate() * 60.0).round(), 1000.0);
+    assert_eq!((without.what_if.takeover, without.what_if.two_sources.round()), (1000.0, 33.0));
+}
+
+#[test]
 fn a_pile_that_a_trickle_does_not_keep_up_is_none_to_warn_of() {
     let facts = thousand();
     let severity = |rate, live| of(&client().rate(rate).live(live).peer(), &facts).severity();

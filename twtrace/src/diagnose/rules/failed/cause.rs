@@ -44,11 +44,17 @@ pub fn of_space(ports: &Pressure, facts: &NamespaceFacts) -> Option<Explained> {
     let second = ports.second_holder(holder).filter(|_| {
         ports.space.chosen == PortChoice::Connect && is_of_now(ports) && holder != Holder::Young
     });
-    if let Some(second) = second.map(|second| held_by(second, ports, facts)) {
+    if let Some(second) = second {
+        // What others bound is theirs to give back; then these are the figures.
+        let (whose, after) = match holder {
+            Holder::Bound => (&ports.without_bound(second), ", once the first is mended"),
+            _ => (ports, ""),
+        };
+        let second = held_by(second, whose, facts);
         // What one must not do for the one may help against the other.
         explained = Explained {
             why: format!("{}; besides, {}", explained.why, second.why),
-            remedy: format!("{} Against the second: {}", explained.remedy, second.remedy),
+            remedy: format!("{} Against the second{after}: {}", explained.remedy, second.remedy),
             dont: "",
         };
     }
