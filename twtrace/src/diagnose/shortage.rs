@@ -112,7 +112,12 @@ impl Pressure {
         let (usable, triple, used) = (self.usable, self.triple(), self.used());
         // Where it is the delay that counts, all that come count.
         let such = if self.is_young() { self.rate } else { self.blocked_rate };
-        let rate = format!("{such:.1} such connections/s (last {:.0} s)", self.window);
+        let opened = if self.open_growth > 0.0 {
+            format!(" and {:.1} more open ones a second", self.open_growth)
+        } else {
+            String::new()
+        };
+        let rate = format!("{such:.1} such connections/s (last {:.0} s){opened}", self.window);
         match self.exhaustion {
             Exhaustion::Now => {
                 format!(

@@ -92,7 +92,11 @@ impl Known {
             true => open.held_for_all(local),
             false => {
                 let peer = SocketAddr::new(ip(key.remote), key.remote_port);
-                open.held(local, peer).unwrap_or(0)
+                let held = match key.range {
+                    (0, 0) => open.held(local, peer),
+                    own => open.held_within(local, peer, own),
+                };
+                held.unwrap_or(0)
             }
         })
     }

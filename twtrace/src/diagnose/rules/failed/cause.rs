@@ -31,11 +31,13 @@ pub fn of_space(ports: &Pressure, facts: &NamespaceFacts) -> Option<Explained> {
         return Some(nothing_to_choose(ports));
     }
     let unknown = ports.usable as f64 - ports.used();
+    // Before calls fail the others are free.
     let is_unseen = ports.space.chosen == PortChoice::Connect
+        && ports.failing()
         && is_of_now(ports)
         && unknown > SOME * ports.usable as f64;
     // What is in use by others bars nobody's way but where bind() took it.
-    let by_others = is_unseen && ports.failing() && ports.elsewhere as f64 >= 0.9 * unknown;
+    let by_others = is_unseen && ports.elsewhere as f64 >= 0.9 * unknown;
     if by_others && unknown > 0.5 * ports.usable as f64 {
         return Some(bound_and_open(ports));
     }

@@ -549,6 +549,23 @@ mod tests {
     }
 
     #[test]
+    fn ports_that_are_free_are_not_held_by_something_unseen() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_399);
+        let by_source = [("10.1.0.1".parse().unwrap(), 290)].into();
+        let peers = [("10.0.0.2:443".parse().unwrap(), by_source)].into();
+        let open = OpenPorts { read_ns: NOW_NS, peers, ..OpenPorts::default() };
+        only(&mut facts).open = Some(open);
+        let growth = crate::host::open::OpenGrowth { rate: 10.0, lasting: Some(10.0) };
+        let triple = ("10.0.0.2:443".parse().unwrap(), "10.1.0.1".parse().unwrap());
+        only(&mut facts).open_growth = [(triple, growth)].into();
+        let finding = diagnose(&case(&[], &facts)).findings.remove(0);
+        assert_eq!(finding.id, "TW005");
+        assert!(!finding.summary.contains("is not seen"), "{}", finding.summary);
+        assert!(finding.consequence.contains("and 10.0 more open ones a second"), "{finding:?}");
+    }
+
+    #[test]
     fn of_what_was_there_before_it_is_not_said_whose_fault_it_is_to_have_no_timestamps() {
         let mut facts = facts();
         only(&mut facts).port_range = Some(20_000..=20_399);
