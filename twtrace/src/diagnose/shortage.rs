@@ -82,6 +82,11 @@ impl Pressure {
         format!("give it {} or {}", self.second(), self.widest())
     }
 
+    /// The same where they are held for everybody, whatever the addresses and the peer's port.
+    pub fn more_for_all(&self) -> String {
+        format!("give it {}", self.widest())
+    }
+
     /// What has as many ports again.
     const fn second(&self) -> &'static str {
         match self.space.chosen {

@@ -77,7 +77,9 @@ pub struct Pressure {
     pub open_growth: f64,
     /// Connections a second, all of them.
     pub rate: f64,
-    /// Of them, those whose port cannot be taken over.
+    /// Calls a second that want a port: those, and those that fail.
+    pub wanted: f64,
+    /// Connections a second whose port cannot be taken over.
     pub blocked_rate: f64,
     /// The same in the last seconds: 0 says that no more come.
     recent_rate: f64,

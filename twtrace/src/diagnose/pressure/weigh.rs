@@ -18,6 +18,7 @@ use crate::{
         arithmetic::{self, Exhaustion},
         forecast::{AHEAD_S, Inflow, TIMER_SLACK, look_ahead},
     },
+    failures::Place,
     host::open::{OpenGrowth, OpenPorts},
     peer::rates::{Pace, Rates},
     units::TCP_TIMEWAIT_LEN_MS,
@@ -164,7 +165,9 @@ pub fn weigh(mut draft: Draft<'_>, case: &Case<'_>, bound: &Ports) -> Pressure {
 
     // Those that had another range to choose from say nothing of this one.
     let of_space = case.failures.places().filter(|place| space.is_of(place) && space.is_now(place));
-    let last_ns = of_space.map(|place| place.last_ns).max();
+    let of_space: Vec<&Place> = of_space.collect();
+    let last_ns = of_space.iter().map(|place| place.last_ns).max();
+    let wanted = rates.entered + failed_rate(&of_space, case.now_ns);
     let failed_ago = last_ns
         .map(|last_ns| case.now_ns.saturating_sub(last_ns) as f64 / 1e9)
         .filter(|seconds| *seconds < TOLD_S);
@@ -234,6 +237,7 @@ pub fn weigh(mut draft: Draft<'_>, case: &Case<'_>, bound: &Ports) -> Pressure {
         open,
         open_growth,
         rate: rates.entered,
+        wanted,
         blocked_rate: now.rate_as(false),
         recent_rate: recent.rate_as(young),
         held_rate: lasting.rate_as(false),
@@ -307,6 +311,14 @@ fn held(open: &OpenPorts, space: &PortSpace) -> Option<u64> {
     } else {
         open.held(space.local, space.remote)
     }
+}
+
+/// Calls a second that failed within the last minute.
+fn failed_rate(places: &[&Place], now_ns: u64) -> f64 {
+    let count: u64 = places.iter().map(|place| place.last_minute(now_ns)).sum();
+    let first_ns = places.iter().map(|place| place.first_ns).min().unwrap_or(now_ns);
+    let seconds = now_ns.saturating_sub(first_ns) as f64 / 1e9;
+    count as f64 / seconds.clamp(1.0, TOLD_S)
 }
 
 /// Ports that connections to others have, and none of the space.

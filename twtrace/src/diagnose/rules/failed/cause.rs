@@ -41,7 +41,9 @@ pub fn of_space(ports: &Pressure, facts: &NamespaceFacts) -> Option<Explained> {
     if by_others && unknown > 0.5 * ports.usable as f64 {
         return Some(bound_and_open(ports));
     }
-    let holder = ports.holder()?;
+    let Some(holder) = ports.holder() else {
+        return (is_unseen && ports.open.is_some()).then(|| bound_and_no_more(ports));
+    };
     let mut explained = held_by(holder, ports, facts);
     let second = ports.second_holder(holder).filter(|_| {
         ports.space.chosen == PortChoice::Connect && is_of_now(ports) && holder != Holder::Young
@@ -213,14 +215,28 @@ fn no_timestamps(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
         ),
         remedy: format!(
             "{find}{reuse}: {:.0} connections/s fit then instead of {:.1}, once the old sockets \
-             have run out. Until then: {}; {}.",
+             have run out. Until then: {}; {}.{}",
             ports.what_if.takeover,
             ports.highest_rate(),
             POOL.to_lowercase(),
-            ports.room()
+            ports.room(),
+            too_few(ports, ports.what_if.takeover)
         ),
         dont: "Do not expect tcp_tw_reuse or tcp_fin_timeout to help without timestamps.",
     }
+}
+
+/// That a remedy alone is not enough for the calls that are made; empty if it is.
+fn too_few(ports: &Pressure, fits: f64) -> String {
+    // A retry is a call as well, so that it has to be a good deal less.
+    if !ports.failing() || ports.wanted <= 1.1 * fits {
+        return String::new();
+    }
+    format!(
+        " By itself that is too few for the {:.0} calls/s that are made now, retries among them: more \
+         than one of these is needed.",
+        ports.wanted
+    )
 }
 
 fn forbidden(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
@@ -242,12 +258,13 @@ fn forbidden(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
         ),
         remedy: format!(
             "Set net.ipv4.tcp_tw_reuse={wanted}{}: it works at once, for those in TIME_WAIT too, \
-             and {:.0} connections/s fit instead of {:.1}. Or: {}; {}.",
+             and {:.0} connections/s fit instead of {:.1}. Or: {}; {}.{}",
             if wanted == 2 { " (the default; on loopback it is enough)" } else { "" },
             ports.what_if.takeover,
             ports.highest_rate(),
             POOL.to_lowercase(),
-            ports.room()
+            ports.room(),
+            too_few(ports, ports.what_if.takeover)
         ),
         dont: "Do not lower tcp_fin_timeout or tcp_max_tw_buckets for it.",
     }
@@ -390,6 +407,11 @@ fn open(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
     let (stage, count) =
         open.map_or((Stage::Open, 0), |open| open.most_are(space.local, space.remote));
     let held = share(ports, Holder::Open);
+    let (low, high) = space.range;
+    let listening = open.map_or(0, |open| open.listeners.range(low..=high).count());
+    if listening as f64 > ports.holders.of(Holder::Open) / 2.0 {
+        return listened_on(ports, &held, listening);
+    }
     match stage {
         Stage::Connecting => unanswered_syns(ports, &held, count),
         Stage::LeftOpen => left_open(ports, &held, count),
@@ -494,6 +516,41 @@ fn half_closed(ports: &Pressure, facts: &NamespaceFacts, held: &str, count: u64)
     }
 }
 
+/// Programs listen on them.
+fn listened_on(ports: &Pressure, held: &str, listening: usize) -> Explained {
+    Explained {
+        why: format!(
+            "{held} are not for connect() to choose: on {listening} of them programs listen, which holds \
+             them for every peer"
+        ),
+        remedy: format!(
+            "Let servers listen outside the range that connect() chooses from (`ss -tlnp` lists them), \
+             or choose from another range (net.ipv4.ip_local_port_range). Or {}.",
+            ports.more_for_all()
+        ),
+        dont: "Do not look for a leak, TIME_WAIT or timestamps: these ports are servers'.",
+    }
+}
+
+/// Neither a connection nor a listener nor TIME_WAIT has them.
+fn bound_and_no_more(ports: &Pressure) -> Explained {
+    Explained {
+        why: format!(
+            "none of its {} is held by a connection to that peer, by a listener or in TIME_WAIT, so what \
+             holds them has to be sockets that are bound, which holds a port for everybody, and neither \
+             connected nor listen: those are in no list",
+            choice(ports)
+        ),
+        remedy: format!(
+            "Find the program that binds ports and keeps them: `ss -tnpB` lists such sockets from Linux \
+             and iproute2 6.8 on; before, see who has many sockets open (`ls -l /proc/*/fd | grep -c \
+             socket` for each process). Or {}.",
+            ports.more_for_all()
+        ),
+        dont: "Do not look for TIME_WAIT, tcp_tw_reuse or timestamps: nothing of the kind is here.",
+    }
+}
+
 /// Nothing else being there, whoever has the ports of the others took them by `bind()`.
 fn bound_and_open(ports: &Pressure) -> Explained {
     let used = ports.used();
@@ -509,7 +566,7 @@ fn bound_and_open(ports: &Pressure) -> Explained {
             "Find the program on this host that binds an address before it connects (`ss -tnp` lists \
              open connections with their process), and set IP_BIND_ADDRESS_NO_PORT on its sockets (or \
              let it not bind); or let it close what it does not need. Or {}.",
-            ports.more_ports()
+            ports.more_for_all()
         ),
         dont: "Do not look for TIME_WAIT, tcp_tw_reuse or timestamps: these connections are open.",
     }

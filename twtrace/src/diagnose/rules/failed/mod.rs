@@ -549,6 +549,47 @@ mod tests {
     }
 
     #[test]
+    fn ports_that_programs_listen_on_are_no_connections_and_those_in_no_list_are_bound() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_399);
+        let with = |listeners: std::ops::Range<u16>| {
+            let mut facts = facts.clone();
+            let peers = [("10.0.0.2:443".parse().unwrap(), [].into())].into();
+            let listening = listeners.len() as u64;
+            let listeners = listeners.collect();
+            let open = OpenPorts { read_ns: NOW_NS, peers, listening, listeners, ..<_>::default() };
+            only(&mut facts).open = Some(open);
+            failing(&facts, Client::at("10.0.0.2", 443), 1).remove(0).summary
+        };
+        let says = "390 of its 400 ports are not for connect() to choose: on 390 of them programs";
+        assert!(with(20_000..20_390).contains(says));
+        let says = "none of its 400 ports is held by a connection to that peer, by a listener";
+        assert!(with(0..0).contains(says), "{}", with(0..0));
+    }
+
+    #[test]
+    fn a_remedy_that_is_not_enough_alone_says_so() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_399);
+        let peers = [Client::at("10.0.0.2", 443).rate(7.0).live(400).peer()];
+        let remedy = |count| {
+            let mut failures = Failures::default();
+            failures.take(&key(CallResult::NoPort, 42, 0), &calls(count));
+            let case = Case { failures: &failures, ..case(&peers, &facts) };
+            found(RULES, "TW019", &case).remove(0).remedy
+        };
+        let many = remedy(3500);
+        assert!(
+            many.ends_with(
+                "too few for the 707 calls/s that are made now, retries among them: \
+                                more than one of these is needed."
+            ),
+            "{many}"
+        );
+        assert!(!remedy(350).contains("too few"));
+    }
+
+    #[test]
     fn ports_that_are_free_are_not_held_by_something_unseen() {
         let mut facts = facts();
         only(&mut facts).port_range = Some(20_000..=20_399);
