@@ -17,6 +17,9 @@ use crate::{
     units::TCP_TIMEWAIT_LEN_MS,
 };
 
+/// Share of the buckets from which on few are left.
+pub const FULL: f64 = 0.9;
+
 /// The buckets of one namespace.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Buckets {
@@ -143,7 +146,13 @@ impl Buckets {
         let overflow_rate = overflow_lately as f64 / seconds.max(1.0);
         // Some backends do not see them: then they are among no entries.
         let unseen = overflow.saturating_sub(stock.overflow_seen) as f64;
-        let unseen_rate = overflow_rate * arithmetic::share(unseen, overflow as f64);
+        // Where there is room again all that come are entries.
+        let overflows = live as f64 >= FULL * max as f64;
+        let unseen_rate = if overflows {
+            overflow_rate * arithmetic::share(unseen, overflow as f64)
+        } else {
+            0.0
+        };
         let time_wait = facts.tw_timeout.map_or(TCP_TIMEWAIT_LEN_MS as f64 / 1000.0, |s| s as f64);
         let followed: f64 = stock.kinds.values().map(|kind| kind.held.now()).sum();
         let rate = stock.rate + unseen_rate;
@@ -182,15 +191,25 @@ impl Buckets {
         })
     }
 
+    /// Whether connections that found no bucket of late would find one now.
+    pub fn has_room_again(&self) -> bool {
+        self.overflow_lately > 0
+            && (self.live as f64) < FULL * self.max as f64
+            && self.exhaustion == Exhaustion::Never
+    }
+
     /// Share taken now; all of it while connections find none.
     pub fn used_share(&self) -> f64 {
-        let used = if self.overflow_lately > 0 { self.max.max(self.live) } else { self.live };
+        let overflows = self.overflow_lately > 0 && !self.has_room_again();
+        let used = if overflows { self.max.max(self.live) } else { self.live };
         arithmetic::share(used as f64, self.max as f64)
     }
 
     /// Whether buckets are still being taken and will not run out, by all that is known.
     pub fn will_do(&self) -> bool {
-        self.rate > 0.0 && self.exhaustion == Exhaustion::Never && self.overflow_lately == 0
+        self.rate > 0.0
+            && self.exhaustion == Exhaustion::Never
+            && (self.overflow_lately == 0 || self.has_room_again())
     }
 
     /// Share that is taken, or will be wanted at the rate that has lasted.

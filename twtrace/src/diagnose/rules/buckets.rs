@@ -1,12 +1,11 @@
 //! TW008: the limit on TIME_WAIT sockets.
 
+pub use crate::diagnose::buckets::FULL;
 use crate::diagnose::{
     Finding, Scene, Severity, Subject, arithmetic::Exhaustion, buckets::Buckets,
 };
 use crate::text::counted;
 
-/// Share of the buckets from which on few are left.
-pub const FULL: f64 = 0.9;
 /// Peers named as the cause of an overflow.
 const NAMED: usize = 3;
 /// Name of the limit.
@@ -46,6 +45,14 @@ pub fn overflow(scene: &Scene<'_>) -> Vec<Finding> {
 /// How bad it is, in a sentence; `None` while the buckets suffice.
 fn verdict(buckets: &Buckets) -> Option<(Severity, String)> {
     let Buckets { live, max, overflow, overflow_lately, lately, steady, .. } = *buckets;
+    if buckets.has_room_again() {
+        let summary = format!(
+            "{} closed without TIME_WAIT in the last {lately:.0} s, as tcp_max_tw_buckets was reached; \
+             {live} of {max} are taken now.",
+            counted(overflow_lately, "connections")
+        );
+        return Some((Severity::Warning, summary));
+    }
     if overflow_lately > 0 {
         let summary = format!(
             "{} closed without TIME_WAIT in the last {lately:.0} s: tcp_max_tw_buckets={max} is \
@@ -78,7 +85,7 @@ fn verdict(buckets: &Buckets) -> Option<(Severity, String)> {
 /// When it hurts, as a sentence.
 fn when(buckets: &Buckets) -> String {
     match buckets.exhaustion {
-        _ if buckets.overflow_lately > 0 => String::new(),
+        _ if buckets.overflow_lately > 0 && !buckets.has_room_again() => String::new(),
         Exhaustion::In(seconds) => {
             format!("From the moment the last is taken, in {seconds:.0} s: ")
         }
@@ -103,6 +110,12 @@ fn remedy(buckets: &Buckets) -> String {
         }
         _ => "",
     };
+    if buckets.has_room_again() && limit <= max.saturating_add(1) {
+        return format!(
+            "If it was raised since, nothing: {why}. If many come at once now and then, raise \
+             {LIMIT} in this namespace by as many as closed without."
+        );
+    }
     format!(
         "{leisure}Raise net.ipv4.tcp_max_tw_buckets in this namespace to {limit} at least: {why}, and a \
          tenth is for timers that run late and rates that waver. Half a kilobyte a socket, that \
@@ -160,6 +173,7 @@ mod tests {
     #[test]
     fn the_first_connection_without_a_bucket_is_critical() {
         let mut facts = facts();
+        only(&mut facts).max_tw_buckets = Some(0);
         let severity = |facts: &_| {
             found(RULES, "TW008", &case(&[], facts)).first().map(|finding| finding.severity)
         };
@@ -167,8 +181,24 @@ mod tests {
         let grown = TcpExt::default().with("TCPTimeWaitOverflow", 1);
         only(&mut facts).counters = grown.clone();
         assert_eq!(severity(&facts), Some(Severity::Critical));
+        only(&mut facts).max_tw_buckets = Some(1);
+        assert_eq!(severity(&facts), Some(Severity::Warning), "there is room again");
         only(&mut facts).counters_before = grown;
         assert_eq!(severity(&facts), None, "it was before the session");
+    }
+
+    #[test]
+    fn a_limit_that_was_raised_is_not_reached_and_not_to_be_raised_again() {
+        let mut facts = facts();
+        only(&mut facts).max_tw_buckets = Some(8000);
+        only(&mut facts).time_wait = Some(827);
+        only(&mut facts).counters = TcpExt::default().with("TCPTimeWaitOverflow", 154);
+        let peers = [Client::at("10.2.0.2", 443).rate(60.0).live(827).peer()];
+        let finding = found(RULES, "TW008", &case(&peers, &facts)).remove(0);
+        assert_eq!(finding.severity, Severity::Warning);
+        assert!(finding.summary.ends_with("827 of 8000 are taken now."), "{}", finding.summary);
+        assert_eq!(finding.figure("wanted"), Some(&json!(3600)), "none is counted twice");
+        assert!(finding.remedy.starts_with("If it was raised since, nothing"), "{finding:?}");
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub fn of_space(ports: &Pressure, facts: &NamespaceFacts) -> Option<Explained> {
         return Some(bound_and_open(ports));
     }
     let Some(holder) = ports.holder() else {
+        if ports.space.chosen == PortChoice::Program && ports.failing() {
+            return Some(named_by_program(ports));
+        }
         return (is_unseen && ports.open.is_some()).then(|| bound_and_no_more(ports));
     };
     let mut explained = held_by(holder, ports, facts);
