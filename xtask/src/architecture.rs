@@ -14,6 +14,9 @@ pub enum Architecture {
 }
 
 impl Architecture {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
+
     /// That of this machine.
     ///
     /// # Panics
