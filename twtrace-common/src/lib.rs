@@ -38,6 +38,8 @@ pub const TCP_FIN_WAIT2: u8 = 5;
 pub const TCP_TIME_WAIT: u8 = 6;
 /// `TCP_CLOSE`.
 pub const TCP_CLOSE: u8 = 7;
+/// `TCP_LISTEN`.
+pub const TCP_LISTEN: u8 = 10;
 /// `TCP_CLOSING`.
 pub const TCP_CLOSING: u8 = 11;
 /// `AF_INET`, include/linux/socket.h.

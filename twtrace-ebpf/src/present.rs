@@ -1,19 +1,32 @@
 //! Sockets that were in TIME_WAIT before the programs were: iterators over all TCP sockets.
 //!
-//! They walk the network namespace of the task that opens them and see FIN_WAIT2 mini-sockets and
-//! TIME_WAIT sockets alike. One, run at the start, begins to follow those that are not followed
+//! They walk the network namespace of the task that opens them, those that listen first, and see
+//! FIN_WAIT2 mini-sockets and TIME_WAIT sockets alike. One, run at the start, begins to follow those that are not followed
 //! yet; the other lists them, by which the reader finds out which ends were missed.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_seq_write};
+use aya_ebpf::{EbpfContext, helpers::bpf_seq_write, macros::map, maps::LruHashMap};
 use core::ffi::c_void;
-use twtrace_common::{Counter, Entered, Field, Kind, PortChoice, TCP_TIME_WAIT, entered_flags};
+use twtrace_common::{
+    Counter, Entered, Field, Kind, PortChoice, TCP_LISTEN, TCP_TIME_WAIT, entered_flags,
+};
 
 use crate::{
     enter,
-    maps::LIVE,
+    maps::{LIVE, made},
     platform::{self, Env, Scratch, Slot, Timewait},
     read::{self, Pointer, config},
 };
+
+/// Ports that a program listened on when its namespace was walked, as [`listening`] calls them: what is in
+/// TIME_WAIT with such a port was accepted, which nothing else tells once the full socket is gone.
+#[map]
+static LISTENING: LruHashMap<u64, u32> = LruHashMap::with_max_entries(16_384, 0);
+
+/// What [`LISTENING`] knows a port of a network namespace by.
+#[inline(always)]
+fn listening(netns: u32, port: u16) -> u64 {
+    u64::from(netns) << 16 | u64::from(port)
+}
 
 /// `struct bpf_iter__tcp`, net/ipv4/tcp_ipv4.c: its layout is part of the BPF interface.
 #[repr(C)]
@@ -60,7 +73,7 @@ pub fn iter_tcp_list(raw: *mut c_void) -> i32 {
     0
 }
 
-/// The timewait socket an iterator is called for, if it is one.
+/// The timewait socket an iterator is called for, if it is one. Takes note of one that listens.
 #[inline(always)]
 fn timewait_socket(env: Env, raw: *mut c_void) -> Option<u64> {
     // SAFETY: the kernel passes a valid context; its second member is a pointer or null.
@@ -68,8 +81,15 @@ fn timewait_socket(env: Env, raw: *mut c_void) -> Option<u64> {
     if socket.is_null() {
         return None;
     }
-    let state = read::field(env, socket as u64, config!(env, layout.skc_state));
-    (state == u64::from(TCP_TIME_WAIT)).then_some(socket as u64)
+    let socket = socket as u64;
+    let state = read::field(env, socket, config!(env, layout.skc_state)) as u8;
+    if state == TCP_LISTEN {
+        let net = read::field(env, socket, config!(env, layout.skc_net));
+        let netns = read::netns_inum(env, Pointer::untyped(net));
+        let port = read::field(env, socket, config!(env, layout.skc_num)) as u16;
+        made(env, LISTENING.insert(listening(netns, port), 1, 0));
+    }
+    (state == TCP_TIME_WAIT).then_some(socket)
 }
 
 /// Starts to follow a timewait socket, unless it is followed already.
@@ -116,6 +136,10 @@ fn describe(env: Env, scratch: &mut Scratch, tw: u64) -> bool {
     let timer = tw.wrapping_add(u64::from(config!(env, layout.tw_timer.offset)));
     entered.armed = platform::jiffies_left(env, timer);
     add_timewait(env, entered, timewait, tw);
+    let port = listening(entered.header.netns, entered.flow.local_port);
+    if entered.chosen == PortChoice::Unknown as u8 && LISTENING.get_ptr(port).is_some() {
+        entered.chosen = PortChoice::Accepted as u8;
+    }
     true
 }
 

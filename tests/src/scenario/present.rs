@@ -1,5 +1,7 @@
 //! Sockets that are in TIME_WAIT already when tracing begins.
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 
 use crate::equation::{Ledger, settled};
@@ -35,6 +37,29 @@ pub fn present_at_start(lab: &Lab) -> Result<()> {
     let summary = super::totals_are(tracer, &ledger, want)?;
     let row = summary.peer(net.client.inum(), "10.1.0.2:8080")?;
     expect::equal("the peer's entries", &5, &row.number("/entered")?)
+}
+
+/// Those that a listener accepted on a port of the ephemeral range, from clients whose ports are not in it,
+/// are the server's: no port tells, but that somebody listens there.
+pub fn accepted_inside_the_range(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    topology::ephemeral_ports(&net.server, 32_768, 60_999)?;
+    topology::ephemeral_ports(&net.client, 20_000, 29_999)?;
+    let closes_first = |addr: &str| Server::start(&net.server, addr, Behaviour::ClosesFirst);
+    let servers = [closes_first(&format!("{SERVER}:40000"))?, closes_first("[::]:40001")?];
+    for (server, count) in servers.iter().zip([12, 7]) {
+        let to = SocketAddr::new(SERVER.parse()?, server.addr().port());
+        Client::new(&net.client).close_second(to, count)?;
+    }
+    settled(&net.server, 19)?;
+
+    let ledger = Ledger::open(&net.server)?;
+    let tracer = super::watch(lab, &net.server)?;
+    let want = Totals { present_at_start: 19, live: 19, ..Totals::default() };
+    let summary = super::totals_are(tracer, &ledger, want)?;
+    let rows = summary.peers()?.iter().map(|row| (row["peer"].as_str(), row["role"].as_str()));
+    let rows: Vec<_> = rows.collect();
+    expect::equal("rows", &vec![(Some("10.1.0.1"), Some("server"))], &rows)
 }
 
 fn closed(server: &crate::netns::Netns, port: u16) -> Result<()> {

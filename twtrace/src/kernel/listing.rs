@@ -5,6 +5,7 @@
 //! end record is about. One that was there at the start gets a number where others have an address.
 
 use std::{
+    collections::HashSet,
     hash::BuildHasher as _,
     io,
     net::{IpAddr, SocketAddr},
@@ -14,7 +15,7 @@ use std::{
 use hashbrown::{HashTable, hash_table::Entry};
 use rustc_hash::FxBuildHasher;
 use twtrace_common::{
-    AF_INET, AF_INET6, Ended, Entered, Flow, Header, Kind, ended_flags, entered_flags,
+    AF_INET, AF_INET6, Ended, Entered, Flow, Header, Kind, PortChoice, ended_flags, entered_flags,
 };
 
 use super::{Namespace, monotonic_ns};
@@ -55,9 +56,18 @@ pub fn read(namespace: &Namespace) -> io::Result<Vec<Entered>> {
         let range = port_range().unwrap_or_default();
         let hz = Hz::of_running_kernel();
         let mut found = Vec::new();
+        // Those that listen come first, of each family.
+        let mut listening = HashSet::new();
         sockets::read(Path::new(NET), |socket| {
+            if socket.listens() {
+                listening.insert(socket.ends()?.0.port());
+            }
             if socket.is_in_time_wait() {
-                found.push(record(&socket, inum, range, hz)?);
+                let mut record = record(&socket, inum, range, hz)?;
+                if listening.contains(&record.flow.local_port) {
+                    record.chosen = PortChoice::Accepted as u8;
+                }
+                found.push(record);
             }
             Some(())
         })
