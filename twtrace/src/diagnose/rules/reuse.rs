@@ -85,10 +85,13 @@ pub fn would_help(scene: &Scene<'_>) -> Vec<Finding> {
             continue;
         }
         let summary = match all.saturating_sub(forbidden) {
-            0 => format!("tcp_tw_reuse=1 would free all {all} client sockets for takeover."),
+            0 => format!(
+                "tcp_tw_reuse=1 would free all client sockets for takeover, as {all} of {all} that were \
+                 seen to enter show."
+            ),
             others => format!(
-                "tcp_tw_reuse=1 would free {:.0} % of the client sockets for takeover; the other \
-                 {others} have no timestamps, or may be taken over already.",
+                "tcp_tw_reuse=1 would free {:.0} % of the client sockets that were seen to enter for \
+                 takeover; the other {others} have no timestamps, or may be taken over already.",
                 share * 100.0
             ),
         };

@@ -188,8 +188,8 @@ fn unaudited(namespaces: u64) -> Option<Finding> {
         let mut finding = Finding {
             severity: Severity::Notice,
             summary: format!(
-                "What was counted of {namespaces} network namespaces could not all be held against \
-                 the kernel's own counters."
+                "What was counted of {} could not all be held against the kernel's own counters.",
+                counted(namespaces, "network namespaces")
             ),
             ..Finding::default()
         }
