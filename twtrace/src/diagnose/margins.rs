@@ -1,7 +1,11 @@
 //! How far each limit is, said also when nothing is wrong.
 
 use super::{
-    Scene, arithmetic, buckets::Buckets, egress::EgressMargin, pressure::Pressure,
+    Scene,
+    arithmetic::{self, Exhaustion},
+    buckets::Buckets,
+    egress::EgressMargin,
+    pressure::Pressure,
     tracking::Tracking,
 };
 use crate::host::facts::Rules;
@@ -92,6 +96,15 @@ impl Margins {
         namespaces.chain(egress).chain(files)
     }
 
+    /// Whether a limit would be reached if all went on as it was seen, though that may not have lasted.
+    pub fn would_be_reached(&self) -> bool {
+        self.namespaces.iter().any(|ns| {
+            let ports =
+                ns.ports.as_ref().is_some_and(|ports| ports.exhaustion != Exhaustion::Never);
+            ports || ns.buckets.is_some_and(|buckets| buckets.steady > buckets.max as f64)
+        })
+    }
+
     /// The limit that is nearest; `None` if none is known.
     pub fn worst(&self) -> Option<Limit> {
         self.limits()
@@ -132,6 +145,10 @@ impl Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnose::{
+        diagnose,
+        testing::{Client, case, facts, only},
+    };
 
     #[test]
     fn what_will_be_wanted_is_told_beside_what_is_taken() {
@@ -139,5 +156,19 @@ mod tests {
         assert_eq!(sentence((0.01, 1.719)), "1% of ports taken, 172% will be wanted");
         assert_eq!(sentence((0.5, 0.5)), "50% of ports");
         assert_eq!(sentence((0.5, 0.504)), "50% of ports", "as it is shown");
+    }
+
+    #[test]
+    fn what_would_be_reached_if_it_went_on_is_known_where_nothing_is_found() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_999);
+        let reached = |peer: Client, facts: &_| {
+            let peers = [peer.peer()];
+            let diagnosis = diagnose(&case(&peers, facts));
+            (diagnosis.findings.is_empty(), diagnosis.margins.would_be_reached())
+        };
+        let client = |rate| Client::at("10.2.0.2", 443).rate(rate);
+        assert_eq!(reached(client(10.0), &facts), (true, false), "600 of 1000");
+        assert_eq!(reached(client(200.0).over(2).live(400), &facts), (true, true), "a burst");
     }
 }

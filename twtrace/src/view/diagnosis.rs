@@ -242,6 +242,11 @@ pub fn no_finding(margins: &Margins) -> String {
             "No finding, but no network namespace could be read: nothing is known of its limits."
                 .to_owned()
         }
+        Some(limit) if margins.would_be_reached() => format!(
+            "No finding: {sockets} {are} in TIME_WAIT now. If it went on as it was seen, a limit would \
+             be reached, as stands below; that it has lasted was not seen. Taken now: {}.",
+            limit.sentence()
+        ),
         Some(limit) if limit.share >= WORTH_A_LOOK => format!(
             "No finding: {sockets} {are} in TIME_WAIT now, and nothing will fail at this \
              rate. The nearest limit: {}; what takes it stands below.",
