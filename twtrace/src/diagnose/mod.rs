@@ -26,7 +26,10 @@ use crate::{
     failures::Failures,
     host::facts::{HostFacts, NamespaceFacts},
     owner::Owners,
-    peer::{Group, Peer, rates::Rates},
+    peer::{
+        Group, Peer,
+        rates::{Earlier, Rates},
+    },
     track::LiveSockets,
     trust::Trust,
     units::{self, Clock},
@@ -112,16 +115,37 @@ impl<'a> Case<'a> {
     }
 }
 
+/// Sockets that came in that span before the session, by the index of their row.
+fn came_before(case: &Case<'_>, span: &Earlier) -> HashMap<usize, u32> {
+    let mut earlier = HashMap::new();
+    if span.is_empty() {
+        return earlier;
+    }
+    for (_, socket) in case.sockets.iter().flat_map(|sockets| sockets.iter()) {
+        // Rows are counted from 1, and the first of all is nobody's.
+        let row = (socket.row as usize).checked_sub(1);
+        let facts = case.facts.namespaces.get(&socket.netns);
+        let Some((row, facts)) = row.zip(facts) else { continue };
+        if pressure::came_before(&socket, facts, span) {
+            *earlier.entry(row).or_default() += 1;
+        }
+    }
+    earlier
+}
+
 impl<'a> Scene<'a> {
     /// Looks at the peers whose namespace's facts are known.
     pub fn of(case: &Case<'a>) -> Self {
         let Case { peers, facts, now_ns, since_ns, .. } = *case;
+        let span = Earlier::of(now_ns, since_ns);
+        let earlier = came_before(case, &span);
         let subject = |(row, peer): (usize, &'a Peer)| {
             let Group::Peer { netns, role, .. } = peer.group else { return None };
             // Of one that is gone nothing can be told but its counts.
             let netns = netns.current()?;
             let facts = facts.namespaces.get(&netns)?;
             let rates = peer.history.rates(now_ns, since_ns);
+            let rates = rates.borne_out(earlier.get(&row).copied().unwrap_or(0), &span);
             Some(Subject { peer, row, role, netns, facts, rates, pressure: None })
         };
         let ports = pressure::of_all(case);

@@ -49,12 +49,68 @@ pub struct Rates {
     /// The slower of those and of what was before them, which is what has lasted: a burst does not
     /// fill both. 0 if there was less than a second before.
     pub held: Pace,
+    /// Whether what was there at the start bears them out, as far back as the window goes.
+    borne_out: bool,
 }
 
 impl Rates {
     /// Whether they are of so long a time that [`Rates::held`] can be relied on.
-    pub fn have_lasted(&self) -> bool {
-        self.seconds >= LASTING_SECONDS
+    pub const fn have_lasted(&self) -> bool {
+        self.seconds >= LASTING_SECONDS || self.borne_out
+    }
+
+    /// The same with what came before the session as far as it is still there: so many `earlier`, as
+    /// [`Earlier`] tells. A burst is not borne out, nor is what was taken over since.
+    #[must_use]
+    pub fn borne_out(self, earlier: u32, span: &Earlier) -> Self {
+        let seconds = span.seconds();
+        if self.have_lasted() || seconds < 1.0 || earlier == 0 || self.recent.entered <= 0.0 {
+            return self;
+        }
+        let share = (f64::from(earlier) / seconds / self.recent.entered).min(1.0);
+        let Pace { entered, blocked, fin_wait2 } = self.recent;
+        // In the session there was enough of a time before to tell.
+        let told = self.seconds >= f64::from(RECENT_SECONDS) + 2.0;
+        let lower = |before: f64, rate: f64| {
+            if told { before.min(rate * share) } else { rate * share }
+        };
+        let held = Pace {
+            entered: lower(self.held.entered, entered),
+            blocked: lower(self.held.blocked, blocked),
+            fin_wait2: lower(self.held.fin_wait2, fin_wait2),
+        };
+        Self { held, borne_out: true, ..self }
+    }
+}
+
+/// The part of the window before the session, and before what counts as of late.
+#[derive(Clone, Copy, Debug)]
+pub struct Earlier {
+    from_ns: u64,
+    to_ns: u64,
+}
+
+impl Earlier {
+    /// That of a session that began at `since_ns`.
+    pub fn of(now_ns: u64, since_ns: u64) -> Self {
+        let from_ns = now_ns.saturating_sub(WINDOW_SECONDS as u64 * SECOND);
+        let lately_ns = now_ns.saturating_sub((u64::from(RECENT_SECONDS) + 1) * SECOND);
+        Self { from_ns, to_ns: since_ns.min(lately_ns) }
+    }
+
+    /// Whether something that came then is of it.
+    pub const fn has(&self, mono_ns: u64) -> bool {
+        self.from_ns <= mono_ns && mono_ns < self.to_ns
+    }
+
+    /// Whether the session is older than all of it.
+    pub const fn is_empty(&self) -> bool {
+        self.to_ns <= self.from_ns
+    }
+
+    /// How long it is.
+    fn seconds(&self) -> f64 {
+        span(self.from_ns, self.to_ns)
     }
 }
 
@@ -256,6 +312,7 @@ impl Window {
                 blocked: recent.blocked.min(before.blocked),
                 fin_wait2: recent.fin_wait2.min(before.fin_wait2),
             },
+            borne_out: false,
         }
     }
 

@@ -18,6 +18,7 @@ use twtrace_common::PortChoice;
 
 pub use holders::{Holder, Holders};
 pub use spaces::PortSpace;
+pub use taking::came_before;
 
 use super::{
     Case,

@@ -25,6 +25,8 @@ pub struct Stock {
     pub mini: Vec<Mini>,
     /// Sockets followed, and those of them that are blocked.
     pub followed: (u64, u64),
+    /// Those that came before the session, as lately as the rates look back.
+    pub earlier: u32,
     ports: Ports,
 }
 

@@ -12,9 +12,26 @@ use super::{
 use crate::{
     diagnose::Case,
     event::{Role, ip},
-    peer::{Group, spaces::NO_SPACE},
-    track::LiveSockets,
+    host::facts::NamespaceFacts,
+    peer::{
+        Group,
+        rates::Earlier,
+        spaces::{Hold, NO_SPACE},
+    },
+    track::{LiveSockets, Tracked},
+    units::TCP_TIMEWAIT_LEN_MS,
 };
+
+/// Whether a socket entered TIME_WAIT in that span before the session: by its entry where that is known,
+/// as a daemon knows it, else by when its timer runs out. Of a FIN_WAIT2 mini-socket that says nothing.
+pub fn came_before(socket: &Tracked, facts: &NamespaceFacts, span: &Earlier) -> bool {
+    if socket.entered_ns != 0 {
+        return span.has(socket.entered_ns);
+    }
+    let lasts_ms = facts.tw_timeout.map_or(TCP_TIMEWAIT_LEN_MS, |seconds| seconds * 1000);
+    let entered_ns = socket.holding.due.mono_ns().saturating_sub(lasts_ms * 1_000_000);
+    !socket.holding.hold.is(Hold::FIN_WAIT2) && span.has(entered_ns)
+}
 
 /// Looks at every socket followed. Answers the ports of each namespace whose bucket `bind()` made.
 pub fn take_stock(
@@ -41,6 +58,8 @@ pub fn take_stock(
         for at in &membership.drafts {
             let draft = &mut drafts[*at];
             if draft.space.has(socket.holding.port) {
+                let span = Earlier::of(case.now_ns, draft.since_ns);
+                draft.stock.earlier += u32::from(came_before(&socket, draft.facts, &span));
                 draft.stock.add(draft.space.chosen, draft.facts, &socket, case.now_ns);
             }
         }

@@ -433,3 +433,37 @@ fn open_connections_that_hold_all_ports_are_seen_where_nothing_else_was() {
     assert_eq!(full(&mut facts, 999), [most], "one is left, and nobody wants it");
     assert_eq!(full(&mut facts, 100), []);
 }
+
+/// A client of 40 connections a second of which the session saw the last one, and those of before it:
+/// so many a second for so many seconds.
+fn just_begun(facts: &HostFacts, rate: u64, seconds: u64, known: bool) -> Option<Severity> {
+    let since_ns = NOW_NS - 1_000_000_000;
+    let mut peer = client().rate(40.0).over(1).live(40 + rate * seconds).peer();
+    let mut live = LiveSockets::with_capacity(4096);
+    let key = SpaceKey { local: v4("10.1.0.1"), chosen: PortChoice::Connect, range: (0, 0) };
+    let space = peer.history.space_of(&key);
+    let hold = Hold::ELIGIBLE.with(Hold::BLOCKED, true);
+    let before = (0..rate * seconds).map(|n| since_ns - 1 - n * 1_000_000_000 / rate);
+    let lately = (0..40).map(|n| NOW_NS - 1 - n * 25_000_000);
+    for (n, at_ns) in before.chain(lately).enumerate() {
+        let due = Due::at(at_ns + 60_000_000_000);
+        let holding = Holding { space, hold, port: 20_000 + n as u16, due };
+        let entered_ns = if known || at_ns >= since_ns { at_ns } else { 0 };
+        let netns = crate::diagnose::testing::NETNS;
+        live.enter(n as u64 + 1, Tracked { entered_ns, row: 1, netns, holding });
+    }
+    let peers = [peer];
+    let case = Case { sockets: Some(&live), since_ns, ..case(&peers, facts) };
+    Scene::of(&case).subjects()[0].pressure.as_deref()?.severity()
+}
+
+#[test]
+fn sockets_that_were_there_bear_out_a_rate_that_was_seen_for_a_second() {
+    let facts = thousand();
+    for known in [false, true] {
+        let severity = |rate, seconds| just_begun(&facts, rate, seconds, known);
+        assert_eq!(severity(40, 12), Some(Severity::Critical), "40/s of 16, and 480 are left");
+        assert_eq!(severity(10, 50), None, "what lasted is 10/s, which fits");
+        assert_eq!(severity(100, 3), None, "a burst of four seconds");
+    }
+}

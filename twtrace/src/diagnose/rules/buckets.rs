@@ -163,10 +163,11 @@ mod tests {
     use crate::{
         diagnose::{
             RULES, Severity,
-            testing::{Client, NOW_NS, case, facts, found, only},
+            testing::{Client, NETNS, NOW_NS, case, facts, found, only},
         },
         host::{facts::Lately, netstat::TcpExt},
         peer::{entry::SpaceKey, spaces::Hold},
+        track::{Due, Holding, LiveSockets, Tracked},
     };
     use serde_json::json;
 
@@ -273,6 +274,28 @@ mod tests {
         let fills = findings(&peers, &facts).pop().unwrap();
         let wanted = fills.figure("wanted").and_then(|wanted| wanted.as_u64()).unwrap();
         assert!((6450..6550).contains(&wanted), "the other one goes on to grow: {wanted}");
+    }
+
+    #[test]
+    fn sockets_that_were_there_bear_out_a_rate_that_was_seen_for_a_second() {
+        let mut facts = facts();
+        only(&mut facts).max_tw_buckets = Some(500);
+        let since_ns = NOW_NS - 1_000_000_000;
+        let mut found = |before: u64, each_ns: u64| {
+            only(&mut facts).time_wait = Some(before + 25);
+            let peers = [Client::at("10.2.0.2", 443).rate(25.0).over(1).live(before + 25).peer()];
+            let mut sockets = LiveSockets::with_capacity(1024);
+            for n in 0..before {
+                let due = Due::at(since_ns - 1 - n * each_ns + 60_000_000_000);
+                let holding = Holding { due, ..Holding::default() };
+                sockets.enter(n + 1, Tracked { entered_ns: 0, row: 1, netns: NETNS, holding });
+            }
+            let case =
+                crate::diagnose::Case { sockets: Some(&sockets), since_ns, ..case(&peers, &facts) };
+            found(RULES, "TW008", &case).len()
+        };
+        assert_eq!(found(300, 40_000_000), 1, "25/s for twelve seconds: full in seven");
+        assert_eq!(found(300, 150_000_000), 0, "7/s is what has lasted, and fits");
     }
 
     #[test]
