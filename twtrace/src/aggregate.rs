@@ -507,8 +507,10 @@ impl Aggregate {
 
     /// When a socket's timer runs out, as far as its entry tells.
     fn due(&self, entered: &Entered) -> Due {
+        let header = &entered.header;
+        let entry_known = header.flags & entered_flags::ENTRY_KNOWN != 0;
         let left_ms = match entered.armed {
-            0 if entered.header.kind != Kind::Present as u8 => TCP_TIMEWAIT_LEN_MS,
+            0 if header.kind != Kind::Present as u8 || entry_known => TCP_TIMEWAIT_LEN_MS,
             _ => left_ms(self.settings.hz, entered),
         };
         Due::at(entered.mono_ns.saturating_add(left_ms * 1_000_000))

@@ -12,7 +12,7 @@ use crate::{
     peer::{Past, Pasts},
     totals::Totals,
     track::Tracked,
-    units::Clock,
+    units::{Clock, Hz},
 };
 
 /// Sockets that go into one input.
@@ -61,11 +61,12 @@ impl Opening {
         drop(followed);
         let before = totals.of(Counter::Present).wrapping_sub(present.len() as u64);
         let origin = origin.begun_again(clock, totals.with(Counter::Present, before), &moment);
+        let hz = origin.hz;
         let mut present = present.into_iter();
         let batches = std::iter::from_fn(move || {
             let mut builder = BatchBuilder::default();
             for (at, entered_ns) in present.by_ref().take(SOCKETS_AT_ONCE) {
-                builder.push(as_present(sockets[at], entered_ns).as_bytes());
+                builder.push(as_present(sockets[at], entered_ns, hz).as_bytes());
             }
             (!builder.is_empty()).then(|| Input::Records(builder.take()))
         });
@@ -77,8 +78,14 @@ impl Opening {
     }
 }
 
-/// The record of a socket that is there already.
-fn as_present(mut socket: Entered, entered_ns: u64) -> Entered {
+/// The record of a socket that is there already. Of one whose entry is known the timer is as it was
+/// armed then: a record of a walk has what was left at the walk.
+fn as_present(mut socket: Entered, entered_ns: u64, hz: Hz) -> Entered {
+    if entered_ns != 0 && socket.header.kind == Kind::Present as u8 {
+        let lived_ms = socket.mono_ns.saturating_sub(entered_ns) / 1_000_000;
+        // What is overdue is less than nothing.
+        socket.armed = socket.armed.wrapping_add(hz.jiffies(lived_ms));
+    }
     socket.header.kind = Kind::Present as u8;
     socket.header.flags |= entered_flags::FOLLOWED;
     if entered_ns != 0 {
@@ -91,7 +98,7 @@ fn as_present(mut socket: Entered, entered_ns: u64) -> Entered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{attached::Backend, event::Event, units::Hz};
+    use crate::{attached::Backend, event::Event};
 
     #[test]
     fn those_followed_are_present_with_their_own_entry_and_no_one_else_is() {
@@ -133,5 +140,20 @@ mod tests {
             })
             .collect();
         assert_eq!(sockets, [(0xc0, 500, false), (0xa0, 50, true)]);
+    }
+
+    #[test]
+    fn a_known_entry_goes_with_the_timer_of_then_and_not_with_what_a_walk_found_left() {
+        let hz = Hz::new(250);
+        let (entered_ns, walk_ns) = (100_000_000_000, 125_000_000_000);
+        let of = |kind: Kind, mono_ns, armed: i32, entered_ns| {
+            let header = twtrace_common::Header { kind: kind as u8, ..Default::default() };
+            let record = Entered { header, mono_ns, armed: armed as u32, ..Entered::default() };
+            as_present(record, entered_ns, hz).armed / 250
+        };
+        assert_eq!(of(Kind::Present, walk_ns, 35 * 250, entered_ns), 60);
+        assert_eq!(of(Kind::Present, walk_ns, -250, entered_ns), 24, "a second overdue");
+        assert_eq!(of(Kind::Entered, entered_ns, 60 * 250, entered_ns), 60, "came meanwhile");
+        assert_eq!(of(Kind::Present, walk_ns, 35 * 250, 0), 35, "what is left, from the walk on");
     }
 }
