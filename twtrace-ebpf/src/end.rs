@@ -170,7 +170,7 @@ pub fn on_destroy<C: EbpfContext>(ctx: &C, env: Env, tw: u64) {
     scratch!(env, Softirq, ended, front);
     let ended: &mut Ended = ended;
     let (_family, net) = front.read(env, tw, &mut ended.flow);
-    finish(ctx, env, ended, (tw, Pointer::untyped(net)), (reason, 0), || false, |_| {});
+    finish(ctx, env, ended, (tw, net), (reason, 0), || false, |_| {});
 }
 
 /// Sends the end of `tw`, whose ends are in the record and whose namespace is `net`. A reason noted in its
@@ -181,11 +181,12 @@ pub fn finish<C: EbpfContext>(
     ctx: &C,
     env: Env,
     ended: &mut Ended,
-    (tw, net): (u64, Pointer),
+    (tw, net): (u64, u64),
     (mut reason, mut flags): (u8, u16),
     is_strange: impl FnOnce() -> bool,
     release: impl FnOnce(&Flow),
 ) {
+    let net = Pointer::untyped(net);
     let mut state = read::field(env, tw, config!(env, layout.tw_substate)) as u8;
     ended.header = Header { kind: Kind::Ended as u8, state, flags: 0, netns: 0 };
     // SAFETY: the helper has no preconditions.

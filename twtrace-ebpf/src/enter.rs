@@ -144,8 +144,8 @@ fn begin_full(
     sk: Pointer,
     state: u8,
 ) -> bool {
-    let (family, _net) = front.read(env, sk.address, &mut entered.flow);
-    let net = sk.follow(env, config!(env, layout.skc_net));
+    let (family, net) = front.read(env, sk.address, &mut entered.flow);
+    let net = sk.followed(env, config!(env, layout.skc_net), net);
     begin(env, entered, (family, net), Kind::Entered, state)
 }
 

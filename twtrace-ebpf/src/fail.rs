@@ -284,8 +284,8 @@ fn here(key: FailureKey) -> PerCpuFailure {
 fn begin(env: Env, sk: Pointer) -> PerCpuFailure {
     own_front!(front);
     let mut flow = Default::default();
-    front.read(env, sk.address, &mut flow);
-    let net = sk.follow(env, config!(env, layout.skc_net));
+    let (_family, net) = front.read(env, sk.address, &mut flow);
+    let net = sk.followed(env, config!(env, layout.skc_net), net);
     here(FailureKey {
         local: flow.local,
         remote: flow.remote,

@@ -82,6 +82,13 @@ impl Pointer {
     pub fn follow(self, env: Env, pointer: Field) -> Self {
         Self { address: self.member(env, pointer), ..self }
     }
+
+    /// The same where the member was read before, without its type: that is read once more only if it is
+    /// known.
+    #[inline(always)]
+    pub fn followed(self, env: Env, pointer: Field, read: u64) -> Self {
+        if self.is_typed { self.follow(env, pointer) } else { Self::untyped(read) }
+    }
 }
 
 /// What hands sockets to programs.

@@ -330,8 +330,7 @@ fn finish<C: EbpfContext>(
 ) {
     let Scratch { ended, key, waiting, .. } = scratch;
     let is_strange = || is_dccp(env, tw);
-    let namespace = Pointer::untyped(net);
-    end::finish(ctx, env, ended, (tw, namespace), why, is_strange, |flow| {
+    end::finish(ctx, env, ended, (tw, net), why, is_strange, |flow| {
         *key = FlowKey { flow: *flow, net };
         release(ctx, env, key, waiting);
     });

@@ -14,7 +14,11 @@ use crate::{
     event::{Role, ip},
     failures::{Cause, Place},
     host::facts::NamespaceFacts,
-    peer::{Group, Peer, rates::Window, spaces::Space},
+    peer::{
+        Group, Peer,
+        rates::{Earlier, Window},
+        spaces::Space,
+    },
 };
 
 /// Most port spaces looked at; those with the most sockets are.
@@ -193,6 +197,11 @@ impl<'a> Draft<'a> {
             blocked: 0,
             stock: Stock::default(),
         })
+    }
+
+    /// The time before it was watched that says whether its rates have lasted.
+    pub fn earlier(&self, now_ns: u64) -> Earlier {
+        Earlier::of(now_ns, self.since_ns)
     }
 
     /// Takes another row's part of a space of `bind()` in.

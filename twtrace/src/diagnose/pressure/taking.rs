@@ -41,6 +41,7 @@ pub fn take_stock(
 ) -> FxHashMap<u32, Ports> {
     let memberships = memberships(case, drafts);
     let accepted = accepted(case, &memberships, sockets);
+    let spans: Vec<Earlier> = drafts.iter().map(|draft| draft.earlier(case.now_ns)).collect();
     let mut bound: FxHashMap<u32, Ports> = FxHashMap::default();
     for (_, socket) in sockets.iter() {
         let Some(membership) = memberships.get(&(socket.row, socket.holding.space)) else {
@@ -58,8 +59,8 @@ pub fn take_stock(
         for at in &membership.drafts {
             let draft = &mut drafts[*at];
             if draft.space.has(socket.holding.port) {
-                let span = Earlier::of(case.now_ns, draft.since_ns);
-                draft.stock.earlier += u32::from(came_before(&socket, draft.facts, &span));
+                let came_before = came_before(&socket, draft.facts, &spans[*at]);
+                draft.stock.earlier += u32::from(came_before);
                 draft.stock.add(draft.space.chosen, draft.facts, &socket, case.now_ns);
             }
         }
@@ -76,6 +77,10 @@ fn accepted(
     sockets: &LiveSockets,
 ) -> FxHashSet<(usize, u16)> {
     let mut accepted = FxHashSet::default();
+    if memberships.values().all(|membership| membership.bind.is_none()) {
+        // As on most hosts: no socket need be looked at.
+        return accepted;
+    }
     let mut once = FxHashSet::default();
     for (_, socket) in sockets.iter() {
         let membership = memberships.get(&(socket.row, socket.holding.space));

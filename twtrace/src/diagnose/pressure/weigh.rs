@@ -20,7 +20,7 @@ use crate::{
     },
     failures::Place,
     host::open::{OpenGrowth, OpenPorts},
-    peer::rates::{Earlier, Pace, Rates},
+    peer::rates::{Pace, Rates},
     units::TCP_TIMEWAIT_LEN_MS,
 };
 
@@ -109,9 +109,8 @@ pub fn weigh(mut draft: Draft<'_>, case: &Case<'_>, bound: &Ports) -> Pressure {
     };
     let reserved = if space.few.is_empty() { all - usable } else { 0 };
     let places = usable as f64;
-    let span = Earlier::of(case.now_ns, draft.since_ns);
     let rates = draft.window.rates(case.now_ns, draft.since_ns);
-    let rates = rates.borne_out(draft.stock.earlier, &span);
+    let rates = rates.borne_out(draft.stock.earlier, &draft.earlier(case.now_ns));
     let (time_wait_ms, seconds_source) =
         peer.map_or((TCP_TIMEWAIT_LEN_MS, "TCP_TIMEWAIT_LEN"), |peer| time_wait(peer, facts));
     let times = Times {

@@ -1,6 +1,6 @@
 //! TW001, TW002: sockets without timestamps, which nothing can take over.
 
-use super::failed::cause::back;
+use super::failed::cause::wait_or_find;
 use crate::{
     diagnose::{
         Finding, Scene, Severity, Subject,
@@ -76,11 +76,7 @@ pub fn none_from_peer(scene: &Scene<'_>) -> Vec<Finding> {
         finding.consequence = pressure.consequence();
         let find = match pressure.stamps {
             Stamps::NotFromPeer => "Find".to_owned(),
-            _ => format!(
-                "If tcp_timestamps was turned on here a moment ago, wait: they come back {}. Otherwise \
-                 find",
-                back(pressure)
-            ),
+            _ => wait_or_find(pressure),
         };
         finding.remedy = format!(
             "{find} what erases the option between here and {}: a load balancer, NAT, proxy, SYN \

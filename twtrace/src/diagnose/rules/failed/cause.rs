@@ -179,9 +179,9 @@ fn nothing_to_choose(ports: &Pressure) -> Explained {
 }
 
 fn no_timestamps(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
-    let find = format!(
-        "ind what erases the timestamps between here and {} (a load balancer, NAT, proxy or \
-         firewall), or net.ipv4.tcp_timestamps=0 on the peer",
+    let erases = format!(
+        "what erases the timestamps between here and {} (a load balancer, NAT, proxy or firewall), or \
+         net.ipv4.tcp_timestamps=0 on the peer",
         ports.peer
     );
     let (here, find) = match (facts.timestamps, ports.stamps) {
@@ -189,7 +189,7 @@ fn no_timestamps(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
             "TCP timestamps are off on this end (tcp_timestamps=0)",
             "Set net.ipv4.tcp_timestamps=1".to_owned(),
         ),
-        (_, Stamps::NotFromPeer) => ("the peer sent no TCP timestamps", format!("F{find}")),
+        (_, Stamps::NotFromPeer) => ("the peer sent no TCP timestamps", format!("Find {erases}")),
         (_, Stamps::NotOffered) => (
             "TCP timestamps were off on this end (tcp_timestamps=0) when they were made, and have been \
              turned on since",
@@ -198,11 +198,7 @@ fn no_timestamps(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
         (_, Stamps::Unknown) => (
             "they had no TCP timestamps, and since twtrace began none was closed that would tell \
              whether the peer sends any now",
-            format!(
-                "If tcp_timestamps was turned on here a moment ago, wait: they come back {}. \
-                 Otherwise f{find}",
-                back(ports)
-            ),
+            format!("{} {erases}", wait_or_find(ports)),
         ),
     };
     let reuse = if ports.may_take_over(facts) {
@@ -437,13 +433,13 @@ fn open(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
 fn unanswered_syns(ports: &Pressure, held: &str, connecting: u64) -> Explained {
     Explained {
         why: format!(
-            "{held} are held by connections that are not established: {connecting} wait for an \
-                 answer of the peer (SYN_SENT)"
+            "{held} are held by connections that are not established: {connecting} wait for an answer \
+             of the peer (SYN_SENT)"
         ),
         remedy: format!(
-            "Find out why {} does not answer (is it down, does a firewall drop the SYNs?). A \
-                 shorter timeout for connect() in the program, or a lower \
-                 net.ipv4.tcp_syn_retries, gives the ports back sooner.",
+            "Find out why {} does not answer (is it down, does a firewall drop the SYNs?). A shorter \
+             timeout for connect() in the program, or a lower net.ipv4.tcp_syn_retries, gives the ports \
+             back sooner.",
             ports.peer
         ),
         dont: "Do not look for TIME_WAIT: none of these was ever connected.",
@@ -634,8 +630,16 @@ fn named_by_program(ports: &Pressure) -> Explained {
     }
 }
 
+/// The beginning of a remedy where it is not known whether timestamps were offered when sockets were made.
+pub fn wait_or_find(ports: &Pressure) -> String {
+    format!(
+        "If tcp_timestamps was turned on here a moment ago, wait: they come back {}. Otherwise find",
+        back(ports)
+    )
+}
+
 /// When ports come back.
-pub fn back(ports: &Pressure) -> String {
+fn back(ports: &Pressure) -> String {
     match ports.free_in {
         Some((next, last)) if last - next < 1.0 => format!("in {last:.0} s"),
         Some((next, last)) => format!("in {next:.0} s (the last in {last:.0} s)"),
