@@ -171,6 +171,16 @@ const SLOT_S: u64 = 5;
 /// Slots of a minute.
 const SLOTS: u64 = 60 / SLOT_S;
 
+/// Calls that failed with never a minute without one between them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shortage {
+    /// How many.
+    pub count: u64,
+    /// `CLOCK_MONOTONIC` of the first, nanoseconds; of all but the first shortage of a place it is when
+    /// the look that saw it ended, a second later at most.
+    pub since_ns: u64,
+}
+
 /// What failed at one place, for one cause, in one program.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -190,6 +200,8 @@ pub struct Place {
     pub first_ns: u64,
     /// `CLOCK_MONOTONIC` of the last, nanoseconds.
     pub last_ns: u64,
+    /// The shortage of now, or the last there was.
+    pub shortage: Shortage,
     /// Ports that the kernel could choose from when it failed last, if known.
     pub ports: Option<(u16, u16)>,
     /// Whether that range is the socket's own (`IP_LOCAL_PORT_RANGE`).
@@ -213,6 +225,7 @@ impl Place {
             count: 0,
             first_ns: failure.first_ns,
             last_ns: 0,
+            shortage: Shortage { count: 0, since_ns: failure.first_ns },
             ports: (port_high != 0).then_some((port_low, port_high)),
             own_range: flags & failed_flags::OWN_RANGE != 0,
             gone: false,
@@ -220,7 +233,17 @@ impl Place {
         }
     }
 
-    fn add(&mut self, failure: &Failure) {
+    /// Adds what failed since the last look.
+    fn take(&mut self, failure: &Failure) {
+        let anew = self.count > 0 && is_apart(self.last_ns, failure.last_ns);
+        self.add(failure, if anew { failure.last_ns } else { self.shortage.since_ns });
+    }
+
+    /// Adds what failed in the shortage that began at a time.
+    fn add(&mut self, failure: &Failure, since_ns: u64) {
+        if since_ns > self.shortage.since_ns {
+            self.shortage = Shortage { count: 0, since_ns };
+        }
         let (before, now) = (slot(self.last_ns), slot(failure.last_ns));
         for passed in (before + 1..=now).rev().take(SLOTS as usize) {
             self.slots[(passed % SLOTS) as usize] = 0;
@@ -231,24 +254,29 @@ impl Place {
             self.own_range = failure.flags & failed_flags::OWN_RANGE != 0;
         }
         add(&mut self.count, failure.count);
+        add(&mut self.shortage.count, failure.count);
         self.last_ns = self.last_ns.max(failure.last_ns);
         let slot = &mut self.slots[(now % SLOTS) as usize];
         *slot = slot.saturating_add(u32::try_from(failure.count).unwrap_or(u32::MAX));
     }
 
-    /// Counts that leave the same behind when they are [added](Self::add) in this order: what
-    /// failed more than a minute before the last one, and each slot.
+    /// Counts that leave the same behind when they are [added](Self::add) in this order, their first
+    /// times being those of the shortages: what failed before this one, in this one more than a minute
+    /// before the last, and each slot.
     fn retold(&self) -> impl Iterator<Item = Failure> {
+        let Shortage { count, since_ns } = self.shortage;
         let newest = slot(self.last_ns);
         let oldest = (newest + 1).saturating_sub(SLOTS);
         let of = |slot: u64| u64::from(self.slots[(slot % SLOTS) as usize]);
         let lately: u64 = (oldest..=newest).map(of).sum();
-        let before = (oldest * SLOT_S * SECOND_NS).saturating_sub(1);
-        let older = (self.count.saturating_sub(lately), self.first_ns.min(before));
-        let slots = (oldest..newest).map(move |slot| (of(slot), slot * SLOT_S * SECOND_NS));
+        // The slots of the last minute have nothing of an earlier shortage.
+        let earlier = (self.count.saturating_sub(count), self.first_ns, self.first_ns);
+        let older_ns = since_ns.min((oldest * SLOT_S * SECOND_NS).saturating_sub(1));
+        let older = (count.saturating_sub(lately), since_ns, older_ns);
+        let slots =
+            (oldest..newest).map(move |slot| (of(slot), since_ns, slot * SLOT_S * SECOND_NS));
         let (port_low, port_high) = self.ports.unwrap_or_default();
         let failure = Failure {
-            first_ns: self.first_ns,
             comm: self.program.comm,
             uid: self.program.uid.unwrap_or_default(),
             cgroup: self.program.cgroup.unwrap_or_default(),
@@ -257,11 +285,12 @@ impl Place {
             port_high,
             ..Failure::default()
         };
-        std::iter::once(older)
+        [earlier, older]
+            .into_iter()
             .chain(slots)
-            .filter(|(count, _)| *count > 0)
-            .chain([(of(newest), self.last_ns)])
-            .map(move |(count, last_ns)| Failure { count, last_ns, ..failure })
+            .filter(|(count, ..)| *count > 0)
+            .chain([(of(newest), since_ns, self.last_ns)])
+            .map(move |(count, first_ns, last_ns)| Failure { count, first_ns, last_ns, ..failure })
     }
 
     /// Whose socket it was about, if that is known.
@@ -277,6 +306,11 @@ impl Place {
         let kept = (newest + 1).saturating_sub(SLOTS).max(oldest)..=newest;
         kept.map(|slot| u64::from(self.slots[(slot % SLOTS) as usize])).sum()
     }
+}
+
+/// Whether calls that failed at two times are of two shortages, where none did in between.
+pub const fn is_apart(earlier_ns: u64, later_ns: u64) -> bool {
+    later_ns.saturating_sub(earlier_ns) > MINUTE_NS
 }
 
 /// Number of the slot that a time lies in.
@@ -417,14 +451,15 @@ impl Failures {
 
     /// Takes in what was counted for a key since the last time; first and last time are of all.
     pub fn take(&mut self, key: &FailureKey, failure: &Failure) {
-        if self.add(key, failure) == Some(Cause::AddressInUse) {
+        if self.add(key, failure, Place::take) == Some(Cause::AddressInUse) {
             add(self.refused.entry(key.netns).or_default(), failure.count);
         }
     }
 
     /// Takes in what another session [told](Self::retold) of the time before this one.
     pub fn recall(&mut self, key: &FailureKey, failure: &Failure) {
-        if let Some(cause) = self.add(key, failure) {
+        let told = |place: &mut Place, failure: &Failure| place.add(failure, failure.first_ns);
+        if let Some(cause) = self.add(key, failure, told) {
             add(&mut self.before.by_cause[cause as usize], failure.count);
         }
     }
@@ -455,7 +490,12 @@ impl Failures {
     }
 
     /// Adds to the count of a key, and says why the calls failed if they did.
-    fn add(&mut self, key: &FailureKey, failure: &Failure) -> Option<Cause> {
+    fn add(
+        &mut self,
+        key: &FailureKey,
+        failure: &Failure,
+        to_place: impl FnOnce(&mut Place, &Failure),
+    ) -> Option<Cause> {
         let result = CallResult::from_u8(key.result)?;
         match result {
             CallResult::Tried => add(self.tried.entry(*key).or_default(), failure.count),
@@ -476,7 +516,7 @@ impl Failures {
             Entry::Occupied(place) => place.into_mut(),
             Entry::Vacant(free) => free.insert(Place::of(key, cause, failure)),
         };
-        place.add(failure);
+        to_place(place, failure);
         Some(cause)
     }
 
@@ -623,6 +663,28 @@ mod tests {
         assert_eq!((at(&failures, 160), at(&failures, 184), at(&failures, 190)), (5, 5, 0));
         failures.take(&key(CallResult::NoPort, 42, 443), &calls(1, 100, 300));
         assert_eq!((at(&failures, 300), at(&failures, 1000)), (1, 0));
+    }
+
+    #[test]
+    fn a_minute_without_a_failure_parts_two_shortages() {
+        let mut failures = Failures::default();
+        let shortage = |of: &Failures| {
+            let place = of.places().next().unwrap();
+            (place.count, place.shortage.count, place.shortage.since_ns / SECOND)
+        };
+        for (count, last_s, expected) in [
+            (300, 110, (300, 300, 100)),
+            (50, 170, (350, 350, 100)),
+            (7, 231, (357, 7, 231)),
+            (1, 290, (358, 8, 231)),
+            (2, 351, (360, 2, 351)),
+        ] {
+            failures.take(&key(CallResult::NoPort, 42, 443), &calls(count, 100, last_s));
+            assert_eq!(shortage(&failures), expected, "{last_s}");
+            let mut told = Failures::default();
+            failures.retold().iter().for_each(|(key, failure)| told.recall(key, failure));
+            assert_eq!(shortage(&told), expected, "told at {last_s}");
+        }
     }
 
     #[test]

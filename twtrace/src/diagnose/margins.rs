@@ -70,28 +70,31 @@ impl Margins {
     fn limits(&self) -> impl Iterator<Item = Limit> {
         let files = self.files.map(|(open, max)| {
             let used = arithmetic::share(open as f64, max as f64);
-            Limit::new("fs.file-max, open files".to_owned(), (used, used), false)
+            let name = "fs.file-max, open files".to_owned();
+            Limit::new(name, (used, used), false, Exhaustion::Never)
         });
         let namespaces = self.namespaces.iter().flat_map(|ns| {
             let of_namespace = |name: &str| format!("{name} of network namespace {}", ns.netns);
             let ports = ns.ports.as_ref().map(|ports| {
                 let share = ports.share();
                 let shares = (ports.used_share().min(share), share);
-                Limit::new(format!("ports {}", ports.triple()), shares, ports.will_do())
+                let name = format!("ports {}", ports.triple());
+                Limit::new(name, shares, ports.will_do(), ports.exhaustion)
             });
             let buckets = ns.buckets.map(|buckets| {
                 let shares = (buckets.used_share(), buckets.share());
-                Limit::new(of_namespace("tcp_max_tw_buckets"), shares, buckets.will_do())
+                let name = of_namespace("tcp_max_tw_buckets");
+                Limit::new(name, shares, buckets.will_do(), buckets.exhaustion)
             });
             let tracked = ns.conntrack.map(|tracking| {
                 let shares = (tracking.used_share(), tracking.share());
-                Limit::new(of_namespace("nf_conntrack_max"), shares, false)
+                Limit::new(of_namespace("nf_conntrack_max"), shares, false, tracking.exhaustion)
             });
             [ports, buckets, tracked].into_iter().flatten()
         });
         let egress = self.egress.iter().map(|margin| {
             let name = format!("ports of the shared address towards {}", margin.target());
-            Limit::new(name, (margin.used_share(), margin.share()), false)
+            Limit::new(name, (margin.used_share(), margin.share()), false, Exhaustion::Never)
         });
         namespaces.chain(egress).chain(files)
     }
@@ -123,22 +126,33 @@ pub struct Limit {
     pub share: f64,
     /// Whether what is left is known to do.
     pub will_do: bool,
+    /// When nothing is left, at the present rate.
+    pub exhaustion: Exhaustion,
 }
 
 impl Limit {
-    /// What is taken, and what will be wanted if that is more.
+    /// What is taken, what will be wanted if that is more, and when nothing is left.
     pub fn sentence(&self) -> String {
-        let Self { name, used, share, .. } = self;
+        let Self { name, used, share, exhaustion, .. } = self;
         let (used, share) = ((used * 100.0).round(), (share * 100.0).round());
-        if share > used {
+        let taken = if share > used {
             format!("{used}% of {name} taken, {share}% will be wanted")
         } else {
             format!("{used}% of {name}")
+        };
+        match exhaustion {
+            Exhaustion::In(seconds) => format!("{taken}, none left in {seconds:.0} s"),
+            Exhaustion::Now | Exhaustion::Never => taken,
         }
     }
 
-    const fn new(name: String, (used, share): (f64, f64), will_do: bool) -> Self {
-        Self { name, used, share, will_do }
+    const fn new(
+        name: String,
+        (used, share): (f64, f64),
+        will_do: bool,
+        exhaustion: Exhaustion,
+    ) -> Self {
+        Self { name, used, share, will_do, exhaustion }
     }
 }
 
@@ -152,10 +166,15 @@ mod tests {
 
     #[test]
     fn what_will_be_wanted_is_told_beside_what_is_taken() {
-        let sentence = |shares| Limit::new("ports".into(), shares, false).sentence();
-        assert_eq!(sentence((0.01, 1.719)), "1% of ports taken, 172% will be wanted");
-        assert_eq!(sentence((0.5, 0.5)), "50% of ports");
-        assert_eq!(sentence((0.5, 0.504)), "50% of ports", "as it is shown");
+        let sentence = |shares, when| Limit::new("ports".into(), shares, false, when).sentence();
+        let never = Exhaustion::Never;
+        assert_eq!(sentence((0.01, 1.719), never), "1% of ports taken, 172% will be wanted");
+        assert_eq!(
+            sentence((0.01, 1.719), Exhaustion::In(28.4)),
+            "1% of ports taken, 172% will be wanted, none left in 28 s"
+        );
+        assert_eq!(sentence((0.5, 0.5), never), "50% of ports");
+        assert_eq!(sentence((0.5, 0.504), never), "50% of ports", "as it is shown");
     }
 
     #[test]

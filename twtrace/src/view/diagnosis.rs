@@ -419,15 +419,18 @@ fn ports_margin(ports: &Pressure) -> String {
         None => "how many are open is not known".to_owned(),
         Some(open) => format!("{} are open", open.ports),
     };
+    // Of calls that fail none gets stuck, and there is nothing to settle.
+    let comes = if ports.failing() {
+        format!("{:.1}/s are wanted", ports.wanted)
+    } else {
+        format!("{:.1}/s get stuck, which settles at {:.0}", ports.blocked_rate, ports.steady())
+    };
     let mut text = format!(
-        "{}: of {} ports {:.0} are stuck {} and {open}; {:.1}/s get stuck, which settles at \
-         {:.0}; {:.1}/s fit",
+        "{}: of {} ports {:.0} are stuck {} and {open}; {comes}; {:.1}/s fit",
         ports.triple(),
         ports.usable,
         ports.stuck,
         stuck_how(ports),
-        ports.blocked_rate,
-        ports.steady(),
         ports.highest_rate()
     );
     let bound = ports.holders.of(Holder::Bound);

@@ -24,7 +24,8 @@ pub fn write(out: &mut impl Write, summary: &Summary, palette: Palette) -> io::R
     if summary.rows.is_empty() {
         writeln!(
             out,
-            "nothing entered TIME_WAIT with this peer in {:.1} s, and nothing was there before",
+            "nothing entered TIME_WAIT with this peer in {:.1} s, and none of its sockets was there \
+             when that began",
             summary.elapsed.as_secs_f64()
         )?;
     }

@@ -317,8 +317,9 @@ fn held(open: &OpenPorts, space: &PortSpace) -> Option<u64> {
 /// Calls a second that failed within the last minute.
 fn failed_rate(places: &[&Place], now_ns: u64) -> f64 {
     let count: u64 = places.iter().map(|place| place.last_minute(now_ns)).sum();
-    let first_ns = places.iter().map(|place| place.first_ns).min().unwrap_or(now_ns);
-    let seconds = now_ns.saturating_sub(first_ns) as f64 / 1e9;
+    let lately = places.iter().filter(|place| place.last_minute(now_ns) > 0);
+    let since_ns = lately.map(|place| place.shortage.since_ns).min().unwrap_or(now_ns);
+    let seconds = now_ns.saturating_sub(since_ns) as f64 / 1e9;
     count as f64 / seconds.clamp(1.0, TOLD_S)
 }
 

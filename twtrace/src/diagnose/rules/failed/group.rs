@@ -8,14 +8,19 @@ use std::{
 
 use crate::{
     diagnose::{Scene, pressure::Pressure},
-    failures::{Cause, Failures, Place, Program},
+    failures::{Cause, Failures, Place, Program, is_apart},
     owner::{Owner, Owners},
 };
 
-/// The calls that failed for the ports of one space, or for one port that they named.
+/// The calls that failed for the ports of one space, or for one port that they named, in the last
+/// shortage of it.
 pub struct Group<'s> {
     /// The places, those with the most failures first.
     pub places: Vec<&'s Place>,
+    /// When the first failed, `CLOCK_MONOTONIC` nanoseconds.
+    pub since_ns: u64,
+    /// Calls that failed in earlier shortages.
+    pub earlier: u64,
     /// The space, if it is known.
     pub ports: Option<&'s Pressure>,
 }
@@ -41,16 +46,34 @@ pub fn groups<'s>(scene: &'s Scene<'_>) -> Vec<Group<'s>> {
         groups.entry(wanted).or_default().push(place);
     }
     let of = |(wanted, mut places): (Wanted, Vec<&'s Place>)| {
-        places.sort_by_key(|place| (Reverse(place.count), place.program.pid, place.local));
+        let all: u64 = places.iter().map(|place| place.count).sum();
+        let since_ns = last_shortage(&mut places);
+        places.sort_by_key(|place| (Reverse(place.shortage.count), place.program.pid, place.local));
         let ports = match wanted {
             Wanted::Space(index) => scene.ports().get(index),
             Wanted::Other(..) => None,
         };
-        Group { places, ports }
+        let mut group = Group { places, ports, since_ns, earlier: 0 };
+        group.earlier = all.saturating_sub(group.count());
+        group
     };
     let mut groups: Vec<_> = groups.into_iter().map(of).collect();
     groups.sort_by_key(|group| Reverse(group.count()));
     groups
+}
+
+/// Leaves the places of the last shortage, and says when that began: each of them failed within a
+/// minute of another.
+fn last_shortage(places: &mut Vec<&Place>) -> u64 {
+    places.sort_by_key(|place| Reverse(place.last_ns));
+    let mut since_ns = u64::MAX;
+    let apart = places.iter().position(|place| {
+        let apart = since_ns != u64::MAX && is_apart(place.last_ns, since_ns);
+        since_ns = if apart { since_ns } else { since_ns.min(place.shortage.since_ns) };
+        apart
+    });
+    places.truncate(apart.unwrap_or(places.len()));
+    since_ns
 }
 
 impl<'s> Group<'s> {
@@ -61,7 +84,7 @@ impl<'s> Group<'s> {
 
     /// Calls that failed.
     pub fn count(&self) -> u64 {
-        self.places.iter().map(|place| place.count).sum()
+        self.places.iter().map(|place| place.shortage.count).sum()
     }
 
     /// Calls that failed in the last minute.
@@ -69,17 +92,19 @@ impl<'s> Group<'s> {
         self.places.iter().map(|place| place.last_minute(now_ns)).sum()
     }
 
-    /// When the first and the last failed, `CLOCK_MONOTONIC` nanoseconds.
-    pub fn times(&self) -> (u64, u64) {
-        let first = self.places.iter().map(|place| place.first_ns).min().unwrap_or(0);
-        let last = self.places.iter().map(|place| place.last_ns).max().unwrap_or(0);
-        (first, last)
+    /// When the last failed, `CLOCK_MONOTONIC` nanoseconds.
+    pub fn last_ns(&self) -> u64 {
+        self.places.iter().map(|place| place.last_ns).max().unwrap_or(0)
     }
 
     /// Calls of the same programs to the same peers, failed or not, since the first that failed;
-    /// `None` of `bind()`.
+    /// `None` of `bind()`, and of a program that failed in an earlier shortage: its calls are counted
+    /// since then.
     pub fn tried(&self, failures: &Failures) -> Option<u64> {
         let mut programs: BTreeMap<(u32, Option<SocketAddr>), u64> = BTreeMap::new();
+        if self.places.iter().any(|place| place.shortage.count < place.count) {
+            return None;
+        }
         for place in &self.places {
             programs.insert((place.program.pid, place.remote), failures.tried(place)?);
         }

@@ -22,6 +22,7 @@ use crate::{
     failures::{Cause, Place},
     host::facts::NamespaceFacts,
     owner::Owners,
+    text::counted,
 };
 
 /// Most findings of the kind.
@@ -68,7 +69,7 @@ fn of_group(scene: &Scene<'_>, group: &Group<'_>) -> Option<Finding> {
     let (case, place) = (&scene.case, group.first());
     let facts = case.facts.namespaces.get(&place.netns).filter(|_| !place.gone);
     let call = if group.is_bind() { "bind()" } else { "connect()" };
-    let (first_ns, last_ns) = group.times();
+    let last_ns = group.last_ns();
     let to = match group.peers() {
         Some(peers) => format!("to {peers}"),
         None if place.local.port() == 0 => format!("of a port of {}", place.local.ip()),
@@ -102,7 +103,7 @@ fn of_group(scene: &Scene<'_>, group: &Group<'_>) -> Option<Finding> {
     let severity = if rightful { Severity::Notice } else { Severity::Critical };
     let tried = group.tried(case.failures);
     let of = tried.map_or_else(String::new, |tried| format!(" of {tried}"));
-    let since = case.now_ns.saturating_sub(first_ns) as f64 / 1e9;
+    let since = case.now_ns.saturating_sub(group.since_ns) as f64 / 1e9;
     let ago = case.now_ns.saturating_sub(last_ns) as f64 / 1e9;
     let ago = if ago < AGO_S { String::new() } else { format!(", the last {ago:.0} s ago") };
     let summary = format!(
@@ -116,14 +117,14 @@ fn of_group(scene: &Scene<'_>, group: &Group<'_>) -> Option<Finding> {
         .with("failed", group.count(), "calls", CALLS)
         .with("failed_last_minute", lately, "calls", CALLS)
         .with("tried", tried, "calls", CALLS)
-        .with("failing_since", case.time_of_day(first_ns), "", CALLS);
+        .with("failing_since", case.time_of_day(group.since_ns), "", CALLS);
     finding = who(finding, group, case.owners);
     finding = match (group.ports, port) {
         (Some(ports), _) => figures(finding, ports),
         (None, Some(port)) => port_figures(finding, &port),
         (None, None) => finding,
     };
-    finding.consequence = consequence(place);
+    finding.consequence = consequence(place) + &before(group);
     Some(advise(finding, explained))
 }
 
@@ -138,6 +139,10 @@ fn who(finding: Finding, group: &Group<'_>, owners: Option<&Owners>) -> Finding 
         .with("process", place.program.pid, "", CALLS)
         .with("uid", place.program.uid, "", CALLS)
         .with("local", place.local.to_string(), "", CALLS);
+    let finding = match group.earlier {
+        0 => finding,
+        earlier => finding.with("failed_earlier", earlier, "calls", CALLS),
+    };
     match group.places.len() {
         1 => finding,
         many => finding.with("places", many, "", CALLS),
@@ -182,6 +187,14 @@ fn consequence(place: &Place) -> String {
     .to_owned()
 }
 
+/// That it is not the first time, as a sentence to be added.
+fn before(group: &Group<'_>) -> String {
+    match group.earlier {
+        0 => String::new(),
+        earlier => format!(" It has been so before: then {} failed.", counted(earlier, "calls")),
+    }
+}
+
 /// Why calls that failed a moment ago would not fail now, as the end of a sentence, where that is so:
 /// what they had to choose from is not what there is now, or what held the ports is gone.
 fn why_over(group: &Group<'_>, ports: &Pressure, now_ns: u64) -> Option<String> {
@@ -210,8 +223,8 @@ fn why_over(group: &Group<'_>, ports: &Pressure, now_ns: u64) -> Option<String> 
 /// What is said once calls fail no more.
 fn ended(scene: &Scene<'_>, group: &Group<'_>, whose: &str, why: &str) -> Finding {
     let case = &scene.case;
-    let (first_ns, last_ns) = group.times();
-    let (first, last) = (case.time_of_day(first_ns), case.time_of_day(last_ns));
+    let first = case.time_of_day(group.since_ns);
+    let last = case.time_of_day(group.last_ns());
     let summary = format!("{} {whose} failed, none since {last}{why}.", group.count());
     let mut finding = Finding::new(Severity::Notice, group.first().netns, summary)
         .with("failed", group.count(), "calls", CALLS)
@@ -220,7 +233,8 @@ fn ended(scene: &Scene<'_>, group: &Group<'_>, whose: &str, why: &str) -> Findin
         .with("last_failure", last, "", CALLS);
     finding.peer = group.first().remote.map(|peer| peer.to_string());
     finding = who(finding, group, case.owners);
-    finding.consequence = "It is over, or the program has stopped trying.".to_owned();
+    finding.consequence =
+        "It is over, or the program has stopped trying.".to_owned() + &before(group);
     finding.remedy = "If it stopped trying, start it again; if it was not meant to end, see the \
                       other findings and the margins for how many connections fit."
         .to_owned();
@@ -398,6 +412,38 @@ mod tests {
         let says = "445 of 500 connect() calls of client (pid 49) and 9 other processes to \
                     10.0.0.2:443 failed in the last 5 s: 100 of its 100 ports are in TIME_WAIT";
         assert!(finding.summary.starts_with(says), "{}", finding.summary);
+    }
+
+    #[test]
+    fn of_two_shortages_the_last_one_is_told_and_the_other_remembered() {
+        let facts = facts();
+        let now_ns = 4000 * 1_000_000_000;
+        let at = |seconds_ago: u64| now_ns - seconds_ago * 1_000_000_000;
+        let calls = |count, first_s, last_s| Failure {
+            count,
+            first_ns: at(first_s),
+            last_ns: at(last_s),
+            ..Failure::default()
+        };
+        let mut failures = Failures::default();
+        // One program that fails again, one that fails anew, and one that is long gone.
+        for (pid, failure) in [
+            (42, calls(300, 600, 590)),
+            (42, calls(20, 600, 45)),
+            (43, calls(40, 30, 5)),
+            (44, calls(9, 3000, 2990)),
+        ] {
+            failures.take(&key(CallResult::NoPort, pid, 0), &failure);
+            failures.take(&key(CallResult::Tried, pid, 0), &failure);
+        }
+        let case = Case { failures: &failures, now_ns, ..case(&[], &facts) };
+        let [finding] = &found(RULES, "TW019", &case)[..] else { panic!("one finding") };
+        assert_eq!(finding.figure("failed"), Some(&60.into()));
+        assert_eq!(finding.figure("failed_earlier"), Some(&309.into()));
+        assert_eq!(finding.figure("failing_since"), Some(&case.time_of_day(at(45)).into()));
+        assert!(finding.summary.starts_with("60 connect() calls of "), "{}", finding.summary);
+        let remembers = "It has been so before: then 309 calls failed.";
+        assert!(finding.consequence.ends_with(remembers), "{}", finding.consequence);
     }
 
     #[test]
