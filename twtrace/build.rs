@@ -101,7 +101,7 @@ fn compile(out: &Path, workspace: &Path) -> Result<Made, Box<dyn Error>> {
         |_| println!("cargo::warning=the kernel programs were built with: {choice}"),
     )?;
     for name in OBJECTS {
-        slim::without_dwarf(&out.join(name))?;
+        slim::slim(&out.join(name))?;
     }
     // Whoever makes a release says of which commit; others rebuild with every commit for nothing.
     println!("cargo::rerun-if-env-changed={COMMIT}");
