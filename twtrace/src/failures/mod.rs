@@ -4,21 +4,29 @@
 //! The kernel programs count them ([`Input::Failures`](crate::origin::Input::Failures) has what came
 //! since the last look), so that a retry loop costs no event each.
 
+mod binds;
+mod place;
+mod program;
+
 use std::{
-    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, HashSet, hash_map::Entry},
-    fmt,
-    net::SocketAddr,
 };
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
-use twtrace_common::{CallResult, Failed, Failure, FailureKey, failed_flags};
+use twtrace_common::{CallResult, Failure, FailureKey};
 
-use crate::{
-    event::{ip, octets},
-    owner::{Owner, Owners},
-};
+pub use binds::Binds;
+pub use place::{Place, Shortage, is_apart};
+pub use program::{Program, comm_text};
+
+use crate::event::octets;
+
+/// Nanoseconds within which a failure is one of now.
+const MINUTE_NS: u64 = 60_000_000_000;
+
+/// Nanoseconds of a second.
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// Why a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,289 +99,6 @@ impl FailedCalls {
     /// All of them.
     pub const fn total(&self) -> u64 {
         self.connects().saturating_add(self.of(Cause::AddressInUse))
-    }
-}
-
-/// Who called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Program {
-    /// Process, as the initial PID namespace numbers it.
-    pub pid: u32,
-    /// Name of the thread, padded with zeroes.
-    pub comm: [u8; 16],
-    /// Owner of the socket.
-    pub uid: Option<u32>,
-    /// Inode number of the control group that owns the socket.
-    pub cgroup: Option<u64>,
-    /// Whether it is a thread of the kernel, and the owner of the socket somebody else.
-    pub kernel_thread: Option<bool>,
-}
-
-impl Program {
-    /// Of what the kernel programs noted.
-    pub const fn of(pid: u32, comm: [u8; 16], uid: u32, cgroup: u64, flags: u16) -> Self {
-        Self {
-            pid,
-            comm,
-            uid: if flags & failed_flags::OWNER_UNKNOWN == 0 { Some(uid) } else { None },
-            cgroup: if cgroup == 0 { None } else { Some(cgroup) },
-            kernel_thread: if flags & failed_flags::THREAD_UNKNOWN == 0 {
-                Some(flags & failed_flags::KERNEL_THREAD != 0)
-            } else {
-                None
-            },
-        }
-    }
-
-    /// What was noted of it beside names and numbers.
-    const fn flags(&self) -> u16 {
-        let thread = match self.kernel_thread {
-            Some(true) => failed_flags::KERNEL_THREAD,
-            Some(false) => 0,
-            None => failed_flags::THREAD_UNKNOWN,
-        };
-        thread | if self.uid.is_none() { failed_flags::OWNER_UNKNOWN } else { 0 }
-    }
-
-    /// Its name.
-    pub fn name(&self) -> Cow<'_, str> {
-        comm_text(&self.comm)
-    }
-}
-
-impl fmt::Display for Program {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.kernel_thread == Some(true) { "kernel thread " } else { "" };
-        write!(f, "{kind}{} (pid {})", self.name(), self.pid)
-    }
-}
-
-/// A name without the zeroes behind it. Anybody may call himself what he likes.
-pub fn comm_text(comm: &[u8; 16]) -> Cow<'_, str> {
-    let length = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
-    String::from_utf8_lossy(&comm[..length])
-}
-
-impl From<&Failed> for Program {
-    fn from(failed: &Failed) -> Self {
-        Self::of(failed.pid, failed.comm, failed.uid, failed.cgroup, failed.header.flags)
-    }
-}
-
-/// Nanoseconds within which a failure is one of now.
-const MINUTE_NS: u64 = 60_000_000_000;
-
-/// Nanoseconds of a second.
-const SECOND_NS: u64 = 1_000_000_000;
-
-/// Seconds that a slot of [`Place::last_minute`] holds.
-const SLOT_S: u64 = 5;
-/// Slots of a minute.
-const SLOTS: u64 = 60 / SLOT_S;
-
-/// Calls that failed with never a minute without one between them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shortage {
-    /// How many.
-    pub count: u64,
-    /// `CLOCK_MONOTONIC` of the first, nanoseconds; of all but the first shortage of a place it is when
-    /// the look that saw it ended, a second later at most.
-    pub since_ns: u64,
-}
-
-/// What failed at one place, for one cause, in one program.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// Inode number of the network namespace.
-    pub netns: u32,
-    /// Why.
-    pub cause: Cause,
-    /// This end; the port is the one asked for, 0 where the kernel had to choose.
-    pub local: SocketAddr,
-    /// The other end of a `connect()`.
-    pub remote: Option<SocketAddr>,
-    /// Who called.
-    pub program: Program,
-    /// Calls that failed.
-    pub count: u64,
-    /// `CLOCK_MONOTONIC` of the first, nanoseconds.
-    pub first_ns: u64,
-    /// `CLOCK_MONOTONIC` of the last, nanoseconds.
-    pub last_ns: u64,
-    /// The shortage of now, or the last there was.
-    pub shortage: Shortage,
-    /// Ports that the kernel could choose from when it failed last, if known.
-    pub ports: Option<(u16, u16)>,
-    /// Whether that range is the socket's own (`IP_LOCAL_PORT_RANGE`).
-    pub own_range: bool,
-    /// Whether the namespace is gone, and its number another one's.
-    pub gone: bool,
-    /// Failures of the last minute, by the time of the last one in each look.
-    slots: [u32; SLOTS as usize],
-}
-
-impl Place {
-    fn of(key: &FailureKey, cause: Cause, failure: &Failure) -> Self {
-        let Failure { comm, uid, cgroup, flags, port_low, port_high, .. } = *failure;
-        let remote = SocketAddr::new(ip(key.remote), key.remote_port);
-        Self {
-            netns: key.netns,
-            cause,
-            local: SocketAddr::new(ip(key.local), key.local_port),
-            remote: (cause != Cause::AddressInUse).then_some(remote),
-            program: Program::of(key.pid, comm, uid, cgroup, flags),
-            count: 0,
-            first_ns: failure.first_ns,
-            last_ns: 0,
-            shortage: Shortage { count: 0, since_ns: failure.first_ns },
-            ports: (port_high != 0).then_some((port_low, port_high)),
-            own_range: flags & failed_flags::OWN_RANGE != 0,
-            gone: false,
-            slots: [0; SLOTS as usize],
-        }
-    }
-
-    /// Adds what failed since the last look.
-    fn take(&mut self, failure: &Failure) {
-        let anew = self.count > 0 && is_apart(self.last_ns, failure.last_ns);
-        self.add(failure, if anew { failure.last_ns } else { self.shortage.since_ns });
-    }
-
-    /// Adds what failed in the shortage that began at a time.
-    fn add(&mut self, failure: &Failure, since_ns: u64) {
-        if since_ns > self.shortage.since_ns {
-            self.shortage = Shortage { count: 0, since_ns };
-        }
-        let (before, now) = (slot(self.last_ns), slot(failure.last_ns));
-        for passed in (before + 1..=now).rev().take(SLOTS as usize) {
-            self.slots[(passed % SLOTS) as usize] = 0;
-        }
-        self.gone = false;
-        if failure.port_high != 0 {
-            self.ports = Some((failure.port_low, failure.port_high));
-            self.own_range = failure.flags & failed_flags::OWN_RANGE != 0;
-        }
-        add(&mut self.count, failure.count);
-        add(&mut self.shortage.count, failure.count);
-        self.last_ns = self.last_ns.max(failure.last_ns);
-        let slot = &mut self.slots[(now % SLOTS) as usize];
-        *slot = slot.saturating_add(u32::try_from(failure.count).unwrap_or(u32::MAX));
-    }
-
-    /// Counts that leave the same behind when they are [added](Self::add) in this order, their first
-    /// times being those of the shortages: what failed before this one, in this one more than a minute
-    /// before the last, and each slot.
-    fn retold(&self) -> impl Iterator<Item = Failure> {
-        let Shortage { count, since_ns } = self.shortage;
-        let newest = slot(self.last_ns);
-        let oldest = (newest + 1).saturating_sub(SLOTS);
-        let of = |slot: u64| u64::from(self.slots[(slot % SLOTS) as usize]);
-        let lately: u64 = (oldest..=newest).map(of).sum();
-        // The slots of the last minute have nothing of an earlier shortage.
-        let earlier = (self.count.saturating_sub(count), self.first_ns, self.first_ns);
-        let older_ns = since_ns.min((oldest * SLOT_S * SECOND_NS).saturating_sub(1));
-        let older = (count.saturating_sub(lately), since_ns, older_ns);
-        let slots =
-            (oldest..newest).map(move |slot| (of(slot), since_ns, slot * SLOT_S * SECOND_NS));
-        let (port_low, port_high) = self.ports.unwrap_or_default();
-        let failure = Failure {
-            comm: self.program.comm,
-            uid: self.program.uid.unwrap_or_default(),
-            cgroup: self.program.cgroup.unwrap_or_default(),
-            flags: self.program.flags() | if self.own_range { failed_flags::OWN_RANGE } else { 0 },
-            port_low,
-            port_high,
-            ..Failure::default()
-        };
-        [earlier, older]
-            .into_iter()
-            .chain(slots)
-            .filter(|(count, ..)| *count > 0)
-            .chain([(of(newest), since_ns, self.last_ns)])
-            .map(move |(count, first_ns, last_ns)| Failure { count, first_ns, last_ns, ..failure })
-    }
-
-    /// Whose socket it was about, if that is known.
-    pub fn owner<'a>(&self, owners: &'a Owners) -> Option<&'a Owner> {
-        let netns = if self.gone { 0 } else { self.netns };
-        owners.of(self.program.cgroup, netns, 0).map(|known| &*known.owner)
-    }
-
-    /// Calls that failed in the last minute, to within five seconds.
-    pub fn last_minute(&self, now_ns: u64) -> u64 {
-        let newest = slot(self.last_ns);
-        let oldest = (slot(now_ns) + 1).saturating_sub(SLOTS);
-        let kept = (newest + 1).saturating_sub(SLOTS).max(oldest)..=newest;
-        kept.map(|slot| u64::from(self.slots[(slot % SLOTS) as usize])).sum()
-    }
-}
-
-/// Whether calls that failed at two times are of two shortages, where none did in between.
-pub const fn is_apart(earlier_ns: u64, later_ns: u64) -> bool {
-    later_ns.saturating_sub(earlier_ns) > MINUTE_NS
-}
-
-/// Number of the slot that a time lies in.
-const fn slot(mono_ns: u64) -> u64 {
-    mono_ns / (SLOT_S * SECOND_NS)
-}
-
-/// What became of the `bind()` calls of one program since its first that was refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Binds {
-    /// Refused.
-    pub refused: u64,
-    /// Of them, followed by a successful one within a second: the program looks for a free port.
-    pub answered: u64,
-    /// Of them, not followed by one so soon. The others are too young to tell.
-    pub unanswered: u64,
-    /// Successful.
-    pub bound: u64,
-    /// `CLOCK_MONOTONIC` of the last refusal, nanoseconds.
-    pub refused_ns: u64,
-    /// `CLOCK_MONOTONIC` of the last success, nanoseconds; 0 for none.
-    pub bound_ns: u64,
-    /// When it was last told that no success had come soon, `CLOCK_MONOTONIC` nanoseconds.
-    pub unanswered_ns: u64,
-}
-
-impl Binds {
-    /// A program that gets a port within this time was merely looking for one, nanoseconds.
-    pub const PATIENCE_NS: u64 = 1_000_000_000;
-
-    const fn add(&mut self, result: CallResult, failure: &Failure) {
-        let Failure { count, last_ns, .. } = *failure;
-        let (sum, latest) = match result {
-            CallResult::AddressInUse => (&mut self.refused, Some(&mut self.refused_ns)),
-            CallResult::Bound => (&mut self.bound, Some(&mut self.bound_ns)),
-            CallResult::Answered => (&mut self.answered, None),
-            CallResult::Unanswered => (&mut self.unanswered, Some(&mut self.unanswered_ns)),
-            CallResult::Tried | CallResult::NoPort | CallResult::PortBusy => return,
-        };
-        add(sum, count);
-        if let Some(latest) = latest
-            && *latest < last_ns
-        {
-            *latest = last_ns;
-        }
-    }
-
-    /// Refused calls that no success followed within a second, as of `now_ns`.
-    pub const fn unanswered_at(&self, now_ns: u64) -> u64 {
-        if now_ns.saturating_sub(self.refused_ns) > Self::PATIENCE_NS {
-            self.refused.saturating_sub(self.answered)
-        } else {
-            self.unanswered
-        }
-    }
-
-    /// Whether one of the refusals of the last minute was followed by no success within a second, as of
-    /// `now_ns`.
-    pub const fn in_vain(&self, now_ns: u64) -> bool {
-        let waits = self.refused > self.answered + self.unanswered;
-        let told = now_ns.saturating_sub(self.unanswered_ns) < MINUTE_NS && self.unanswered > 0;
-        let since = now_ns.saturating_sub(self.refused_ns);
-        told || (waits && since > Self::PATIENCE_NS && since < MINUTE_NS)
     }
 }
 
