@@ -62,6 +62,7 @@ pub mod recording;
 pub mod session;
 pub mod summary;
 pub mod text;
+pub mod ticks;
 pub mod totals;
 pub mod track;
 pub mod trust;

@@ -50,6 +50,9 @@ pub enum PipelineError {
     /// The sockets that live could not be looked for.
     #[error("cannot look for the sockets that live: {0}")]
     Walk(io::Error),
+    /// There is nothing to tell when the next second has come.
+    #[error("no timer: {0}")]
+    Timer(io::Error),
 }
 
 /// What was taken in.

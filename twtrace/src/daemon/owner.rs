@@ -35,6 +35,7 @@ use crate::{
         minutes::{Memory, Minute},
     },
     pipeline::{Pipeline, PipelineError},
+    ticks::Ticks,
     units::Clock,
     view::{Format, events::EventWriter},
 };
@@ -164,7 +165,7 @@ impl Owner {
 
     async fn work(&mut self) -> Result<Option<Reply<()>>, PipelineError> {
         let mut beside = every(BESIDE);
-        let mut moments = every(MOMENTS);
+        let moments = Ticks::every(MOMENTS).map_err(PipelineError::Timer)?;
         let mut save = self.save_interval();
         let mut tidy = every(UPKEEP);
         loop {
@@ -181,7 +182,10 @@ impl Owner {
                 },
                 readable = self.pipeline.readable() => readable?,
                 _ = beside.tick(), if self.saving.is_some() || !self.listening.is_empty() => {}
-                _ = moments.tick() => self.look()?,
+                ticked = moments.tick() => {
+                    ticked.map_err(PipelineError::Timer)?;
+                    self.look()?;
+                }
                 _ = save.tick() => self.save(),
                 // What large answers took is kept by the allocator otherwise.
                 _ = tidy.tick() => give_back_memory(),

@@ -20,10 +20,10 @@ pub fn sum<'a>(each: impl Iterator<Item = &'a PodCounts>) -> NetnsCounts {
     each.fold(NetnsCounts::default(), |sum, one| sum.plus(one.0))
 }
 
-/// Registers something of aya's that owns a descriptor with the runtime.
+/// Registers something that owns a descriptor with the runtime: of aya's, or the descriptor itself.
 pub fn watch<T: AsRawFd>(owner: T) -> std::io::Result<AsyncFd<T>> {
-    // SAFETY: aya's ring buffers own their descriptor, give the same one as long as they live,
-    // and close it only when the registration is dropped with them.
+    // SAFETY: aya's ring buffers own their descriptor, as an `OwnedFd` does, give the same one as long
+    // as they live, and close it only when the registration is dropped with them.
     unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) }.map_err(Into::into)
 }
 

@@ -37,6 +37,7 @@ pub use cgroup::path_of as cgroup_path;
 pub use clock::monotonic_ns;
 pub use inventory::Inventory;
 pub use layout::resolve as resolve_layout;
+pub use maps::watch;
 pub use namespaces::{
     Namespace, Namespaces, Visitor, cookie as netns_cookie, find as find_namespace,
     find_known as find_known_namespace,

@@ -8,8 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{MissedTickBehavior, interval};
-
 use super::{
     SessionError,
     full_screen::FullScreen,
@@ -24,8 +22,9 @@ use crate::{
     filter::PeerAddress,
     names::Namer,
     peer::GroupBy,
-    pipeline::Drained,
+    pipeline::{Drained, PipelineError},
     summary::{RowChoice, Summary},
+    ticks::Ticks,
     units::{Clock, Hz},
     view::{
         self, Format,
@@ -63,8 +62,7 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
     let live = !pipeline.is_stream();
     stop.after(args.observe.duration.filter(|_| live));
     stop.with_command(&args.command, args.output.is_machine())?;
-    let mut redraw = interval(args.interval);
-    redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let redraw = Ticks::every(args.interval).map_err(PipelineError::Timer)?;
     let mut shown = Duration::ZERO;
     let mut progress = Progress::unless(screen.terminal);
 
@@ -87,7 +85,10 @@ pub async fn watch(args: &WatchArgs, palette: Palette) -> Result<ExitCode, Sessi
                 }
                 None => {}
             },
-            _ = redraw.tick(), if live => due = true,
+            ticked = redraw.tick(), if live => {
+                ticked.map_err(PipelineError::Timer)?;
+                due = true;
+            }
         }
         // One bounded batch a turn, so that a flood cannot keep Ctrl-C waiting.
         let drained = pipeline.drain(&mut |event| screen.take(event))?;
