@@ -3,8 +3,17 @@
 //! They walk the network namespace of the task that opens them, those that listen first, and see
 //! FIN_WAIT2 mini-sockets and TIME_WAIT sockets alike. One, run at the start, begins to follow those that are not followed
 //! yet; the other lists them, by which the reader finds out which ends were missed.
+//!
+//! Whether a socket was accepted is not always to be seen from it alone. The first that follows writes those
+//! it has put aside until it has met all, and is then run again.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_seq_write, macros::map, maps::LruHashMap};
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_F_NO_PREALLOC,
+    helpers::bpf_seq_write,
+    macros::map,
+    maps::{HashMap, LruHashMap},
+};
 use core::ffi::c_void;
 use twtrace_common::{
     Counter, Entered, Field, Kind, PortChoice, TCP_LISTEN, TCP_TIME_WAIT, entered_flags,
@@ -27,6 +36,23 @@ static LISTENING: LruHashMap<u64, u32> = LruHashMap::with_max_entries(16_384, 0)
 fn listening(netns: u32, port: u16) -> u64 {
     u64::from(netns) << 16 | u64::from(port)
 }
+
+/// One port of a peer in a network namespace.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct PeerPort {
+    remote: [u8; 16],
+    netns: u32,
+    port: u32,
+}
+
+/// The first port of this end that was met with a port of a peer, and [`SEVERAL`] if there was another:
+/// who has several ports towards one of a peer connected, as nobody is called by one port on many.
+#[map]
+static TOWARDS: HashMap<PeerPort, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Flag beside the port in [`TOWARDS`].
+const SEVERAL: u32 = 1 << 16;
 
 /// `struct bpf_iter__tcp`, net/ipv4/tcp_ipv4.c: its layout is part of the BPF interface.
 #[repr(C)]
@@ -104,6 +130,9 @@ fn follow(ctx: &IteratorContext, env: Env, tw: u64) {
         return;
     }
     let entered = &mut scratch.entered;
+    if !settle(entered) {
+        return write(ctx.0, entered);
+    }
     enter::track(ctx, env, entered, tw, false);
     env.count(Counter::Present);
     env.send(ctx, entered, Counter::LostPresent);
@@ -118,10 +147,23 @@ fn list(raw: *mut c_void, env: Env, tw: u64) {
     }
     let entered = &mut scratch.entered;
     entered.tw = tw;
+    settle(entered);
+    write(raw, entered);
+}
+
+/// Writes a record to the reader.
+#[inline(always)]
+fn write(raw: *mut c_void, entered: &Entered) {
     // SAFETY: the kernel passes a valid context, whose first member leads to the output.
     let seq = unsafe { (*(*raw.cast::<TcpIterator>()).meta).seq };
     // SAFETY: the record lives in this CPU's scratch space during the call.
-    unsafe { bpf_seq_write(seq.cast(), (&raw const *entered).cast(), size_of::<Entered>() as u32) };
+    unsafe {
+        bpf_seq_write(
+            seq.cast(),
+            (&raw const *entered).cast_mut().cast(),
+            size_of::<Entered>() as u32,
+        )
+    };
 }
 
 /// Puts together the record of a timewait socket in place; false if the user did not ask for it.
@@ -136,9 +178,41 @@ fn describe(env: Env, scratch: &mut Scratch, tw: u64) -> bool {
     let timer = tw.wrapping_add(u64::from(config!(env, layout.tw_timer.offset)));
     entered.armed = platform::jiffies_left(env, timer);
     add_timewait(env, entered, timewait, tw);
-    let port = listening(entered.header.netns, entered.flow.local_port);
-    if entered.chosen == PortChoice::Unknown as u8 && LISTENING.get_ptr(port).is_some() {
+    true
+}
+
+/// Finds out who chose the port of a socket that does not tell, where another one does; false if it may yet
+/// be met.
+#[inline(always)]
+fn settle(entered: &mut Entered) -> bool {
+    let (netns, flow) = (entered.header.netns, entered.flow);
+    if entered.chosen != PortChoice::Unknown as u8 {
+        return true;
+    }
+    if LISTENING.get_ptr(listening(netns, flow.local_port)).is_some() {
         entered.chosen = PortChoice::Accepted as u8;
+        return true;
+    }
+    let ephemeral = |port: u16| (flow.port_low..=flow.port_high).contains(&port);
+    let is_ephemeral = ephemeral(flow.local_port);
+    if is_ephemeral && !ephemeral(flow.remote_port) {
+        return true;
+    }
+    let towards = PeerPort { remote: flow.remote, netns, port: flow.remote_port.into() };
+    let port = u32::from(flow.local_port);
+    let Some(met) = TOWARDS.get_ptr_mut(towards) else {
+        // Where there is no room for it, it is none of few.
+        return TOWARDS.insert(towards, port, 0).is_err();
+    };
+    // SAFETY: entries are never deleted, and one walk is at work at a time; an update lost to another
+    // would be made again by the next socket.
+    let met = unsafe { &mut *met };
+    if *met & !SEVERAL != port {
+        *met |= SEVERAL;
+    }
+    if *met & SEVERAL != 0 {
+        let choice = if is_ephemeral { PortChoice::Bind } else { PortChoice::Program };
+        entered.chosen = choice as u8;
     }
     true
 }

@@ -259,6 +259,7 @@ pub const ALL: &[Scenario] = &[
     kernel("rearmed_by_promotion", rearmed::by_promotion),
     core("present_at_start", present::present_at_start),
     kernel("present_of_a_listener_inside_the_range", present::accepted_inside_the_range),
+    kernel("present_of_ports_that_a_client_named", present::ports_that_a_client_named),
     kernel("daemon_answers_like_a_session_of_its_own", daemon::answers_like_a_session),
     agent(
         "daemon_is_not_asked_what_it_would_not_heed",

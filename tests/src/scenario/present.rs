@@ -62,6 +62,31 @@ pub fn accepted_inside_the_range(lab: &Lab) -> Result<()> {
     expect::equal("rows", &vec![(Some("10.1.0.1"), Some("server"))], &rows)
 }
 
+/// Those of ports that a client named outside the ephemeral range are the client's, though each by itself
+/// looks like one that was accepted: there are several towards one port of the peer. Of a single one that
+/// is not known.
+pub fn ports_that_a_client_named(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    topology::ephemeral_ports(&net.client, 32_768, 60_999)?;
+    let server =
+        |port: u16| Server::start(&net.server, &format!("{SERVER}:{port}"), Behaviour::AnswersEof);
+    let (several, single) = (server(8080)?, server(8081)?);
+    let from = |port: u16| Client::new(&net.client).bound_to(&format!("10.1.0.1:{port}"));
+    for port in 2000..2009 {
+        from(port).short_connections(several.addr(), 1)?;
+    }
+    from(2009).short_connections(single.addr(), 1)?;
+    settled(&net.client, 10)?;
+
+    let ledger = Ledger::open(&net.client)?;
+    let tracer = super::watch(lab, &net.client)?;
+    let want = Totals { present_at_start: 10, live: 10, ..Totals::default() };
+    let summary = super::totals_are(tracer, &ledger, want)?;
+    let row = summary.peer(net.client.inum(), "10.1.0.2:8080")?;
+    expect::equal("role", &Some("client"), &row.0["role"].as_str())?;
+    expect::equal("the client's", &9, &row.number("/present_at_start")?)
+}
+
 fn closed(server: &crate::netns::Netns, port: u16) -> Result<()> {
     wait::until("the server's ends to close", wait::SOON, || {
         Ok(ss::sockets(server, port)?.is_empty().then_some(()))

@@ -133,6 +133,9 @@ impl Pressure {
                 "At {rate} the {usable} ports of {triple} are all taken in {seconds:.0} s; from \
                  then on {fails}."
             ),
+            Exhaustion::Never if self.highest_rate().is_infinite() => {
+                format!("The program that names the ports of {triple} takes its own over at once.")
+            }
             Exhaustion::Never => format!(
                 "At {rate} {:.0} of the {usable} ports of {triple} will be taken, {used:.0} are \
                  now; above {:.1}/s {fails}.",

@@ -8,7 +8,10 @@ use std::{
 
 use twtrace_common::{Decode, Entered};
 
-use super::{Namespace, listing, walks::Loaded};
+use super::{
+    Namespace, listing,
+    walks::{FOLLOW, Loaded},
+};
 
 /// Reads one namespace after the other, on whichever thread.
 #[derive(Clone)]
@@ -30,20 +33,36 @@ impl Inventory {
         namespace: &Namespace,
         keep: impl Fn(Entered) -> Option<T> + Send,
     ) -> io::Result<Vec<T>> {
-        let link = match self {
-            Self::Walk(object, name) => object.open_walk(name).map_err(io::Error::other)?,
-            Self::Listing => {
-                return Ok(listing::read(namespace)?.into_iter().filter_map(keep).collect());
+        match self {
+            Self::Listing => Ok(listing::read(namespace)?.into_iter().filter_map(keep).collect()),
+            Self::Walk(object, FOLLOW) => {
+                // What it writes it has put aside until it has met all.
+                let aside = walked(object, FOLLOW, namespace, |_| Some(()))?;
+                if !aside.is_empty() {
+                    walked(object, FOLLOW, namespace, |_| Some(()))?;
+                }
+                Ok(Vec::new())
             }
-        };
-        namespace.run(move || {
-            // The walk is bound to the namespace of the thread that opens it.
-            let file: File = link.into_file().map_err(io::Error::other)?;
-            let mut kept = Vec::new();
-            sockets(BufReader::with_capacity(PIECE, file), |socket| kept.extend(keep(socket)))?;
-            Ok(kept)
-        })?
+            Self::Walk(object, name) => walked(object, name, namespace, keep),
+        }
     }
+}
+
+/// Goes through a namespace once, and answers what `keep` keeps of the sockets that the walk writes.
+fn walked<T: Send>(
+    object: &Loaded,
+    name: &'static str,
+    namespace: &Namespace,
+    keep: impl Fn(Entered) -> Option<T> + Send,
+) -> io::Result<Vec<T>> {
+    let link = object.open_walk(name).map_err(io::Error::other)?;
+    namespace.run(move || {
+        // The walk is bound to the namespace of the thread that opens it.
+        let file: File = link.into_file().map_err(io::Error::other)?;
+        let mut kept = Vec::new();
+        sockets(BufReader::with_capacity(PIECE, file), |socket| kept.extend(keep(socket)))?;
+        Ok(kept)
+    })?
 }
 
 /// Bytes read at once: hundreds of thousands of sockets are some 30 MB.

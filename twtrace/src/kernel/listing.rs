@@ -5,7 +5,7 @@
 //! end record is about. One that was there at the start gets a number where others have an address.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     hash::BuildHasher as _,
     io,
     net::{IpAddr, SocketAddr},
@@ -19,7 +19,7 @@ use twtrace_common::{
 };
 
 use super::{Namespace, monotonic_ns};
-use crate::{host::sockets, units::Hz};
+use crate::{event::Role, host::sockets, units::Hz};
 
 /// Where the range of ephemeral ports is told.
 const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -58,20 +58,34 @@ pub fn read(namespace: &Namespace) -> io::Result<Vec<Entered>> {
         let mut found = Vec::new();
         // Those that listen come first, of each family.
         let mut listening = HashSet::new();
+        let mut towards: HashMap<([u8; 16], u16), HashSet<u16>> = HashMap::new();
         sockets::read(Path::new(NET), |socket| {
             if socket.listens() {
                 listening.insert(socket.ends()?.0.port());
             }
             if socket.is_in_time_wait() {
                 let mut record = record(&socket, inum, range, hz)?;
-                if listening.contains(&record.flow.local_port) {
+                let flow = &record.flow;
+                if listening.contains(&flow.local_port) {
                     record.chosen = PortChoice::Accepted as u8;
+                } else if Role::of(flow, PortChoice::Unknown).0 == Role::Server {
+                    let peer = (flow.remote, flow.remote_port);
+                    towards.entry(peer).or_default().insert(flow.local_port);
                 }
                 found.push(record);
             }
             Some(())
         })
         .map_err(io::Error::other)?;
+        // Who has several ports towards one of a peer connected.
+        for record in &mut found {
+            let Flow { remote, remote_port, local_port, .. } = record.flow;
+            if towards.get(&(remote, remote_port)).is_some_and(|ports| ports.len() > 1) {
+                let is_ephemeral = (range.0..=range.1).contains(&local_port);
+                let choice = if is_ephemeral { PortChoice::Connect } else { PortChoice::Program };
+                record.chosen = choice as u8;
+            }
+        }
         Ok(found)
     })?
 }

@@ -394,14 +394,22 @@ fn named_margin(ports: &Pressure) -> String {
             None => format!("{triple}: the program names this one port; it is not held"),
         };
     }
-    format!(
-        "{triple}: the program names its ports, {} so far; {:.0} are held in TIME_WAIT. At {:.1}/s \
-         it needs {:.0} until the first comes back; how many it has is seen when it begins anew",
-        ports.usable,
-        ports.stuck,
-        ports.blocked_rate,
-        ports.steady()
-    )
+    let mut text = format!(
+        "{triple}: the program names its ports, {} so far; {:.0} are held in TIME_WAIT",
+        ports.usable, ports.stuck
+    );
+    if let Some((next, last)) = ports.free_in {
+        text.push_str(&format!(", the next is free in {next:.0} s and the last in {last:.0} s"));
+    }
+    if ports.blocked_rate > 0.0 {
+        text.push_str(&format!(
+            ". At {:.1}/s it needs {:.0} until the first comes back",
+            ports.blocked_rate,
+            ports.steady()
+        ));
+    }
+    text.push_str("; how many it has is seen when it begins anew");
+    text
 }
 
 /// What the sockets take.
@@ -425,13 +433,16 @@ fn ports_margin(ports: &Pressure) -> String {
     } else {
         format!("{:.1}/s get stuck, which settles at {:.0}", ports.blocked_rate, ports.steady())
     };
+    let fit = match ports.highest_rate() {
+        f64::INFINITY => "the program takes its own over at once".to_owned(),
+        rate => format!("{rate:.1}/s fit"),
+    };
     let mut text = format!(
-        "{}: of {} ports {:.0} are stuck {} and {open}; {comes}; {:.1}/s fit",
+        "{}: of {} ports {:.0} are stuck {} and {open}; {comes}; {fit}",
         ports.triple(),
         ports.usable,
         ports.stuck,
         stuck_how(ports),
-        ports.highest_rate()
     );
     let bound = ports.holders.of(Holder::Bound);
     if bound > 0.0 {

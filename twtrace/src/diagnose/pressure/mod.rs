@@ -18,6 +18,7 @@ use twtrace_common::PortChoice;
 
 pub use holders::{Holder, Holders};
 pub use spaces::PortSpace;
+pub use stock::Stopped;
 pub use taking::came_before;
 
 use super::{
@@ -119,6 +120,9 @@ pub struct Pressure {
     pub came_back: bool,
     /// Whether calls that fail here would be seen.
     pub seen: bool,
+    /// Of ports that a program names: that no `bind()` passes any of them, and that connections came for a
+    /// while and come no more.
+    pub barred: Option<Stopped>,
     /// Whether the ports are known to be those there are: of a program, once it begins anew.
     complete: bool,
     /// The most connections a second if something were different.

@@ -27,7 +27,57 @@ pub struct Stock {
     pub followed: (u64, u64),
     /// Those that came before the session, as lately as the rates look back.
     pub earlier: u32,
+    /// When those came that bar their port to every `bind()`: without `SO_REUSEADDR`.
+    pub barring: Arrivals,
     ports: Ports,
+}
+
+/// When sockets came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrivals {
+    /// How many.
+    pub count: u64,
+    /// `CLOCK_MONOTONIC` of the first and the last, nanoseconds.
+    span: (u64, u64),
+}
+
+/// A steady stream that has stopped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stopped {
+    /// How many came a second.
+    pub rate: f64,
+    /// Seconds since the last.
+    pub ago: f64,
+}
+
+impl Arrivals {
+    /// Shortest time that makes a stream, seconds: a batch that is done stops as well.
+    const STREAM_S: f64 = 5.0;
+    /// Shortest silence that is an end, seconds.
+    const SILENCE_S: f64 = 2.0;
+    /// The same in times of what was usual between two.
+    const GAPS: f64 = 5.0;
+
+    /// One more came.
+    pub fn add(&mut self, came_ns: u64) {
+        let (first, last) = self.span;
+        self.span = if self.count == 0 {
+            (came_ns, came_ns)
+        } else {
+            (first.min(came_ns), last.max(came_ns))
+        };
+        self.count += 1;
+    }
+
+    /// Whether they came for a while and come no more.
+    pub fn stopped(&self, now_ns: u64) -> Option<Stopped> {
+        let (first, last) = self.span;
+        let stream = last.saturating_sub(first) as f64 / 1e9;
+        let ago = now_ns.saturating_sub(last) as f64 / 1e9;
+        let rate = self.count.saturating_sub(1) as f64 / stream;
+        let silent = ago >= Self::SILENCE_S.max(Self::GAPS / rate);
+        (stream >= Self::STREAM_S && silent).then_some(Stopped { rate, ago })
+    }
 }
 
 /// A socket that entered as a FIN_WAIT2 mini-socket.

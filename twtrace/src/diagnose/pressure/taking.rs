@@ -22,15 +22,20 @@ use crate::{
     units::TCP_TIMEWAIT_LEN_MS,
 };
 
-/// Whether a socket entered TIME_WAIT in that span before the session: by its entry where that is known,
-/// as a daemon knows it, else by when its timer runs out. Of a FIN_WAIT2 mini-socket that says nothing.
-pub fn came_before(socket: &Tracked, facts: &NamespaceFacts, span: &Earlier) -> bool {
+/// When a socket entered TIME_WAIT, `CLOCK_MONOTONIC` nanoseconds: where its entry was not seen, by when
+/// its timer runs out. Of a FIN_WAIT2 mini-socket that says nothing.
+fn came_ns(socket: &Tracked, facts: &NamespaceFacts) -> Option<u64> {
     if socket.entered_ns != 0 {
-        return span.has(socket.entered_ns);
+        return Some(socket.entered_ns);
     }
     let lasts_ms = facts.tw_timeout.map_or(TCP_TIMEWAIT_LEN_MS, |seconds| seconds * 1000);
     let entered_ns = socket.holding.due.mono_ns().saturating_sub(lasts_ms * 1_000_000);
-    !socket.holding.hold.is(Hold::FIN_WAIT2) && span.has(entered_ns)
+    (!socket.holding.hold.is(Hold::FIN_WAIT2)).then_some(entered_ns)
+}
+
+/// Whether a socket entered TIME_WAIT in that span before the session, as far as that is known.
+pub fn came_before(socket: &Tracked, facts: &NamespaceFacts, span: &Earlier) -> bool {
+    came_ns(socket, facts).is_some_and(|came_ns| span.has(came_ns))
 }
 
 /// Looks at every socket followed. Answers the ports of each namespace whose bucket `bind()` made.
@@ -59,8 +64,12 @@ pub fn take_stock(
         for at in &membership.drafts {
             let draft = &mut drafts[*at];
             if draft.space.has(socket.holding.port) {
-                let came_before = came_before(&socket, draft.facts, &spans[*at]);
+                let came_ns = came_ns(&socket, draft.facts);
+                let came_before = came_ns.is_some_and(|came_ns| spans[*at].has(came_ns));
                 draft.stock.earlier += u32::from(came_before);
+                if !socket.holding.hold.is(Hold::REUSEADDR) {
+                    came_ns.into_iter().for_each(|came_ns| draft.stock.barring.add(came_ns));
+                }
                 draft.stock.add(draft.space.chosen, draft.facts, &socket, case.now_ns);
             }
         }

@@ -199,6 +199,10 @@ pub fn weigh(mut draft: Draft<'_>, case: &Case<'_>, bound: &Ports) -> Pressure {
     };
     // What was used so far is all only once a port came a second time.
     let complete = space.chosen != PortChoice::Program || u64::from(draft.seen) > usable;
+    let barring = draft.stock.barring;
+    let barred = barring.stopped(case.now_ns).filter(|_| {
+        space.chosen == PortChoice::Program && barring.count >= usable && stuck >= places
+    });
     let exhaustion = if failing || (complete && most + fixed >= places) {
         Exhaustion::Now
     } else if !complete {
@@ -217,7 +221,11 @@ pub fn weigh(mut draft: Draft<'_>, case: &Case<'_>, bound: &Ports) -> Pressure {
         _ => times.time_wait,
     };
     let free = places - taken;
-    let fits = arithmetic::highest_rate(free, per);
+    // A program that names its ports takes those over that have SO_REUSEADDR and timestamps, at any age.
+    let at_once = space.chosen == PortChoice::Program
+        && draft.stock.takeable > 0.0
+        && draft.stock.kept_share() == 0.0;
+    let fits = if at_once { f64::INFINITY } else { arithmetic::highest_rate(free, per) };
     let widest = arithmetic::usable_ports(&WIDEST_RANGE, &facts.reserved_ports) as f64;
     Pressure {
         row: draft.row,
@@ -258,6 +266,7 @@ pub fn weigh(mut draft: Draft<'_>, case: &Case<'_>, bound: &Ports) -> Pressure {
         failed_ago,
         came_back,
         seen,
+        barred,
         complete,
         what_if: WhatIf {
             takeover: arithmetic::highest_rate(free, times.delay),

@@ -45,6 +45,7 @@ pub fn calls(scene: &Scene<'_>) -> Vec<Finding> {
         });
         findings.extend(bound.filter_map(|ports| concluded(scene, ports)).take(MOST));
         findings.extend(scene.ports().iter().filter_map(|ports| named_alone(scene, ports)));
+        findings.extend(scene.ports().iter().filter_map(named_all).take(MOST));
         for (netns, facts) in scene.namespaces() {
             let deserted = named::deserted(&scene.case, netns, facts);
             findings.extend(deserted.into_iter().map(|(address, port, held)| {
@@ -283,21 +284,54 @@ fn named_alone(scene: &Scene<'_>, ports: &Pressure) -> Option<Finding> {
     let finding = Finding::new(Severity::Warning, netns, summary)
         .with("inferred", true, "", super::COMPUTED)
         .with("local", std::net::SocketAddr::new(local, named).to_string(), "", super::COUNTED);
-    let mut finding = port_figures(finding, &port);
-    finding.peer = Some(ports.peer.clone());
-    finding.consequence = "If it connects again before, it is answered EADDRINUSE (\"Address \
-                           already in use\"); refused bind() calls are not seen through \
-                           tracepoints."
-        .to_owned();
-    finding.remedy = "Set SO_REUSEADDR on the socket before bind(): with timestamps it takes its \
-                      own TIME_WAIT over at once then (both need it, the connection that waits and \
-                      the next). Or let connect() choose the port (bind none, or port 0 with \
-                      IP_BIND_ADDRESS_NO_PORT)."
-        .to_owned();
-    finding.dont = "Do not count on tcp_tw_reuse or a wider ip_local_port_range: neither concerns \
-                    ports that a program names."
-        .to_owned();
-    Some(finding)
+    Some(advise_named(port_figures(finding, &port), ports))
+}
+
+/// The same of several ports: all that the program is known to have are held, and it made connections for a
+/// while and makes none.
+fn named_all(ports: &Pressure) -> Option<Finding> {
+    let (PortSpace { netns, range: (_, high), .. }, barred) = (&ports.space, ports.barred?);
+    if ports.is_fixed() || ports.is_told() || ports.is_complete() || *high < 1024 {
+        return None;
+    }
+    let (next, last) = ports.free_in?;
+    let summary = format!(
+        "The program that connects to {} names its ports, and no bind() of the {} that it is known to \
+         have ({}) succeeds: their last connections, closed without SO_REUSEADDR, are in TIME_WAIT; the \
+         next is free in {next:.0} s (the last in {last:.0} s). It made {:.1} connections/s, and none for \
+         {:.0} s.",
+        ports.peer,
+        ports.usable,
+        ports.space.list(),
+        barred.rate,
+        barred.ago
+    );
+    let finding = Finding::new(Severity::Warning, *netns, summary).with(
+        "inferred",
+        true,
+        "",
+        super::COMPUTED,
+    );
+    Some(advise_named(figures(finding, ports), ports))
+}
+
+/// Adds what follows, and what helps, where a program names its ports without `SO_REUSEADDR`.
+fn advise_named(finding: Finding, ports: &Pressure) -> Finding {
+    Finding {
+        peer: Some(ports.peer.clone()),
+        consequence: "If it connects again before, it is answered EADDRINUSE (\"Address already in \
+                      use\"); refused bind() calls are not seen through tracepoints."
+            .to_owned(),
+        remedy: "Set SO_REUSEADDR on the socket before bind(): with timestamps it takes its own \
+                 TIME_WAIT over at once then (both need it, the connection that waits and the next). \
+                 Or let connect() choose the port (bind none, or port 0 with \
+                 IP_BIND_ADDRESS_NO_PORT)."
+            .to_owned(),
+        dont: "Do not count on tcp_tw_reuse or a wider ip_local_port_range: neither concerns ports \
+               that a program names."
+            .to_owned(),
+        ..finding
+    }
 }
 
 /// What is concluded from the TIME_WAIT sockets of a port that nobody listens on any more.

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
     use crate::{
         diagnose::{
-            RULES, Severity,
+            Finding, RULES, Severity,
             testing::{Client, NETNS, NOW_NS, case, facts, found, only},
         },
         host::open::OpenPorts,
@@ -149,25 +149,35 @@ mod tests {
         chosen: PortChoice,
         entered_ns: u64,
     ) -> Vec<Severity> {
+        let sockets = ports.iter().map(|port| (*port, entered_ns, NOW_NS + 50_000_000_000));
+        let found = concluded_of(peer, sockets, chosen, Hold::default());
+        found.into_iter().map(|finding| finding.severity).collect()
+    }
+
+    /// The same of sockets by port, entry, and when they are due.
+    fn concluded_of(
+        peer: &mut Peer,
+        ports: impl IntoIterator<Item = (u16, u64, u64)>,
+        chosen: PortChoice,
+        hold: Hold,
+    ) -> Vec<Finding> {
         let mut facts = facts();
         only(&mut facts).open = Some(OpenPorts::default());
-        let mut sockets = LiveSockets::with_capacity(16);
-        for (n, port) in ports.iter().enumerate() {
+        let mut sockets = LiveSockets::with_capacity(256);
+        for (n, (port, entered_ns, due_ns)) in ports.into_iter().enumerate() {
             let local = std::net::Ipv4Addr::new(10, 1, 0, 1).to_ipv6_mapped().octets();
             let accepted = chosen == PortChoice::Accepted;
-            let range = if accepted { (*port, *port) } else { (0, 0) };
+            let range = if accepted { (port, port) } else { (0, 0) };
             let space = SpaceKey { local, chosen, range };
-            let entry = Entry { mono_ns: NOW_NS, space, local_port: *port, ..Entry::default() };
+            let entry = Entry { mono_ns: NOW_NS, space, local_port: port, ..Entry::default() };
             let space = peer.history.take_in(&entry);
-            peer.history.live(space, Hold::default());
-            let due = Due::at(NOW_NS + 50_000_000_000);
-            let holding = Holding { space, hold: Hold::default(), port: *port, due };
+            peer.history.live(space, hold);
+            let holding = Holding { space, hold, port, due: Due::at(due_ns) };
             let socket = Tracked { entered_ns, row: 1, netns: NETNS, holding };
             sockets.enter(n as u64 + 1, socket);
         }
         let peers = [peer.clone()];
-        let case = Case { sockets: Some(&sockets), ..case(&peers, &facts) };
-        found(RULES, "TW019", &case).into_iter().map(|finding| finding.severity).collect()
+        found(RULES, "TW019", &Case { sockets: Some(&sockets), ..case(&peers, &facts) })
     }
 
     #[test]
@@ -191,5 +201,28 @@ mod tests {
         assert_eq!(named(&[40_001, 40_002]), [], "it has others");
         assert_eq!(named(&[1023]), [], "next time it may be another");
         assert_eq!(named(&[1023, 1023]), [Severity::Warning]);
+    }
+    #[test]
+    fn ports_that_a_program_names_are_told_once_it_stops_with_all_of_them_held() {
+        const SECOND: u64 = 1_000_000_000;
+        // Ten a second for ten seconds, the last so long ago; those of before are known by their timers.
+        let told = |seconds_ago: u64, seen: bool, hold: Hold| {
+            let sockets = (0..100).map(|n: u16| {
+                let came_ns = NOW_NS - (seconds_ago + 10) * SECOND + u64::from(n) * SECOND / 10;
+                (2000 + n, if seen { came_ns } else { 0 }, came_ns + 60 * SECOND)
+            });
+            let mut peer = Client::at("10.2.0.2", 443).peer();
+            concluded_of(&mut peer, sockets, PortChoice::Program, hold)
+        };
+        for seen in [true, false] {
+            let [finding] = &told(4, seen, Hold::default())[..] else { panic!("one finding") };
+            assert_eq!(finding.severity, Severity::Warning);
+            let says = "names its ports, and no bind() of the 100 that it is known to have \
+                        (2000-2099) succeeds";
+            assert!(finding.summary.contains(says), "{}", finding.summary);
+            assert!(finding.summary.ends_with("It made 10.0 connections/s, and none for 4 s."));
+            assert_eq!(told(1, seen, Hold::default()), [], "it may go on");
+            assert_eq!(told(4, seen, Hold::REUSEADDR), [], "bind() passes those");
+        }
     }
 }
