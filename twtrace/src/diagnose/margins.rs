@@ -135,14 +135,13 @@ impl Limit {
     pub fn sentence(&self) -> String {
         let Self { name, used, share, exhaustion, .. } = self;
         let (used, share) = ((used * 100.0).round(), (share * 100.0).round());
-        let taken = if share > used {
-            format!("{used}% of {name} taken, {share}% will be wanted")
-        } else {
-            format!("{used}% of {name}")
-        };
+        if share <= used {
+            return format!("{used}% of {name}");
+        }
+        let wanted = format!("{used}% of {name} taken, {share}% will be wanted");
         match exhaustion {
-            Exhaustion::In(seconds) => format!("{taken}, none left in {seconds:.0} s"),
-            Exhaustion::Now | Exhaustion::Never => taken,
+            Exhaustion::In(seconds) => format!("{wanted}, none left in {seconds:.0} s"),
+            Exhaustion::Now | Exhaustion::Never => wanted,
         }
     }
 
@@ -174,6 +173,7 @@ mod tests {
             "1% of ports taken, 172% will be wanted, none left in 28 s"
         );
         assert_eq!(sentence((0.5, 0.5), never), "50% of ports");
+        assert_eq!(sentence((0.5, 0.5), Exhaustion::In(9.0)), "50% of ports", "if it lasts");
         assert_eq!(sentence((0.5, 0.504), never), "50% of ports", "as it is shown");
     }
 
