@@ -94,7 +94,7 @@ pub fn paced(
 }
 
 /// Fails unless what was foretold at `at` to come in `predicted` seconds did, at the moment `real`,
-/// within a tenth of the time.
+/// within a tenth of the time and half a second, which a look may take on a loaded machine.
 ///
 /// "At the present rate": a loaded machine does not keep its own pace, which is no error.
 pub fn foretold(what: &str, moments: &[f64], at: f64, predicted: f64, real: f64) -> Result<()> {
@@ -107,7 +107,7 @@ pub fn foretold(what: &str, moments: &[f64], at: f64, predicted: f64, real: f64)
         real - at
     );
     eprintln!("{told}");
-    expect::that((predicted - expected).abs() <= expected * 0.1, || told)
+    expect::that((predicted - expected).abs() <= expected * 0.1 + 0.5, || told)
 }
 
 /// Moments a second between two others.
