@@ -114,6 +114,7 @@ fn facts(origin: &Origin, second: u64, live: u64, faults: bool) -> HostFacts {
             count: 990 + second,
             max: 1_100,
             dropped: Some(second.saturating_sub(100) * 5),
+            refused: Some(0),
         };
         let short = Some(32_768..=33_067);
         let of = |timestamps, reuse| NamespaceFacts {

@@ -92,7 +92,12 @@ fn everything_wrong() -> (Vec<Peer>, HostFacts) {
         rfc1337: Some(0),
         time_wait: Some(19_000),
         counters: TcpExt::default().with("TCPTimeWaitOverflow", 4).with("PAWSTimewait", 9),
-        conntrack: Some(Conntrack { time_wait_s: 120, count: 1000, max: 1000, dropped: Some(0) }),
+        conntrack: Some(Conntrack {
+            time_wait_s: 120,
+            count: 1000,
+            max: 1000,
+            ..Conntrack::default()
+        }),
         open: Some(OpenPorts {
             read_ns: NOW_NS - 4_000_000_000,
             peers: [

@@ -104,6 +104,9 @@ pub struct Growth {
     pub lasting: f64,
     /// Packets dropped because the table was full; `None` where that is not counted.
     pub dropped: Option<u64>,
+    /// Packets dropped because their connection would have had the addresses and ports of another one:
+    /// NAT found none that were free. `None` where that is not counted.
+    pub clashed: Option<u64>,
 }
 
 /// What is kept of a namespace's counts at a moment.
@@ -162,11 +165,17 @@ impl Minute {
         let near = |at: &&Counts| span_ns >= HALVES_NS && from_half(at) <= span_ns / 4;
         let middle = self.0.iter().filter(near).min_by_key(from_half);
         let halves = middle.and_then(|at| Some(then.growth(at)?.min(at.growth(now)?)));
-        let dropped = |at: &Counts| at.conntrack.and_then(|conntrack| conntrack.dropped);
+        let more = |count: fn(&Conntrack) -> Option<u64>| {
+            let at = |at: &Counts| at.conntrack.as_ref().and_then(count);
+            Some(at(now)?.saturating_sub(at(then)?))
+        };
+        let (dropped, refused) = (more(|ct| ct.dropped), more(|ct| ct.refused));
+        let clashed = dropped.zip(refused).map(|(dropped, refused)| dropped.min(refused));
         Some(Growth {
             rate,
             lasting: halves.unwrap_or(rate),
-            dropped: dropped(now).zip(dropped(then)).map(|(now, then)| now.saturating_sub(then)),
+            dropped: dropped.map(|dropped| dropped - clashed.unwrap_or(0)),
+            clashed,
         })
     }
 }
@@ -180,9 +189,16 @@ pub struct Conntrack {
     pub count: u64,
     /// `nf_conntrack_max`.
     pub max: u64,
-    /// Packets dropped because no entry was to be had (`net/stat/nf_conntrack`); `None` where that is
-    /// not there.
+    /// Packets dropped (`drop` in `net/stat/nf_conntrack`); `None` where that is not there.
+    ///
+    /// # Source
+    /// net/netfilter/nf_conntrack_core.c: no entry was to be had (`nf_conntrack_in()`), or another
+    /// connection has the same addresses and ports (`nf_ct_resolve_clash()`). Only the latter is counted
+    /// in `insert_failed` too.
     pub dropped: Option<u64>,
+    /// Entries that could not be put into the table (`insert_failed` there), clashes that were resolved
+    /// among them on some kernels.
+    pub refused: Option<u64>,
 }
 
 /// Which rules for TIME_WAIT a kernel follows, told by what it offers and never by its version,
@@ -290,12 +306,14 @@ pub fn namespace(root: &Path) -> (NamespaceFacts, Vec<HostFactError>) {
         number("net/netfilter/nf_conntrack_max"),
     );
     if let (Some(time_wait_s), Some(count), Some(max)) = conntrack {
-        facts.conntrack = Some(Conntrack { time_wait_s, count, max, dropped: None });
+        facts.conntrack = Some(Conntrack { time_wait_s, count, max, dropped: None, refused: None });
     }
     let net = root.join("thread-self/net");
     if let Some(conntrack) = &mut facts.conntrack {
-        let statistics = keep(&mut errors, text(&net.join("stat/nf_conntrack")));
-        conntrack.dropped = statistics.and_then(|text| column(&text, "drop"));
+        let statistics =
+            keep(&mut errors, text(&net.join("stat/nf_conntrack"))).unwrap_or_default();
+        conntrack.dropped = column(&statistics, "drop");
+        conntrack.refused = column(&statistics, "insert_failed");
     }
     facts.port_range = keep(&mut errors, sysctl::port_range(root));
     facts.reserved_ports = keep(&mut errors, sysctl::reserved_ports(root));
@@ -429,7 +447,10 @@ mod tests {
             ("sys/net/netfilter/nf_conntrack_count", "5\n"),
             ("sys/net/netfilter/nf_conntrack_max", "262144\n"),
             ("thread-self/net/sockstat", "TCP: inuse 1 orphan 0 tw 9 alloc 1 mem 0\n"),
-            ("thread-self/net/stat/nf_conntrack", "entries drop early_drop\n05 10 01\n05 02 00\n"),
+            (
+                "thread-self/net/stat/nf_conntrack",
+                "entries insert_failed drop early_drop\n05 03 10 01\n05 00 02 00\n",
+            ),
             ("thread-self/net/netstat", "TcpExt: TW TWKilled\nTcpExt: 4 1\n"),
         ] {
             write(root.path(), name, text);
@@ -440,7 +461,8 @@ mod tests {
         assert_eq!(facts.port_range, Some(20_000..=20_999));
         assert_eq!(facts.time_wait, Some(9));
         assert_eq!(facts.counters.get("TW"), Some(4));
-        let conntrack = Conntrack { time_wait_s: 120, count: 5, max: 262_144, dropped: Some(18) };
+        let (dropped, refused) = (Some(18), Some(3));
+        let conntrack = Conntrack { time_wait_s: 120, count: 5, max: 262_144, dropped, refused };
         assert_eq!(facts.conntrack, Some(conntrack));
         assert_eq!(facts.rules(), Rules::DelayInMillis);
     }
@@ -512,6 +534,22 @@ mod tests {
         assert_eq!(at(105, 500), Some((100.0, 100.0, Some(5))));
         assert_eq!(at(110, 500), Some((50.0, 0.0, Some(10))), "a burst");
         assert_eq!(at(115, 300), Some((20.0, -20.0, Some(15))));
+    }
+
+    #[test]
+    fn packets_dropped_as_ports_clash_are_told_from_those_dropped_for_want_of_an_entry() {
+        let mut minute = Minute::default();
+        let mut at = |second: u64, dropped, refused| {
+            let conntrack = Conntrack { dropped, refused, ..Conntrack::default() };
+            let facts = NamespaceFacts { conntrack: Some(conntrack), ..NamespaceFacts::default() };
+            let growth = minute.lately(second * 1_000_000_000, &facts)?.conntrack?;
+            Some((growth.dropped, growth.clashed))
+        };
+        assert_eq!(at(100, Some(7), Some(7)), None);
+        assert_eq!(at(101, Some(37), Some(37)), Some((Some(0), Some(30))));
+        assert_eq!(at(102, Some(42), Some(37)), Some((Some(5), Some(30))), "no entry for five");
+        assert_eq!(at(103, Some(42), Some(80)), Some((Some(0), Some(35))), "resolved, not dropped");
+        assert_eq!(at(104, Some(47), None), Some((Some(40), None)), "as it was counted before");
     }
 
     #[test]

@@ -275,6 +275,8 @@ file! {
         count: u64,
         max: u64,
         dropped: Option<u64>,
+        #[serde(default)]
+        refused: Option<u64>,
     }
 
     /// Ports held by something else than TIME_WAIT.

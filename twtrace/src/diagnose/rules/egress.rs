@@ -1,8 +1,12 @@
 //! TW020: the address that connections leave through has no ports left, or soon.
 
 use super::{COMPUTED, COUNTED, PER_S, rounded};
-use crate::diagnose::{
-    Finding, Scene, Severity, arithmetic::Exhaustion, egress::EgressMargin, finding::source::TCP,
+use crate::{
+    diagnose::{
+        Finding, Scene, Severity, arithmetic::Exhaustion, egress::EgressMargin,
+        finding::source::TCP,
+    },
+    host::facts::NamespaceFacts,
 };
 
 /// Share from which on it is worth a warning.
@@ -10,12 +14,57 @@ const HIGH: f64 = 0.8;
 /// Those who take most that are named.
 const MOST_NAMED: usize = 3;
 
+/// Fewer clashes than this are chance: two packets of one connection that came at once.
+const SOME: u64 = 3;
+
+/// What it leads to.
+const DROPPED: &str = "The NAT drops or refuses new connections to that destination, of whoever opens them: \
+                       connect() times out, and nothing here says why.";
+const DONT: &str = "Do not widen ip_local_port_range: the ports that run out are the NAT's.";
+
 /// Where a found address is known from.
 const NAT_RULES: &str = "nftables, nf_conntrack_tcp_timeout_time_wait";
 
-/// TW020: of a shared address that the user described, or that this host is itself.
+/// TW020: of a shared address that the user described, or that this host is itself; and of any other NAT of
+/// this host that dropped packets for want of a port, by the kernel's own count.
 pub fn exhausted(scene: &Scene<'_>) -> Vec<Finding> {
-    scene.egress().iter().filter_map(|margin| of(scene, margin)).collect()
+    let mut findings: Vec<_> =
+        scene.egress().iter().filter_map(|margin| of(scene, margin)).collect();
+    for (netns, facts) in scene.namespaces() {
+        let told = |finding: &Finding| {
+            finding.netns == Some(netns) && finding.severity == Severity::Critical
+        };
+        if !findings.iter().any(told) {
+            findings.extend(clashed(netns, facts));
+        }
+    }
+    findings
+}
+
+/// What tells of a NAT whose rules are not understood, or not read: its destination is not known.
+fn clashed(netns: u32, facts: &NamespaceFacts) -> Option<Finding> {
+    let lately = facts.lately?;
+    let clashed = lately.conntrack?.clashed.filter(|clashed| *clashed >= SOME)?;
+    let finding = Finding::new(
+        Severity::Critical,
+        netns,
+        format!(
+            "NAT of this network namespace dropped {clashed} packets of new connections in the last \
+             {:.0} s: with each port it could give them they would have been taken for another \
+             connection to the same destination.",
+            lately.seconds
+        ),
+    )
+    .with("dropped", clashed, "packets", "net/stat/nf_conntrack, growth");
+    Some(Finding {
+        consequence: DROPPED.to_owned(),
+        remedy: "See which rule gives so few ports (`nft list ruleset`, `iptables -t nat -S`: a range of \
+                 ports, one address for many clients) and give it more. Keep connections open instead \
+                 of making new ones, and close those that nobody needs."
+            .to_owned(),
+        dont: DONT.to_owned(),
+        ..finding
+    })
 }
 
 fn of(scene: &Scene<'_>, margin: &EgressMargin) -> Option<Finding> {
@@ -69,20 +118,43 @@ fn of(scene: &Scene<'_>, margin: &EgressMargin) -> Option<Finding> {
     .with("to_come", margin.to_come().round(), "ports", COMPUTED)
     .with("takers", takers, "", COMPUTED);
     let more = if netns.is_some() {
-        "Keep connections open instead of making new ones, in those named first; give the rule more \
-         ports (its range, or an address for each of some networks). nf_conntrack_tcp_timeout_time_wait is how \
-         long one is kept after the end."
+        "give the rule more ports (its range, or an address for each of some networks). \
+         nf_conntrack_tcp_timeout_time_wait is how long one is kept after the end."
     } else {
-        "Keep connections open instead of making new ones, in those named first; give the NAT \
-         more addresses or ports; shorten the time it holds a port after the end if it may be."
+        "give the NAT more addresses or ports; shorten the time it holds a port after the end if it \
+         may be."
     };
     Some(Finding {
-        consequence:
-            "The NAT drops or refuses new connections to that destination, of whoever opens \
-                      them: connect() times out, and nothing here says why."
-                .to_owned(),
-        remedy: more.to_owned(),
-        dont: "Do not widen ip_local_port_range: the ports that run out are the NAT's.".to_owned(),
+        consequence: DROPPED.to_owned(),
+        remedy: format!(
+            "Keep connections open instead of making new ones, in those named first; {more}"
+        ),
+        dont: DONT.to_owned(),
         ..finding
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        diagnose::{
+            RULES, Severity,
+            testing::{case, facts, found, only},
+        },
+        host::facts::{Growth, Lately},
+    };
+
+    #[test]
+    fn packets_that_nat_had_no_port_for_are_told_where_its_rules_are_not_known() {
+        let mut facts = facts();
+        let mut findings = |clashed| {
+            let conntrack = Some(Growth { clashed: Some(clashed), ..Growth::default() });
+            only(&mut facts).lately = Some(Lately { seconds: 5.0, overflow: 0, conntrack });
+            found(RULES, "TW020", &case(&[], &facts))
+        };
+        assert_eq!(findings(2), [], "chance");
+        let finding = &findings(30)[0];
+        assert_eq!(finding.severity, Severity::Critical);
+        assert_eq!(finding.figure("dropped"), Some(&30.into()));
+    }
 }

@@ -66,7 +66,7 @@ pub fn conntrack(scene: &Scene<'_>) -> Vec<Finding> {
     let found = |(netns, facts): (u32, &NamespaceFacts)| {
         let tracking = Tracking::of(facts)?;
         let (severity, what) = verdict(&tracking)?;
-        let Conntrack { count, max, time_wait_s, dropped: _ } = tracking.now;
+        let Conntrack { count, max, time_wait_s, .. } = tracking.now;
         let summary = format!(
             "Connection tracking has {count} of {max} entries{what}. It keeps each closed \
              connection, those that are forwarded too, for {time_wait_s} s in a TIME_WAIT of its \
@@ -247,8 +247,8 @@ mod tests {
 
     /// A table of so many entries that grows so fast, as it was over so many seconds.
     fn tracking(facts: &mut HostFacts, (count, max): (u64, u64), growth: f64, seconds: f64) {
-        let conntrack = Conntrack { time_wait_s: 120, count, max, dropped: Some(0) };
-        let growth = Growth { rate: growth, lasting: growth, dropped: Some(0) };
+        let conntrack = Conntrack { time_wait_s: 120, count, max, ..Conntrack::default() };
+        let growth = Growth { rate: growth, lasting: growth, ..Growth::default() };
         let lately = Lately { seconds, overflow: 0, conntrack: Some(growth) };
         only(facts).conntrack = Some(conntrack);
         only(facts).lately = Some(lately);
