@@ -4,6 +4,7 @@ use crate::{
     diagnose::{Finding, Scene, Severity, Subject},
     event::Role,
     host::facts::NamespaceFacts,
+    path::Outcome,
 };
 
 /// Fewer than this are chance.
@@ -47,7 +48,8 @@ pub fn explain(row: &Subject<'_>) -> bool {
 
 /// TW012: a new SYN, or data, was taken for a segment of the old connection.
 pub fn refused(scene: &Scene<'_>) -> Vec<Finding> {
-    let found = |(netns, facts)| finding(scene, netns, facts);
+    let found =
+        |(netns, facts)| finding(scene, netns, facts).or_else(|| uncounted(scene, netns, facts));
     scene.namespaces().filter_map(found).collect()
 }
 
@@ -104,6 +106,43 @@ fn finding(scene: &Scene<'_>, netns: u32, facts: &NamespaceFacts) -> Option<Find
                     TIME_WAIT by its sequence number alone, and no port of this host can be taken \
                     over any more. Do not set tcp_rfc1337=1, which keeps such clients out."
         .into();
+    Some(finding)
+}
+
+/// SYNs that may be refused without a trace. Without timestamps one is by its sequence number, which the kernel
+/// counts nowhere, and with `tcp_rfc1337` the RST to the answer ends no socket. What shows is that clients do
+/// come again in TIME_WAIT: those that were accepted.
+fn uncounted(scene: &Scene<'_>, netns: u32, facts: &NamespaceFacts) -> Option<Finding> {
+    let without = |row: &&Subject<'_>| {
+        row.role == Role::Server && row.peer.counts().without_timestamps >= SOME
+    };
+    let accepted = |row: &Subject<'_>| row.peer.counts().outcome(Outcome::Replaced);
+    let rows = scene.in_namespace(netns).iter().filter(without);
+    let peers = by_count(rows.map(|row| (row.peer.group.to_string(), accepted(row))));
+    let all: u64 = peers.iter().map(|(_, count)| count).sum();
+    if facts.rfc1337 != Some(1) || all < SOME {
+        return None;
+    }
+    let mut finding = Finding::new(
+        Severity::Notice,
+        netns,
+        format!(
+            "{all} SYNs were accepted on sockets in TIME_WAIT, of clients that come again with the same \
+             port and have no timestamps. Of others that were refused the kernel counts none, and \
+             tcp_rfc1337=1 keeps their clients out."
+        ),
+    )
+    .with("accepted", all, "sockets", super::COUNTED)
+    .with("tcp_rfc1337", facts.rfc1337, "", "net.ipv4.tcp_rfc1337")
+    .with("peers", named(&peers), "", super::COUNTED);
+    finding.consequence = "Without timestamps a SYN is refused if its sequence number is not beyond the last \
+                           one, as those of several clients behind one NAT address often are. Such a client \
+                           gets no connection until TIME_WAIT is over: the RST by which it would free the \
+                           port is dropped."
+        .into();
+    finding.remedy =
+        "If connect() is slow or times out for clients of these, set net.ipv4.tcp_rfc1337=0."
+            .into();
     Some(finding)
 }
 
@@ -207,6 +246,24 @@ mod tests {
         peer.history.assassinated = 40;
         let peers = [peer];
         assert_eq!(found(RULES, "TW011", &case(&peers, &facts)).len(), 1);
+    }
+
+    #[test]
+    fn syns_without_timestamps_are_refused_unseen_and_rfc1337_is_named() {
+        let mut facts = facts();
+        let findings = |facts: &_, client: Client, accepted| {
+            let mut peer = client.of_server().live(90).peer();
+            peer.tally.edit(|counts| counts.ended[Outcome::Replaced as usize] = accepted);
+            found(RULES, "TW012", &case(&[peer], facts))
+        };
+        let client = Client::at("10.2.0.2", 0);
+        let without = client.without_timestamps();
+        assert_eq!(findings(&facts, without, 40), [], "a RST would end the socket, and show");
+        only(&mut facts).rfc1337 = Some(1);
+        let finding = findings(&facts, without, 40).remove(0);
+        assert_eq!(finding.severity, Severity::Notice);
+        assert_eq!(findings(&facts, without, 2), [], "hardly anybody comes again");
+        assert_eq!(findings(&facts, client, 40), [], "those with timestamps are counted");
     }
 
     #[test]
