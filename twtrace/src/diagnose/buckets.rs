@@ -29,7 +29,9 @@ pub struct Buckets {
     pub max: u64,
     /// Connections that closed without a TIME_WAIT socket in this session.
     pub overflow: u64,
-    /// Of them, those of the last minute.
+    /// The same since the namespace was made.
+    pub ever: u64,
+    /// Of those of this session, those of the last minute.
     pub overflow_lately: u64,
     /// Over how long that is, seconds.
     pub lately: f64,
@@ -181,6 +183,7 @@ impl Buckets {
             live,
             max,
             overflow,
+            ever: facts.counters.get("TCPTimeWaitOverflow").unwrap_or(0),
             overflow_lately,
             lately: seconds,
             overflow_rate,

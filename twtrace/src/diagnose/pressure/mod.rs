@@ -195,7 +195,7 @@ pub fn of_all(case: &Case<'_>) -> Vec<Pressure> {
 
 impl Pressure {
     /// Ports held by open connections, listeners, and what others bound.
-    fn other_ports(&self) -> f64 {
+    pub fn other_ports(&self) -> f64 {
         let others = self.holders.of(Holder::Open) + self.holders.of(Holder::Bound);
         others.min(self.usable as f64 - self.stuck).max(0.0)
     }

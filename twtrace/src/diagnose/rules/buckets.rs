@@ -2,7 +2,10 @@
 
 pub use crate::diagnose::buckets::FULL;
 use crate::diagnose::{
-    Finding, Scene, Severity, Subject, arithmetic::Exhaustion, buckets::Buckets,
+    Finding, Scene, Severity, Subject,
+    arithmetic::{self, Exhaustion},
+    buckets::Buckets,
+    pressure::Pressure,
 };
 use crate::text::counted;
 
@@ -34,6 +37,16 @@ pub fn overflow(scene: &Scene<'_>) -> Vec<Finding> {
                 when(buckets)
             );
             finding.remedy = remedy(buckets);
+            if let Some((ports, wanted)) = short_of_ports(scene, netns, buckets) {
+                let (triple, usable) = (ports.triple(), ports.usable);
+                finding = finding.with("ports_wanted", wanted.round() as u64, "ports", super::COMPUTED);
+                finding.remedy += &format!(
+                    " But what closes without a bucket gives its port back at once: with enough of \
+                     them {wanted:.0} of the {usable} ports of {triple} would be wanted, and connect() \
+                     would fail. So first keep connections open, let it take ports over \
+                     (tcp_tw_reuse=1, with timestamps on both ends), or widen ip_local_port_range."
+                );
+            }
             finding.dont = "Do not lower tcp_max_tw_buckets to get rid of TIME_WAIT sockets: it \
                             trades harmless sockets for unsafe closes."
                 .into();
@@ -96,7 +109,15 @@ fn when(buckets: &Buckets) -> String {
 
 /// The limit that would do.
 fn remedy(buckets: &Buckets) -> String {
-    let Buckets { rate, live, max, steady, .. } = *buckets;
+    let Buckets { rate, live, max, steady, ever, .. } = *buckets;
+    // Had the limit been lowered, more than that would be there.
+    if live == max && buckets.overflow_lately == 0 && steady < live as f64 && ever > 0 {
+        return format!(
+            "Raise {LIMIT} in this namespace; how far is not known while no connections close. {max} were \
+             not enough: {} closed without one since the namespace was made. Ask again while they come.",
+            counted(ever, "connections")
+        );
+    }
     let wanted = steady.max(live as f64);
     let limit = round_up((wanted * SPARE).round()).max(max + 1);
     let why = if steady >= live as f64 {
@@ -122,6 +143,26 @@ fn remedy(buckets: &Buckets) -> String {
          is {} KiB.",
         limit.div_ceil(2)
     )
+}
+
+/// The space whose ports will not do once all that close find a bucket, and how many it will want then: of
+/// what comes as much as of what is there. As long as none is found, it is not seen to be short.
+fn short_of_ports<'a>(
+    scene: &'a Scene<'_>,
+    netns: u32,
+    buckets: &Buckets,
+) -> Option<(&'a Pressure, f64)> {
+    if buckets.overflow_lately == 0 || buckets.has_room_again() {
+        return None;
+    }
+    let chosen =
+        |ports: &&Pressure| ports.space.netns == netns && ports.is_complete() && !ports.is_fixed();
+    let wanted = |ports: &'a Pressure| {
+        let stuck = arithmetic::share(ports.stuck, buckets.live as f64);
+        (ports, ports.other_ports() + stuck * buckets.steady)
+    };
+    let mut spaces = scene.ports().iter().filter(chosen).map(wanted);
+    spaces.find(|(ports, wanted)| *wanted > ports.usable as f64)
 }
 
 /// The next higher number of two digits and zeros.
@@ -244,6 +285,39 @@ mod tests {
         let finding = found(RULES, "TW008", &case(&peers, &facts)).pop().unwrap();
         assert_eq!(finding.figure("wanted"), Some(&json!(6000)), "100/s x 60 s");
         assert!(finding.remedy.contains("to 6600 at least"), "{}", finding.remedy);
+    }
+
+    #[test]
+    fn it_is_said_where_ports_run_out_once_all_find_a_bucket() {
+        let mut facts = facts();
+        only(&mut facts).max_tw_buckets = Some(80);
+        only(&mut facts).time_wait = Some(80);
+        only(&mut facts).counters = TcpExt::default().with("TCPTimeWaitOverflow", 48);
+        only(&mut facts).lately = Some(Lately { seconds: 4.0, overflow: 48, conntrack: None });
+        let mut remedy = |ports: u16| {
+            only(&mut facts).port_range = Some(40_000..=40_000 + ports - 1);
+            let peers = [Client::at("10.2.0.2", 443).live(80).peer()];
+            found(RULES, "TW008", &case(&peers, &facts)).remove(0).remedy
+        };
+        let short = remedy(100);
+        assert!(short.contains("720 of the 100 ports of"), "12/s x 60 s: {short}");
+        let enough = remedy(1000);
+        assert!(enough.contains("to 800 at least") && !enough.contains("connect()"), "{enough}");
+    }
+
+    #[test]
+    fn how_many_are_wanted_is_not_known_where_all_are_taken_and_nothing_closes() {
+        let mut facts = facts();
+        only(&mut facts).max_tw_buckets = Some(200);
+        only(&mut facts).time_wait = Some(200);
+        let mut remedy = |ever| {
+            let counters = TcpExt::default().with("TCPTimeWaitOverflow", ever);
+            only(&mut facts).counters_before = counters.clone();
+            only(&mut facts).counters = counters;
+            found(RULES, "TW008", &case(&[], &facts)).remove(0).remedy
+        };
+        assert!(remedy(761).contains("761 connections closed without one"));
+        assert!(remedy(0).contains("to 220 at least"), "as many as there are");
     }
 
     #[test]
