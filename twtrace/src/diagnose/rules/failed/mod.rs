@@ -290,8 +290,12 @@ fn named_alone(scene: &Scene<'_>, ports: &Pressure) -> Option<Finding> {
 /// The same of several ports: all that the program is known to have are held, and it made connections for a
 /// while and makes none.
 fn named_all(ports: &Pressure) -> Option<Finding> {
-    let (PortSpace { netns, range: (_, high), .. }, barred) = (&ports.space, ports.barred?);
+    let (PortSpace { netns, range: (low, high), .. }, barred) = (&ports.space, ports.barred?);
     if ports.is_fixed() || ports.is_told() || ports.is_complete() || *high < 1024 {
+        return None;
+    }
+    // Who draws ports by chance (a resolver) has others than those seen.
+    if 2 * ports.usable < u64::from(high - low) + 1 {
         return None;
     }
     let (next, last) = ports.free_in?;

@@ -206,14 +206,15 @@ mod tests {
     fn ports_that_a_program_names_are_told_once_it_stops_with_all_of_them_held() {
         const SECOND: u64 = 1_000_000_000;
         // Ten a second for ten seconds, the last so long ago; those of before are known by their timers.
-        let told = |seconds_ago: u64, seen: bool, hold: Hold| {
+        let every = |apart: u16, seconds_ago: u64, seen: bool, hold: Hold| {
             let sockets = (0..100).map(|n: u16| {
                 let came_ns = NOW_NS - (seconds_ago + 10) * SECOND + u64::from(n) * SECOND / 10;
-                (2000 + n, if seen { came_ns } else { 0 }, came_ns + 60 * SECOND)
+                (2000 + apart * n, if seen { came_ns } else { 0 }, came_ns + 60 * SECOND)
             });
             let mut peer = Client::at("10.2.0.2", 443).peer();
             concluded_of(&mut peer, sockets, PortChoice::Program, hold)
         };
+        let told = |seconds_ago, seen, hold| every(1, seconds_ago, seen, hold);
         for seen in [true, false] {
             let [finding] = &told(4, seen, Hold::default())[..] else { panic!("one finding") };
             assert_eq!(finding.severity, Severity::Warning);
@@ -223,6 +224,7 @@ mod tests {
             assert!(finding.summary.ends_with("It made 10.0 connections/s, and none for 4 s."));
             assert_eq!(told(1, seen, Hold::default()), [], "it may go on");
             assert_eq!(told(4, seen, Hold::REUSEADDR), [], "bind() passes those");
+            assert_eq!(every(50, 4, seen, Hold::default()), [], "drawn by chance: it has others");
         }
     }
 }
