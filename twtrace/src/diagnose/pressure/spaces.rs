@@ -128,7 +128,7 @@ impl<'a> Draft<'a> {
     fn of(case: &Case<'a>, row: usize, space: &Space) -> Option<Self> {
         let mut draft = Self::empty(case, row, ip(space.key.local))?;
         let name = &mut draft.space;
-        name.chosen = chosen(space.key.chosen);
+        name.chosen = chosen(space, draft.facts);
         name.own_range = space.key.range != (0, 0) && name.chosen != PortChoice::Program;
         name.range = match name.chosen {
             PortChoice::Program => space.ports.range,
@@ -219,12 +219,28 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// Fewest ports in a row that are taken for a program's own.
+const A_ROW: u64 = 8;
+
 /// Who chooses: sockets of whom that is not known are taken for `connect()`'s.
-pub const fn chosen(seen: PortChoice) -> PortChoice {
-    match seen {
-        PortChoice::Bind | PortChoice::Program => seen,
+pub fn chosen(space: &Space, facts: &NamespaceFacts) -> PortChoice {
+    match space.key.chosen {
+        PortChoice::Bind if is_a_row(space, facts) => PortChoice::Program,
+        PortChoice::Bind => PortChoice::Bind,
+        PortChoice::Program => PortChoice::Program,
         _ => PortChoice::Connect,
     }
+}
+
+/// Whether the ports of sockets that were all there before, of which no more is known than that `bind()`
+/// took them, lie in a row: it draws them by chance from all the range
+/// (`inet_csk_find_open_port()`, net/ipv4/inet_connection_sock.c), and a program counts.
+fn is_a_row(space: &Space, facts: &NamespaceFacts) -> bool {
+    let (low, high) = space.ports.range;
+    let width = u64::from(high - low) + 1;
+    let Some(range) = facts.port_range.as_ref().filter(|_| width >= A_ROW) else { return false };
+    let narrow = 4 * width <= arithmetic::usable_ports(range, &facts.reserved_ports);
+    narrow && u64::from(space.seen) >= width && space.window().entered_since(0) == 0
 }
 
 /// The spaces of a case: of `connect()` and of programs one for each peer, of `bind(address, 0)` one

@@ -130,6 +130,7 @@ fn memberships(case: &Case<'_>, drafts: &[Draft<'_>]) -> FxHashMap<(u32, u8), Me
     for (row, peer) in case.peers.iter().enumerate() {
         let Group::Peer { netns, role, address, .. } = peer.group else { continue };
         let Some(netns) = netns.current() else { continue };
+        let Some(facts) = case.facts.namespaces.get(&netns) else { continue };
         let row_number = row as u32 + 1;
         if role == Role::Server {
             // Of what was there at the start it is not known that a client named its port: to whoever
@@ -158,7 +159,7 @@ fn memberships(case: &Case<'_>, drafts: &[Draft<'_>]) -> FxHashMap<(u32, u8), Me
             if space.live == 0 || space.key.chosen == PortChoice::Accepted {
                 continue;
             }
-            let (local, chosen) = (ip(space.key.local), chosen(space.key.chosen));
+            let (local, chosen) = (ip(space.key.local), chosen(space, facts));
             let of = |chosen| own.get(&(row, local, chosen)).into_iter().flatten().copied();
             let mut drafts: Vec<usize> = of(chosen).collect();
             if chosen != PortChoice::Program {

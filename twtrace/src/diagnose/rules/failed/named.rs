@@ -170,7 +170,11 @@ mod tests {
             let range = if accepted { (port, port) } else { (0, 0) };
             let space = SpaceKey { local, chosen, range };
             let entry = Entry { mono_ns: NOW_NS, space, local_port: port, ..Entry::default() };
-            let space = peer.history.take_in(&entry);
+            let space = peer.history.space_of(&entry.space);
+            match entered_ns {
+                0 => peer.history.present(space, &entry),
+                _ => peer.history.enter(space, &entry),
+            }
             peer.history.live(space, hold);
             let holding = Holding { space, hold, port, due: Due::at(due_ns) };
             let socket = Tracked { entered_ns, row: 1, netns: NETNS, holding };
@@ -226,5 +230,19 @@ mod tests {
             assert_eq!(told(4, seen, Hold::REUSEADDR), [], "bind() passes those");
             assert_eq!(every(50, 4, seen, Hold::default()), [], "drawn by chance: it has others");
         }
+    }
+    #[test]
+    fn ports_in_a_row_that_were_there_before_are_a_program_s_own() {
+        let told = |first: u16, apart: u16| {
+            let sockets = (0..100).map(|n: u16| {
+                let due_ns = NOW_NS + 40_000_000_000 + u64::from(n) * 100_000_000;
+                (first + apart * n, 0, due_ns)
+            });
+            let mut peer = Client::at("10.2.0.2", 443).peer();
+            let found = concluded_of(&mut peer, sockets, PortChoice::Bind, Hold::default());
+            found.into_iter().map(|finding| finding.severity).collect::<Vec<_>>()
+        };
+        assert_eq!(told(40_000, 1), [Severity::Warning]);
+        assert_eq!(told(40_000, 50), [], "bind() drew them");
     }
 }
