@@ -13,7 +13,7 @@ mod taking;
 mod tests;
 mod weigh;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use twtrace_common::PortChoice;
 
 pub use holders::{Holder, Holders};
@@ -123,6 +123,8 @@ pub struct Pressure {
     /// Of ports that a program names: that no `bind()` passes any of them, and that connections came for a
     /// while and come no more.
     pub barred: Option<Stopped>,
+    /// Whether nobody wants ports of it any more: connections to its peer come from another address.
+    moved: bool,
     /// Whether the ports are known to be those there are: of a program, once it begins anew.
     complete: bool,
     /// The most connections a second if something were different.
@@ -185,12 +187,30 @@ pub fn of_all(case: &Case<'_>) -> Vec<Pressure> {
         weigh::weigh(draft, case, bound)
     };
     let mut all: Vec<Pressure> = drafts.into_iter().map(weigh).collect();
+    note_moves(&mut all);
     all.sort_by(|one, two| {
         let netns = one.space.netns.cmp(&two.space.netns);
         let in_use = two.is_in_use().cmp(&one.is_in_use());
         netns.then(in_use).then_with(|| two.share().total_cmp(&one.share()))
     });
     all
+}
+
+/// Notes the spaces that traffic has left for another address of this end.
+fn note_moves(all: &mut [Pressure]) {
+    let to = |ports: &Pressure| (ports.space.netns, ports.space.remote);
+    let connects = |ports: &&mut Pressure| ports.space.chosen == PortChoice::Connect;
+    let busy: FxHashSet<_> = all
+        .iter_mut()
+        .filter(connects)
+        .filter(|ports| ports.rate > 0.0)
+        .map(|ports| to(ports))
+        .collect();
+    for ports in all.iter_mut().filter(connects) {
+        let left =
+            ports.seen && ports.rate + ports.open_growth == 0.0 && ports.failed_ago.is_none();
+        ports.moved = left && busy.contains(&to(ports));
+    }
 }
 
 impl Pressure {
@@ -230,7 +250,7 @@ impl Pressure {
 
     /// Whether somebody wants ports of it: connections come, or fail, or the next one will.
     pub fn is_in_use(&self) -> bool {
-        self.rate + self.open_growth > 0.0 || self.exhaustion == Exhaustion::Now
+        self.rate + self.open_growth > 0.0 || (self.exhaustion == Exhaustion::Now && !self.moved)
     }
 
     /// Whether ports are still being taken and will not run out, by all that is known.
@@ -329,7 +349,7 @@ impl Pressure {
     /// Ports that are taken and come back do no harm while no more of the kind come. A burst counts
     /// by the ports it took; what it would take if it went on is worth a word only when it has.
     pub fn severity(&self) -> Option<Severity> {
-        if self.share() == 0.0 {
+        if self.share() == 0.0 || self.moved {
             return None;
         }
         // A pile that is going, and is not kept up by what comes, gives its ports back as well.

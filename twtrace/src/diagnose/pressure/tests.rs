@@ -219,6 +219,28 @@ fn the_shortest_of_several_sources_counts() {
 }
 
 #[test]
+fn a_source_that_traffic_has_left_for_another_is_no_shortage() {
+    let facts = thousand();
+    let severity = |busy: bool, seen: bool| {
+        let mut peer = client().live(1000).peer();
+        if busy {
+            let second = crate::peer::entry::Entry {
+                space: SpaceKey { local: v4("10.1.0.9"), ..SpaceKey::default() },
+                mono_ns: NOW_NS - 1_500_000_000,
+                ..crate::peer::entry::Entry::default()
+            };
+            peer.history.take_in(&second);
+        }
+        let peers = [peer];
+        let all = of_all(&Case { sees_connects: seen, ..case(&peers, &facts) });
+        all.iter().find(|ports| ports.stuck == 1000.0).and_then(Pressure::severity)
+    };
+    assert_eq!(severity(false, true), Some(Severity::Critical), "nobody knows who wants them");
+    assert_eq!(severity(true, true), None);
+    assert_eq!(severity(true, false), Some(Severity::Critical), "it might fail unseen");
+}
+
+#[test]
 fn the_vendors_length_of_time_wait_holds_until_a_timer_was_seen() {
     let mut facts = thousand();
     only(&mut facts).tw_timeout = Some(15);

@@ -267,6 +267,7 @@ pub fn weigh(mut draft: Draft<'_>, case: &Case<'_>, bound: &Ports) -> Pressure {
         came_back,
         seen,
         barred,
+        moved: false,
         complete,
         what_if: WhatIf {
             takeover: arithmetic::highest_rate(free, times.delay),
