@@ -213,6 +213,11 @@ impl<'a> Draft<'a> {
         self.seen = self.seen.saturating_add(other.seen);
     }
 
+    /// Whether a port is one that may be had here, as the settings are now.
+    pub fn has(&self, port: u16) -> bool {
+        self.space.has(port) && !self.reserved().iter().any(|reserved| reserved.contains(&port))
+    }
+
     /// Those that a program may not be given.
     pub fn reserved(&self) -> &'a [RangeInclusive<u16>] {
         if self.space.chosen == PortChoice::Program { &[] } else { &self.facts.reserved_ports }

@@ -90,6 +90,13 @@ pub struct Mini {
 }
 
 impl Stock {
+    /// Counts a socket as followed, whether it holds a port that may be chosen or not: the range may have been
+    /// another one when it came.
+    pub fn follow(&mut self, hold: Hold) {
+        self.followed.0 += 1;
+        self.followed.1 += u64::from(hold.is(Hold::BLOCKED));
+    }
+
     /// Adds a socket, as whoever chooses a port of the kind finds it.
     pub fn add(
         &mut self,
@@ -101,8 +108,6 @@ impl Stock {
         let holding = socket.holding;
         let left = holding.due.seconds_from(now_ns);
         let is = |hold: Hold| holding.hold.is(hold);
-        self.followed.0 += 1;
-        self.followed.1 += u64::from(is(Hold::BLOCKED));
         if chosen != PortChoice::Connect {
             // A port that is named passes bind() with SO_REUSEADDR, and connect() needs a timestamp and
             // no more. Where bind() chooses it does not (inet_csk_find_open_port(), not relaxed).

@@ -63,7 +63,8 @@ pub fn take_stock(
         }
         for at in &membership.drafts {
             let draft = &mut drafts[*at];
-            if draft.space.has(socket.holding.port) {
+            draft.stock.follow(socket.holding.hold);
+            if draft.has(socket.holding.port) {
                 let came_ns = came_ns(&socket, draft.facts);
                 let came_before = came_ns.is_some_and(|came_ns| spans[*at].has(came_ns));
                 draft.stock.earlier += u32::from(came_before);

@@ -350,6 +350,26 @@ fn the_sysctl_counts_as_it_is_now_and_not_as_it_was() {
 }
 
 #[test]
+fn ports_that_are_no_longer_to_be_had_are_held_from_nobody() {
+    let mut facts = thousand();
+    let forbidden = Hold::ELIGIBLE.with(Hold::BLOCKED, true);
+    let sockets = [
+        (20_000, PortChoice::Connect, forbidden),
+        (20_001, PortChoice::Connect, forbidden),
+        (20_900, PortChoice::Connect, forbidden),
+    ];
+    let stuck = |facts: &HostFacts| {
+        let all = spaces(facts, &sockets);
+        chosen_by(&all, PortChoice::Connect).stuck
+    };
+    assert_eq!(stuck(&facts), 3.0);
+    only(&mut facts).reserved_ports = vec![20_000..=20_000];
+    assert_eq!(stuck(&facts), 2.0, "one is reserved by now");
+    only(&mut facts).port_range = Some(20_500..=20_999);
+    assert_eq!(stuck(&facts), 1.0, "and one lies outside");
+}
+
+#[test]
 fn mini_sockets_hold_their_ports_until_one_is_seen_taken_over() {
     let mut facts = thousand();
     only(&mut facts).tw_reuse = Some(1);
