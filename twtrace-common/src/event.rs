@@ -88,6 +88,10 @@ pub mod entered_flags {
     pub const LOOPBACK_DEVICE: u16 = 1 << 12;
     /// `tcp_tw_reuse=2` is no different from 1, as before Linux 4.19.
     pub const TWO_IS_ON: u16 = 1 << 14;
+    /// `connect()` did not choose the port, and the socket does not show who did: `bind()` of any address and
+    /// port 0 fixes neither, and a listener without a backlog leaves none. Only where the kernel notes what
+    /// `connect()` chose (`tw_connect_bind`, 6.18 on).
+    pub const NOT_CONNECT: u16 = 1 << 15;
     /// The socket had `SO_REUSEADDR`: `bind()` of another one that has it too is not refused for
     /// this one's sake.
     pub const REUSEADDR: u16 = 1 << 13;

@@ -215,6 +215,10 @@ pub fn add_socket(env: Env, entered: &mut Entered, sk: Pointer, autobound: impl 
         entered.header.flags |= entered_flags::TSTAMP_OK;
     }
     entered.chosen = port_choice(env, sk, autobound) as u8;
+    if entered.chosen == PortChoice::Unknown as u8 && config!(env, layout.tw_connect_bind).exists()
+    {
+        entered.header.flags |= entered_flags::NOT_CONNECT;
+    }
     if narrow(env, &mut entered.flow, sk) {
         entered.header.flags |= entered_flags::OWN_RANGE;
     }

@@ -232,6 +232,9 @@ impl Aggregate {
         if present {
             return Some(row);
         }
+        let bound = matches!(entry.space.chosen, PortChoice::Bind | PortChoice::Program);
+        let told = entered.header.flags & entered_flags::NEGOTIATED_UNKNOWN == 0;
+        peer.tally.count().bound += u32::from(bound && told);
         count_entry(peer.tally.count(), entered, &path, overflow);
         note_timers(peer, hz, entered);
         if !lives {
@@ -754,14 +757,16 @@ fn add(count: &mut u32, more: u64) {
 
 /// Where the port of a socket is scarce. Of one whose full socket was not seen its bucket tells
 /// whether `connect()` chose the port, and nothing who did if not: a client's is taken for one of
-/// `bind(address, 0)`, which is what holds most.
+/// `bind(address, 0)`, which is what holds most. So is one that `bind()` of any address was made for.
 pub fn space(entered: &Entered, role: Role) -> SpaceKey {
     let flag = |flag: u16| entered.header.flags & flag != 0;
     let known = !flag(entered_flags::TIMESTAMPS_UNKNOWN);
+    let bound =
+        flag(entered_flags::NOT_CONNECT) || known && flag(entered_flags::NEGOTIATED_UNKNOWN);
     let chosen = match PortChoice::from_u8(entered.chosen) {
         PortChoice::Unknown if role == Role::Server => PortChoice::Accepted,
         PortChoice::Bind if role == Role::Server => PortChoice::Accepted,
-        PortChoice::Unknown if known && flag(entered_flags::NEGOTIATED_UNKNOWN) => PortChoice::Bind,
+        PortChoice::Unknown if bound => PortChoice::Bind,
         PortChoice::Unknown => PortChoice::Connect,
         chosen => chosen,
     };
@@ -806,8 +811,6 @@ pub fn began_ns(hz: Hz, entered: &Entered) -> u64 {
 fn count_entry(counts: &mut Counts<u32>, entered: &Entered, path: &EntryPath, overflow: bool) {
     counts.entered += 1;
     counts.fin_wait2 += u32::from(entered.header.state == TCP_FIN_WAIT2);
-    let chosen = PortChoice::from_u8(entered.chosen);
-    counts.bound += u32::from(matches!(chosen, PortChoice::Bind | PortChoice::Program));
     counts.with_timestamps += u32::from(path.timestamps == Some(true));
     counts.without_timestamps += u32::from(path.timestamps == Some(false));
     counts.eligible += u32::from(path.eligible == Some(true));
@@ -848,5 +851,28 @@ fn history_entry(entered: &Entered, role: Role, path: &EntryPath, overflow: bool
         space: space(entered, role),
         local_port: entered.flow.local_port,
         remote_port: entered.flow.remote_port,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twtrace_common::{Flow, Header};
+
+    #[test]
+    fn what_neither_connect_nor_a_named_address_or_port_tells_was_bound_where_the_kernel_would_say()
+    {
+        let chosen = |flags, (local_port, remote_port)| {
+            let flow = Flow { local_port, remote_port, ..Flow::default() };
+            let header = Header { flags, ..Header::default() };
+            let entered = Entered { header, flow, ..Entered::default() };
+            let role = Role::of(&flow, PortChoice::Unknown).0;
+            space(&entered, role).chosen
+        };
+        let client = (40_000, 443);
+        assert_eq!(chosen(entered_flags::NOT_CONNECT, client), PortChoice::Bind);
+        assert_eq!(chosen(0, client), PortChoice::Connect, "on kernels that do not say");
+        let server = (40_000, 50_000);
+        assert_eq!(chosen(entered_flags::NOT_CONNECT, server), PortChoice::Accepted);
     }
 }
