@@ -1,6 +1,9 @@
 //! Tools for a machine of another architecture: a Debian of it, of which nothing is run here.
 
-use std::fs;
+use std::{
+    fs,
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -20,9 +23,13 @@ const MERGED: &str = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr";
 const LEFT_OUT: [&str; 9] =
     ["usr/share", "usr/games", "usr/include", "var", "etc", "dev", "proc", "run", "sys"];
 
+/// Held by whoever looks whether they are there: machines are made side by side.
+static FETCHING: Mutex<()> = Mutex::new(());
+
 /// Adds them, fetched once.
 pub fn add(tree: &mut Tree, architecture: Architecture) -> Result<()> {
     let place = build::target_dir().join(format!("vm/tools-{}", architecture.debian()));
+    let fetching = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
     if !place.exists() {
         let fresh = place.with_extension("new");
         if fresh.exists() {
@@ -35,6 +42,7 @@ pub fn add(tree: &mut Tree, architecture: Architecture) -> Result<()> {
         process::run(command.arg(architecture.debian()).arg(SUITE).arg(&fresh))?;
         fs::rename(&fresh, &place)?;
     }
+    drop(fetching);
     let libraries = architecture.libraries();
     let libraries = libraries.strip_prefix("/")?;
     let unused = ["perl-base", "gconv"].map(|name| libraries.join(name).display().to_string());
