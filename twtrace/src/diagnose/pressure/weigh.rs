@@ -40,6 +40,9 @@ fn lasting_growth(growth: &OpenGrowth) -> f64 {
     }
 }
 
+/// Nanoseconds of a second.
+const SECOND_NS: u64 = 1_000_000_000;
+
 /// Seconds for which TW019 tells of a failure.
 const TOLD_S: f64 = 60.0;
 
@@ -178,10 +181,11 @@ pub fn weigh(mut draft: Draft<'_>, case: &Case<'_>, bound: &Ports) -> Pressure {
     let suffice = holders.total().max(was_open(&draft) as f64) < SHORT * places
         && most_young < SHORT_YOUNG * places
         && will.full_in.is_none();
-    let came_back = !for_all
-        && suffice
-        && recent.rate_as(true) > 0.0
-        && failed_ago.is_some_and(|seconds| seconds >= AT_ONCE_S);
+    // The load may be over as well by now.
+    let succeeded = recent.rate_as(true) > 0.0
+        || last_ns.is_some_and(|last_ns| draft.window.entered_since(last_ns + SECOND_NS) > 0);
+    let came_back =
+        !for_all && suffice && succeeded && failed_ago.is_some_and(|seconds| seconds >= AT_ONCE_S);
     let failed_ago = failed_ago.filter(|_| !came_back);
     let failing = failed_ago.is_some_and(|seconds| seconds < OF_LATE_S);
     if failing && holders.total() < SHORT * places {
@@ -348,7 +352,7 @@ fn open_ports(draft: &Draft<'_>, case: &Case<'_>) -> Option<Open> {
     let space = &draft.space;
     let age = case.now_ns.saturating_sub(counted.read_ns) as f64 / 1e9;
     // Those that closed since are among the others.
-    let closed = || draft.window.entered_since(counted.read_ns + 1_000_000_000);
+    let closed = || draft.window.entered_since(counted.read_ns + SECOND_NS);
     let ports = match space.chosen {
         PortChoice::Program => return None,
         PortChoice::Bind => counted.held_for_all(space.local),

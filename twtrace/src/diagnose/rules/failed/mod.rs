@@ -582,6 +582,11 @@ mod tests {
         assert_eq!(now.severity, Severity::Critical, "they may be too young all the same");
         let none = failing(&facts, Client::at("10.0.0.2", 443).allowed(), 3).remove(0);
         assert_eq!(none.severity, Severity::Critical, "nobody was seen to succeed");
+        let (peers, failures) = ([comes().peer()], failed(CallResult::NoPort, 3));
+        let now_ns = NOW_NS + 9_000_000_000;
+        let later = Case { failures: &failures, now_ns, ..case(&peers, &facts) };
+        let stopped = found(RULES, "TW019", &later).remove(0);
+        assert_eq!(stopped.severity, Severity::Notice, "the load is over as well: {stopped:?}");
         only(&mut facts).tw_reuse = Some(2);
         let short = Client::at("10.0.0.2", 443).rate(60.0).live(400);
         assert_eq!(failing(&facts, short, 3)[0].severity, Severity::Critical);
