@@ -350,7 +350,7 @@ twtrace: entries and ends through tracepoint, 1.2 s
 #[test]
 fn predictions_fit_their_schema() {
     let schema = schema("what-if-1.schema.json");
-    let mut what_if = WhatIf::new(Remedy::usual(), Hz::new(250), false);
+    let mut what_if = WhatIf::new(Remedy::usual(), Hz::new(250), false, true);
     assert_valid(&schema, &view::what_if::document(&what_if));
     events().iter().for_each(|event| what_if.event(event));
     what_if.moment(1_000_000_000, None, &Failures::default());

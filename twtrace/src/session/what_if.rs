@@ -43,9 +43,10 @@ impl Worlds {
     /// Tells of which kernel the events are.
     pub fn begin(&mut self, origin: &Origin) {
         let remedies = std::mem::take(&mut self.remedies);
-        let what_if = self
-            .what_if
-            .get_or_insert_with(|| WhatIf::new(remedies, origin.hz, origin.recycle_exists));
+        let sees_binds = origin.backend.sees_refusals();
+        let what_if = self.what_if.get_or_insert_with(|| {
+            WhatIf::new(remedies, origin.hz, origin.recycle_exists, sees_binds)
+        });
         std::mem::take(&mut self.early).iter().for_each(|event| what_if.event(event));
     }
 

@@ -8,7 +8,7 @@ use super::style::Palette;
 use crate::{
     diagnose::finding::rounded,
     text::{counted, wrapped},
-    what_if::{BASIS, Predicted, Prediction, WhatIf},
+    what_if::{Predicted, Prediction, WhatIf},
 };
 
 /// Name and version of the document.
@@ -58,7 +58,7 @@ pub fn document(what_if: &WhatIf) -> Value {
         "failed": what_if.failed(),
         "left_out": { "ports_named_by_programs": what_if.named() },
         "predictions": what_if.predictions().iter().map(prediction).collect::<Vec<_>>(),
-        "basis": BASIS,
+        "basis": what_if.basis().collect::<Vec<_>>(),
     })
 }
 
@@ -104,7 +104,7 @@ pub fn write(out: &mut impl Write, what_if: &WhatIf, palette: Palette) -> io::Re
         wrapped(out, "", &format!("{}: {calls} could not be tried.", it.remedy))?;
     }
     let caveats = caveats(&predictions);
-    for sentence in BASIS.into_iter().chain(caveats) {
+    for sentence in what_if.basis().chain(caveats) {
         wrapped(out, "- ", sentence)?;
     }
     Ok(())

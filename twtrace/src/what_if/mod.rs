@@ -23,7 +23,8 @@ use rustc_hash::FxHashMap;
 use twtrace_common::{Ended, Entered, Failed, entered_flags, failed_flags};
 
 pub use prediction::{Predicted, Prediction};
-pub use remedy::{BASIS, EXAMPLES, Remedy};
+use remedy::{BASIS, UNSEEN};
+pub use remedy::{EXAMPLES, Remedy};
 
 use crate::{
     event::{Event, Role, ip},
@@ -70,6 +71,7 @@ pub struct WhatIf {
     worlds: Vec<World>,
     hz: Hz,
     recycle_exists: bool,
+    sees_binds: bool,
     namespaces: Namespaces,
     /// By the address of the socket.
     live: FxHashMap<u64, Socket>,
@@ -90,12 +92,13 @@ pub struct WhatIf {
 }
 
 impl WhatIf {
-    /// Of events from a kernel of this tick rate.
-    pub fn new(remedies: Vec<Remedy>, hz: Hz, recycle_exists: bool) -> Self {
+    /// Of events from a kernel of this tick rate, told in a way that sees refused `bind()` calls or not.
+    pub fn new(remedies: Vec<Remedy>, hz: Hz, recycle_exists: bool, sees_binds: bool) -> Self {
         Self {
             worlds: remedies.into_iter().map(World::new).collect(),
             hz,
             recycle_exists,
+            sees_binds,
             namespaces: Namespaces::new(),
             live: FxHashMap::default(),
             likes: FxHashMap::default(),
@@ -107,6 +110,11 @@ impl WhatIf {
             failed: 0,
             named: 0,
         }
+    }
+
+    /// What all predictions rest on.
+    pub fn basis(&self) -> impl Iterator<Item = &'static str> {
+        BASIS.into_iter().chain((!self.sees_binds).then_some(UNSEEN))
     }
 
     /// Takes in an event.

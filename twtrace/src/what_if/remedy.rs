@@ -176,6 +176,10 @@ pub const BASIS: [&str; 5] = [
      how far to trust the others.",
 ];
 
+/// The same where refused `bind()` calls are not seen.
+pub const UNSEEN: &str = "Refused bind() calls were not seen, as through tracepoints: who failed by \
+                          them is none of the calls.";
+
 #[cfg(test)]
 mod tests {
     use super::*;

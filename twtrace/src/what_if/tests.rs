@@ -43,7 +43,7 @@ fn told(remedies: &[&str], events: impl Iterator<Item = Event>) -> Vec<(u64, u64
         text.split_whitespace().for_each(|setting| remedy.set(setting).unwrap());
         remedy
     };
-    let mut what_if = WhatIf::new(remedies.iter().map(remedy).collect(), Hz::new(250), false);
+    let mut what_if = WhatIf::new(remedies.iter().map(remedy).collect(), Hz::new(250), false, true);
     events.for_each(|event| what_if.event(&event));
     what_if.moment(200 * SECOND, None, &Failures::default());
     let told = |it: Prediction| (it.failed, it.spaces.first().map_or(0, |space| space.peak));
@@ -109,7 +109,7 @@ fn calls_told_together_are_tried_together_and_what_a_rst_ended_gives_its_port_ba
 #[test]
 fn ports_that_a_program_names_are_in_no_prediction() {
     let events = (0..5).map(|n| entered(n, 2, 0, PortChoice::Program));
-    let mut what_if = WhatIf::new(Remedy::usual(), Hz::new(250), false);
+    let mut what_if = WhatIf::new(Remedy::usual(), Hz::new(250), false, true);
     events.for_each(|event| what_if.event(&event));
     what_if.moment(200 * SECOND, None, &Failures::default());
     assert_eq!((what_if.named(), what_if.connections()), (5, 0));

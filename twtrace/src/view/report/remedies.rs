@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     view::what_if::{caveats, replayed},
-    what_if::{BASIS, Prediction, WhatIf},
+    what_if::{Prediction, WhatIf},
 };
 
 /// The section; without a replay only that there is none.
@@ -41,7 +41,7 @@ pub fn section(what_if: Option<&WhatIf>) -> Markup {
         ))
         details {
             summary { "What these predictions rest on, and what they do not know" }
-            ul { @for sentence in BASIS.into_iter().chain(caveats(&predictions)) { li { (sentence) } } }
+            ul { @for sentence in what_if.basis().chain(caveats(&predictions)) { li { (sentence) } } }
         }
     }
 }
