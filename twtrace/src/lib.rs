@@ -23,6 +23,7 @@
 //! | `chronicle` | a session over time: samples of summaries, moments worth a mark |
 //! | `view` | renderers over any writer: no clock, no terminal, no kernel |
 //! | `kernel` | the only user of aya, and the only place with `unsafe` |
+//! | `ticks` | a timer of the kernel, at a wake-up a tick |
 //! | `feed`, `recording` | what flows in from the kernel; the one encoding of it, in files and from daemons |
 //! | `pipeline` | one run: inputs in, summaries out |
 //! | `config`, `cli` | the settings; what a user may type |

@@ -113,7 +113,7 @@ pub fn on_a_full_disk(lab: &Lab) -> Result<()> {
     let net = topology::pair()?;
     let server = Server::start(&net.server, "10.1.0.2:8080", Behaviour::AnswersEof)?;
     let client = Client::new(&net.client);
-    let disk = Disk::of("256k")?;
+    let disk = Disk::of("96k")?;
     let file = disk.0.path().join("r.twtrace").to_str().context("a path")?.to_owned();
     let mut recording = record(lab, &file, &net, &[])?;
     wait::until("the disk to be full", wait::SOON, || {
