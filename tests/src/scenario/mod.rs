@@ -49,7 +49,10 @@ mod time_namespace;
 mod unit;
 mod what_if;
 
-use anyhow::{Context, Result, bail};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::equation::Ledger;
 use crate::expect;
@@ -347,6 +350,19 @@ fn until_as_meant(mut attempt: impl FnMut() -> Result<Option<()>>) -> Result<()>
 /// Ends of one scenario that may be unseen where the kernel shields a process, if twtrace says of each
 /// that it was: see [`Summary::ends_told_unseen`].
 const UNSEEN: u64 = 3;
+
+/// Does something on one processor, with all threads that come of it.
+fn on_processor<T: Send>(processor: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let pinned = scope.spawn(|| {
+            let mut only = CpuSet::new();
+            only.set(processor);
+            sched_setaffinity(None, &only).context("sched_setaffinity")?;
+            work()
+        });
+        pinned.join().map_err(|_| anyhow!("the thread on processor {processor} panicked"))?
+    })
+}
 
 /// Ends the run and asserts that the kernel's counters and twtrace's totals are both as `want`.
 fn totals_are(tracer: Tracer, ledger: &Ledger, want: Totals) -> Result<Summary> {

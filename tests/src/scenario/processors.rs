@@ -3,10 +3,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::thread;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use anyhow::{Context, Result, ensure};
 
 use crate::equation::{Ledger, settled};
 use crate::lab::{Lab, Object, Way};
@@ -81,17 +79,9 @@ fn through(lab: &Lab) -> Result<()> {
     })
 }
 
-/// Does something on the processor that goes, with all threads that come of it.
+/// Does something on the processor that goes.
 fn there<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    thread::scope(|scope| {
-        let pinned = scope.spawn(|| {
-            let mut only = CpuSet::new();
-            only.set(GOES);
-            sched_setaffinity(None, &only).context("sched_setaffinity")?;
-            work()
-        });
-        pinned.join().map_err(|_| anyhow!("the thread on processor {GOES} panicked"))?
-    })
+    super::on_processor(GOES, work)
 }
 
 /// The processor is offline until this is dropped.
