@@ -7,8 +7,9 @@ use serde_json::Value;
 const DASHBOARD: &str = include_str!("../../packaging/grafana/twtrace.json");
 
 /// Metrics that are absent with tracepoints, which do not see what they count.
-pub const UNSEEN_BY_TRACEPOINTS: [&str; 3] =
-    ["twtrace_refused_total", "twtrace_binds_refused_total", "twtrace_overflow_total"];
+pub const UNSEEN_BY_TRACEPOINTS: [&str; 2] = ["twtrace_refused_total", "twtrace_overflow_total"];
+/// One that is absent where refused `bind()` calls are not seen.
+pub const OF_BINDS: &str = "twtrace_binds_refused_total";
 
 /// What a panel asks.
 #[derive(Debug)]

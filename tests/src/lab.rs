@@ -135,6 +135,18 @@ impl Lab {
         args
     }
 
+    /// Whether refused `bind()` calls are seen: through tracepoints it takes control groups of version 2,
+    /// from their root on.
+    pub fn sees_binds(&self) -> bool {
+        let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+        let is_root = |root: &&Path| {
+            root.join("cgroup.procs").exists()
+                && !root.join("cgroup.type").exists()
+                && root.join("cgroup.controllers").exists()
+        };
+        self.backend.sees_functions() || roots.iter().any(is_root)
+    }
+
     /// The same with types from elsewhere.
     pub fn with_btf(&self, btf: &str) -> Self {
         Self { btf: Some(btf.to_owned()), ..self.clone() }

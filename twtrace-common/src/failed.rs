@@ -116,6 +116,9 @@ pub mod failed_flags {
     pub const THREAD_UNKNOWN: u16 = 1 << 2;
     /// The owner is not known: `uid` means nothing.
     pub const OWNER_UNKNOWN: u16 = 1 << 3;
+    /// A `bind()` that began and got no port, without its answer: what else than a port in use may have
+    /// refused it is not all known.
+    pub const INFERRED: u16 = 1 << 4;
 }
 
 /// A failed call, or the last of several: more than a few a second of the same place, cause and

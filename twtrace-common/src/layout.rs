@@ -202,6 +202,10 @@ layout! {
     task_group_leader: "task_struct"."group_leader", true;
     /// Name of a task.
     task_comm: "task_struct"."comm", true;
+    /// Rights of a task.
+    task_cred: "task_struct"."cred", false;
+    /// Rights that are in force, a bit each.
+    cap_effective: "cred"."cap_effective", false;
     /// Inode number of the network namespace.
     net_inum: "net"."ns.inum", true;
     /// Number that no other namespace ever has; up to 5.11 given on demand.
@@ -216,4 +220,6 @@ layout! {
     death_row_recycle: "inet_timewait_death_row"."sysctl_tw_recycle", false;
     /// `net.ipv4.ip_local_port_range`: two ints, or one packed 32-bit word from 6.8 on.
     ip_local_ports: "net"."ipv4.ip_local_ports.range", true;
+    /// `net.ipv4.ip_unprivileged_port_start`; 4.11 on.
+    ip_prot_sock: "net"."ipv4.sysctl_ip_prot_sock", false;
 }

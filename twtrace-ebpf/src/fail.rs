@@ -133,7 +133,7 @@ pub fn connect_failed<C: EbpfContext>(ctx: &C, env: Env, sk: Pointer, port: u16,
     let mut key = begin(env, sk);
     key.key.local_port = port;
     key.key.result = result as u8;
-    if !failed(ctx, env, sk, &key) {
+    if !failed(ctx, env, sk, &key, 0) {
         return;
     }
     env.count(Counter::ConnectsFailed);
@@ -182,13 +182,13 @@ pub fn on_bind<C: GivesSockets>(ctx: &C, env: Env, sk: u64, port: u16, returned:
     } else if (returned == 1 || returned == IN_USE)
         && let Some(sk) = ctx.tcp_socket(env, sk)
     {
-        refused(ctx, env, sk, port);
+        refused(ctx, env, sk, None, port);
     }
 }
 
 /// A `bind()` succeeded: were refusals before it a search?
 #[inline(always)]
-fn bound(env: Env, sk: Pointer) {
+pub fn bound(env: Env, sk: Pointer) {
     if !is_noted(&ANY_FAILING) {
         return;
     }
@@ -213,17 +213,31 @@ fn bound(env: Env, sk: Pointer) {
     }
 }
 
-/// A `bind()` of this port, 0 for any, was refused.
+/// A `bind()` of this port, 0 for any, was refused. Without an `address` the socket still has it; with one
+/// the call is long over, and it is for userspace to tell whether that is this host's.
 #[inline(always)]
-fn refused<C: EbpfContext>(ctx: &C, env: Env, sk: Pointer, port: u16) {
+pub fn refused<C: EbpfContext>(
+    ctx: &C,
+    env: Env,
+    sk: Pointer,
+    address: Option<[u8; 16]>,
+    port: u16,
+) {
     let mut key = begin(env, sk);
     (key.key.remote, key.key.remote_port) = ([0; 16], 0);
     key.key.local_port = port;
     key.key.result = CallResult::AddressInUse as u8;
-    if !failed(ctx, env, sk, &key) {
+    let mut flags = 0;
+    if let Some(address) = address {
+        key.key.local = address;
+        flags = failed_flags::INFERRED;
+    }
+    if !failed(ctx, env, sk, &key, flags) {
         return;
     }
-    env.count(Counter::AddressInUse);
+    if address.is_none() {
+        env.count(Counter::AddressInUse);
+    }
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let process = process(key.key.netns, key.key.pid);
@@ -327,7 +341,7 @@ fn add_or_insert(env: Env, key: &PerCpuFailure, calls: u64) {
 /// Counts a failed call and sends it, unless enough were sent of late. False if the user did not ask
 /// for it.
 #[inline(always)]
-fn failed<C: EbpfContext>(ctx: &C, env: Env, sk: Pointer, key: &PerCpuFailure) -> bool {
+fn failed<C: EbpfContext>(ctx: &C, env: Env, sk: Pointer, key: &PerCpuFailure, flags: u16) -> bool {
     let mut record = Failed { mono_ns: 0, ..Failed::default() };
     record.flow.local = key.key.local;
     record.flow.remote = key.key.remote;
@@ -338,7 +352,7 @@ fn failed<C: EbpfContext>(ctx: &C, env: Env, sk: Pointer, key: &PerCpuFailure) -
     }
     let net = sk.follow(env, config!(env, layout.skc_net));
     enter::set_port_range(env, &mut record.flow, net);
-    let mut flags = platform::thread_kind(env);
+    let mut flags = flags | platform::thread_kind(env);
     if enter::narrow(env, &mut record.flow, sk) {
         flags |= failed_flags::OWN_RANGE;
     }

@@ -105,7 +105,7 @@ pub trait GivesSockets: EbpfContext {
 
 /// `IPPROTO_TCP`, include/uapi/linux/in.h. The sockets of MPTCP have another number, their subflows
 /// have this one.
-const IPPROTO_TCP: u64 = 6;
+pub const IPPROTO_TCP: u64 = 6;
 
 /// The value of a signed member.
 #[inline(always)]

@@ -93,6 +93,7 @@ fn origin() -> Origin {
         types: Types::Known,
         refused: Vec::new(),
         follow_ends: true,
+        binds_by_cgroup: false,
         counts_failures: true,
         selection: Default::default(),
         netns_names: Default::default(),

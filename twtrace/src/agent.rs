@@ -20,6 +20,8 @@ pub struct Status {
     pub types: Types,
     /// Better ways that did not work, and why.
     pub refused_backends: Vec<FailedWay>,
+    /// Whether refused `bind()` calls are seen.
+    pub sees_binds: bool,
     /// When counting began, `CLOCK_MONOTONIC`.
     pub since_ns: u64,
     /// What gives moments their time of day: the same clock until that is set.
@@ -50,6 +52,7 @@ impl Status {
             object: ObjectKind::RingBuf,
             types: Types::Known,
             refused_backends: Vec::new(),
+            sees_binds: backend.sees_refusals(),
             since_ns: clock.mono_ns,
             clock,
             programs: Vec::new(),

@@ -157,15 +157,16 @@ pub struct ProgramCost {
     pub runs: Option<(u64, u64)>,
 }
 
-/// What is not seen with these programs attached so, if they look for failed calls or not.
+/// What is not seen with these programs attached so; refused `bind()` calls among it if they are looked for
+/// and missed.
 pub fn blind_spots(
     backend: Backend,
     object: ObjectKind,
     types: Types,
-    counts_failures: bool,
+    misses_binds: bool,
 ) -> Vec<&'static str> {
     let mut spots = backend.blind_spots().to_vec();
-    if counts_failures && !backend.sees_refusals() {
+    if misses_binds {
         spots.push("refused bind()");
     }
     spots.extend(object.blind_spots());

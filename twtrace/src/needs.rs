@@ -19,13 +19,13 @@ impl Needs {
     pub const NO_PEERS: Self = Self(1 << 4);
     /// The kernel's own counters are compared with.
     pub const AUDIT: Self = Self(1 << 5);
+    /// Refused `bind()` calls are seen.
+    pub const BINDS: Self = Self(1 << 6);
 
     /// Connections that closed without a TIME_WAIT socket.
     pub const OVERFLOW: Self = Self::ENDS.and(Self::FUNCTIONS);
     /// Refused takeovers.
     pub const REFUSALS: Self = Self::OVERFLOW.and(Self::TYPES);
-    /// Refused `bind()` calls.
-    pub const BINDS: Self = Self::FAILURES.and(Self::FUNCTIONS);
 
     /// Both.
     #[must_use]

@@ -43,6 +43,8 @@ pub struct Origin {
     pub types: Types,
     /// Better ways that did not work.
     pub refused: Vec<FailedWay>,
+    /// Whether programs of the root control group show refused `bind()` calls, where functions do not.
+    pub binds_by_cgroup: bool,
     /// Whether ends are followed.
     pub follow_ends: bool,
     /// Whether failed calls are counted: not in recordings of before there was such a thing.
@@ -126,6 +128,7 @@ impl Origin {
             object: ObjectKind::default(),
             types: Types::default(),
             refused: Vec::new(),
+            binds_by_cgroup: false,
             follow_ends: true,
             counts_failures: true,
             selection: Selection::default(),
@@ -135,6 +138,11 @@ impl Origin {
             skipped_before: 0,
             audit_before: None,
         }
+    }
+
+    /// Whether refused `bind()` calls are seen.
+    pub const fn sees_binds(&self) -> bool {
+        self.counts_failures && (self.backend.sees_refusals() || self.binds_by_cgroup)
     }
 
     /// The origin of a feed that begins while the session runs, for a client that comes later: totals

@@ -261,6 +261,8 @@ pub struct Summary {
     pub types: Types,
     /// Better ways that did not work, and why.
     pub refused_backends: Vec<FailedWay>,
+    /// Whether refused `bind()` calls are seen.
+    pub sees_binds: bool,
     /// Time since the session was ready.
     pub elapsed: Duration,
     /// Whether ends are followed; without, whatever is about ends or live sockets is unknown.
@@ -317,6 +319,8 @@ pub struct Context {
     pub types: Types,
     /// Better ways that did not work, and why.
     pub refused_backends: Vec<FailedWay>,
+    /// Whether refused `bind()` calls are seen.
+    pub sees_binds: bool,
     /// Time since the session was ready.
     pub elapsed: Duration,
     /// The kernel side's exact totals.
@@ -342,6 +346,7 @@ impl Context {
             object: ObjectKind::RingBuf,
             types: Types::Known,
             refused_backends: Vec::new(),
+            sees_binds: backend.sees_refusals(),
             elapsed: Duration::ZERO,
             totals: Totals::default(),
             skipped: 0,
@@ -430,6 +435,7 @@ impl Summary {
             object: context.object,
             types: context.types,
             refused_backends: context.refused_backends,
+            sees_binds: context.sees_binds,
             elapsed: context.elapsed,
             follow_ends: settings.follow_ends,
             group_by: choice.by.unwrap_or(settings.group_by),
@@ -466,7 +472,8 @@ impl Summary {
 
     /// What is not seen this way, one clause each.
     pub fn blind_spots(&self) -> Vec<&'static str> {
-        attached::blind_spots(self.backend, self.object, self.types, self.failed.is_some())
+        let misses_binds = self.failed.is_some() && !self.sees_binds;
+        attached::blind_spots(self.backend, self.object, self.types, misses_binds)
     }
 
     /// What this session has, of all that figures need.
@@ -476,6 +483,7 @@ impl Summary {
             .with(Needs::TYPES, self.types.are_known())
             .with(Needs::FUNCTIONS, self.backend.sees_refusals())
             .with(Needs::FAILURES, self.failed.is_some())
+            .with(Needs::BINDS, self.failed.is_some() && self.sees_binds)
             .with(Needs::AUDIT, self.audit.is_some())
     }
 

@@ -40,6 +40,13 @@ fn limits(daemon: &Daemon) -> Result<Vec<String>> {
     Ok(limits.iter().filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
+/// Whether it says that it sees refused `bind()` calls.
+fn sees_binds(daemon: &Daemon) -> Result<bool> {
+    let status = daemon.ask("/v1/status")?;
+    let blind = status["blind_spots"].as_array().context("blind spots")?;
+    Ok(!blind.iter().any(|spot| spot == "refused bind()"))
+}
+
 /// With the unit's capabilities, as nobody, it counts exactly, keeps no right that only attaching
 /// needs, lets in whom the socket's mode lets in, and ends cleanly.
 pub fn of_the_unit_are_enough(lab: &Lab) -> Result<()> {
@@ -51,6 +58,7 @@ pub fn of_the_unit_are_enough(lab: &Lab) -> Result<()> {
     expect::equal("entered", &40, &entered(&daemon, "10.1.0.2:8302", &net.client)?)?;
     let limits = limits(&daemon)?;
     expect::that(!limits.iter().any(|limit| limit.contains("CAP_")), || format!("{limits:#?}"))?;
+    expect::equal("sees refused bind()", &lab.sees_binds(), &sees_binds(&daemon)?)?;
 
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid()))?;
     let effective = status
@@ -101,6 +109,8 @@ pub fn that_are_missing_are_named(lab: &Lab) -> Result<()> {
     Client::new(&net.client).short_connections(server.addr(), 25)?;
     crate::equation::settled(&net.client, 25)?;
     expect::equal("entered", &25, &entered(&daemon, "10.1.0.2:8303", &net.client)?)?;
+    // Programs of control groups take more than those of tracepoints.
+    expect::equal("sees refused bind()", &lab.backend.sees_functions(), &sees_binds(&daemon)?)?;
     let limits = limits(&daemon)?;
     for name in ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE"] {
         let named = limits.iter().any(|limit| limit.starts_with(&format!("{name} is missing")));

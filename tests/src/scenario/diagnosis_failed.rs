@@ -146,14 +146,14 @@ pub fn bound_first(lab: &Lab) -> Result<()> {
     let tracer = diagnose(lab, &net.client)?;
     let truth = calls(&net.client, server.addr(), PORTS + MORE, bound, closes_first)?.failed;
     expect::equal("what the calls said", &(MORE as u64), &truth)?;
-    if lab.backend.sees_functions() {
+    if lab.sees_binds() {
         // That the program does not go on to find a port is known after a second.
         wait::pass(PATIENCE);
     }
     let report = tracer.finish_report()?;
     fails(&report, truth, "binds its address before it connects", "IP_BIND_ADDRESS_NO_PORT")?;
     let inferred = &finding(&report, "TW019")?["evidence"]["inferred"];
-    expect::equal("inferred", &!lab.backend.sees_functions(), &!inferred.is_null())
+    expect::equal("inferred", &!lab.sees_binds(), &!inferred.is_null())
 }
 
 /// The same ports are gone for a `connect()` that chooses its own.
@@ -259,7 +259,7 @@ pub fn bound_and_open(lab: &Lab) -> Result<()> {
     let tracer = diagnose(lab, &net.client)?;
     let made = calls(&net.client, server.addr(), PORTS + MORE, bound, keeps)?;
     expect::equal("what the calls said", &(MORE as u64), &made.failed)?;
-    let sees = lab.backend.sees_functions();
+    let sees = lab.sees_binds();
     if sees {
         wait::pass(PATIENCE);
     }
@@ -325,13 +325,13 @@ pub fn restart_of_a_server(lab: &Lab) -> Result<()> {
     }
     drop(listener);
     expect::that(serve().is_err(), || "the port was free".into())?;
-    if lab.backend.sees_functions() {
+    if lab.sees_binds() {
         wait::pass(PATIENCE);
     }
     let report = tracer.finish_report()?;
     expect::equal("findings", &vec!["TW019".to_owned()], &ids(&report)?)?;
     let failure = finding(&report, "TW019")?;
-    let severity = if lab.backend.sees_functions() { "critical" } else { "warning" };
+    let severity = if lab.sees_binds() { "critical" } else { "warning" };
     expect::equal("severity", &Some(severity), &failure["severity"].as_str())?;
     expect::equal("held", &3.0, &figure(failure, "without_reuseaddr")?)?;
     let free_in = figure(failure, "free_in")?;

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::net::{
-    AddressFamily, Protocol, SocketFlags, SocketType, bind, connect, connect_unspec, ipproto,
-    listen, socket_with, sockopt,
+    AddressFamily, Protocol, SocketFlags, SocketType, bind, connect, connect_unspec, listen,
+    socket_with, sockopt,
 };
 use serde_json::Value;
 
 use crate::expect;
 use crate::lab::Lab;
+use crate::sockopt::set_bind_address_no_port;
 use crate::summary::Summary;
 use crate::topology::{self, ephemeral_ports};
 use crate::traffic::{Behaviour, Client, Server, stream_socket};
@@ -96,11 +97,11 @@ pub fn connects_without_a_port(lab: &Lab) -> Result<()> {
     let totals = summary.at("/totals")?;
     failed(&summary, totals, truth.iter().sum(), 0)?;
     let binds = &totals["failed"]["address_in_use"];
-    if lab.backend.sees_functions() {
+    if lab.sees_binds() {
         expect::equal("address_in_use", &Some(0), &binds.as_u64())
     } else {
         expect::that(binds.is_null() && summary.at("/binds")?.is_null(), || {
-            format!("refused bind() is not seen through tracepoints: {binds}")
+            format!("refused bind() is not seen without control groups: {binds}")
         })
     }
 }
@@ -190,6 +191,10 @@ fn multipath() -> Option<rustix::fd::OwnedFd> {
 /// A bind() that somebody listening refuses, and one that an own TIME_WAIT socket does; a program
 /// that finds a port soon was merely looking for one.
 pub fn refused_binds(lab: &Lab) -> Result<()> {
+    if !lab.sees_binds() {
+        // What is said then, the others hold.
+        return Ok(());
+    }
     let net = topology::pair()?;
     let server = Server::start(&net.server, "10.1.0.2:8080", Behaviour::AnswersEof)?;
     let tracer = super::watch(lab, &net.client)?;
@@ -239,17 +244,75 @@ pub fn refused_binds(lab: &Lab) -> Result<()> {
 fn bound(address: &str, client: &Client) -> io::Result<rustix::fd::OwnedFd> {
     let address: SocketAddr = address.parse().expect("addresses in tests are literals");
     let outcome = client.inside(|| {
-        let socket = socket_with(
-            AddressFamily::INET,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            Some(ipproto::TCP),
-        )?;
+        let socket = stream_socket(address)?;
         sockopt::set_socket_reuseaddr(&socket, false)?;
         Ok(bind(&socket, &address).map(|()| socket))
     });
     outcome.map_err(io::Error::other)?.map_err(Into::into)
 }
+
+/// A `bind()` is refused for other reasons than ports, succeeds without a port, is tried again on the same
+/// socket, and is of UDP: what counts are ports of TCP in use, over both versions of IP.
+pub fn refused_binds_and_others(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    let tracer = super::watch(lab, &net.client)?;
+    let client = Client::new(&net.client);
+    let holders = ["10.1.0.1:5000", "[fd01::1]:5000"].map(|address| bound(address, &client));
+    let refused = |address: &str, want: ErrorKind, times: u64| {
+        for _ in 0..times {
+            let outcome = bound(address, &client).map(drop).map_err(|error| error.kind());
+            expect::equal(address, &Err(want), &outcome)?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    // Others' addresses.
+    refused("10.1.0.77:5000", ErrorKind::AddrNotAvailable, 3)?;
+    refused("[fd01::77]:0", ErrorKind::AddrNotAvailable, 3)?;
+    client.inside(|| {
+        // A port that takes a right this thread gives up.
+        caps::drop(None, caps::CapSet::Effective, caps::Capability::CAP_NET_BIND_SERVICE)?;
+        let forbidden = bind(&stream_socket(BELOW.parse()?)?, &BELOW.parse::<SocketAddr>()?);
+        caps::raise(None, caps::CapSet::Effective, caps::Capability::CAP_NET_BIND_SERVICE)?;
+        expect::equal(BELOW, &Err(rustix::io::Errno::ACCESS), &forbidden)?;
+        // An address alone, and given up; one's own port once more.
+        let any: SocketAddr = "10.1.0.1:0".parse()?;
+        let alone = stream_socket(any)?;
+        set_bind_address_no_port(&alone)?;
+        bind(&alone, &any)?;
+        let twice = stream_socket(any)?;
+        bind(&twice, &any)?;
+        expect::equal("bound", &Err(rustix::io::Errno::INVAL), &bind(&twice, &any))?;
+        // The same port over UDP.
+        let _holder = std::net::UdpSocket::bind("10.1.0.1:5000")?;
+        let second = std::net::UdpSocket::bind("10.1.0.1:5000").map_err(|error| error.kind());
+        expect::equal("over UDP", &Err(ErrorKind::AddrInUse), &second.map(drop))?;
+        // One socket, until it finds a port.
+        let patient = stream_socket(any)?;
+        for port in [5000, 5000, 5000] {
+            let outcome = bind(&patient, &SocketAddr::new(any.ip(), port));
+            expect::equal("held", &Err(rustix::io::Errno::ADDRINUSE), &outcome)?;
+        }
+        Ok(bind(&patient, &SocketAddr::new(any.ip(), 5001))?)
+    })?;
+    refused("[fd01::1]:5000", ErrorKind::AddrInUse, 2)?;
+    refused("[::]:5000", ErrorKind::AddrInUse, 1)?;
+    drop(holders);
+    let summary = tracer.finish()?;
+    let binds = &summary.at("/totals/failed")?["address_in_use"];
+    if !lab.sees_binds() {
+        return expect::that(binds.is_null(), || format!("not seen: {binds}"));
+    }
+    expect::equal("address_in_use", &Some(6), &binds.as_u64())?;
+    for (local, count) in [("10.1.0.1:5000", 3), ("[fd01::1]:5000", 2), ("[::]:5000", 1)] {
+        let place = place(&summary, "binds", |place| place["local"] == local)?;
+        is_ours(place)?;
+        expect::equal(local, &Some(count), &place["count"].as_u64())?;
+    }
+    Ok(())
+}
+
+/// A port that takes a right.
+const BELOW: &str = "10.1.0.1:80";
 
 /// Calls in a tight loop are told by few events that stand for all, and counted one by one.
 pub fn many_at_once_are_told_by_few_events(lab: &Lab) -> Result<()> {

@@ -86,7 +86,9 @@ fn dashboard_shows(lab: &Lab, prometheus: &Prometheus) -> Result<()> {
     for question in dashboard::questions()? {
         let expression = question.asked(SCRAPE);
         let mut unseen = dashboard::UNSEEN_BY_TRACEPOINTS.iter();
-        if lab.backend == Backend::Tracepoint && unseen.any(|name| expression.contains(name)) {
+        if lab.backend == Backend::Tracepoint && unseen.any(|name| expression.contains(name))
+            || !lab.sees_binds() && expression.contains(dashboard::OF_BINDS)
+        {
             let what = format!("{}: what tracepoints do not see", question.panel);
             expect::equal(&what, &None, &prometheus.query(&expression)?)?;
         } else {

@@ -261,6 +261,7 @@ impl Owner {
             object: origin.object,
             types: origin.types,
             refused_backends: origin.refused.clone(),
+            sees_binds: origin.sees_binds(),
             since_ns: self.since_ns,
             clock: self.clock,
             programs: self.pipeline.kernel().map(|kernel| kernel.costs()).unwrap_or_default(),

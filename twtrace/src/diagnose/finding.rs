@@ -47,6 +47,8 @@ pub mod source {
     /// What the kernel programs saw of the calls that failed; before this session too, where a daemon
     /// tells of it.
     pub const CALLS: &str = "seen at the calls";
+    /// What programs of control groups saw begin, and did not see succeed.
+    pub const BEGUN: &str = "calls that got no port";
     /// Computed from the figures beside it.
     pub const COMPUTED: &str = "computed";
     /// The kernel's own counters, their growth in this session.

@@ -50,6 +50,8 @@ pub struct Place {
     pub ports: Option<(u16, u16)>,
     /// Whether that range is the socket's own (`IP_LOCAL_PORT_RANGE`).
     pub own_range: bool,
+    /// Whether it is inferred: calls that began and got no port, without their answers.
+    pub inferred: bool,
     /// Whether the namespace is gone, and its number another one's.
     pub gone: bool,
     /// Failures of the last minute, by the time of the last one in each look.
@@ -72,6 +74,7 @@ impl Place {
             shortage: Shortage { count: 0, since_ns: failure.first_ns },
             ports: (port_high != 0).then_some((port_low, port_high)),
             own_range: flags & failed_flags::OWN_RANGE != 0,
+            inferred: flags & failed_flags::INFERRED != 0,
             gone: false,
             slots: [0; SLOTS as usize],
         }
@@ -124,7 +127,9 @@ impl Place {
             comm: self.program.comm,
             uid: self.program.uid.unwrap_or_default(),
             cgroup: self.program.cgroup.unwrap_or_default(),
-            flags: self.program.flags() | if self.own_range { failed_flags::OWN_RANGE } else { 0 },
+            flags: self.program.flags()
+                | if self.own_range { failed_flags::OWN_RANGE } else { 0 }
+                | if self.inferred { failed_flags::INFERRED } else { 0 },
             port_low,
             port_high,
             ..Failure::default()

@@ -102,6 +102,7 @@ impl KernelFeed {
             object: tracer.object(),
             types: tracer.types(),
             refused: tracer.refused().to_vec(),
+            binds_by_cgroup: tracer.binds_by_cgroup(),
             follow_ends: options.follow_ends,
             selection: selection.clone(),
             netns_names: Namespaces::scan().names(),

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::fs::{DirEntryExt, MetadataExt},
     path::{Component, Path, PathBuf},
 };
@@ -13,6 +14,27 @@ const ROOTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 /// The directory of this host's root control group, if control groups are mounted.
 pub fn root() -> Option<&'static Path> {
     ROOTS.iter().map(Path::new).find(|root| root.is_dir())
+}
+
+/// `CGROUP2_SUPER_MAGIC`, include/uapi/linux/magic.h.
+const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
+/// Number of the root's directory (`kernfs_create_root()`, fs/kernfs/dir.c, 5.5 on): what is mounted in a
+/// cgroup namespace begins further down.
+const ROOT: u64 = 1;
+
+/// The directory of the control group of version 2 that all processes of this host are below.
+///
+/// # Errors
+/// None is mounted, in one line.
+pub fn root_of_all() -> Result<File, String> {
+    let is_root = |file: &File| {
+        let version_2 = rustix::fs::fstatfs(file)
+            .is_ok_and(|system| system.f_type as u64 == CGROUP2_SUPER_MAGIC);
+        version_2 && file.metadata().is_ok_and(|metadata| metadata.ino() == ROOT)
+    };
+    ROOTS.iter().filter_map(|root| File::open(root).ok()).find(is_root).ok_or_else(|| {
+        format!("no root control group of version 2 is mounted at {}", ROOTS.join(" or "))
+    })
 }
 
 /// The identifier of a control group of this host, by its path from the root or by that of its

@@ -29,6 +29,7 @@ pub struct Tracer {
     basis: Option<Basis>,
     refused: Vec<FailedWay>,
     attached: Vec<&'static str>,
+    binds_by_cgroup: bool,
     /// Holds those attached that are kprobes.
     _kprobes: Kprobes,
     /// Whether the kernel recycles TIME_WAIT sockets.
@@ -78,7 +79,7 @@ impl Tracer {
     fn start_ringbuf(options: &Options) -> Result<Self, KernelError> {
         let started = ringbuf::start(options)?;
         let ringbuf::Started { ebpf, platform, layout, backend, refused, .. } = started;
-        let ringbuf::Started { attached, kprobes, .. } = started;
+        let ringbuf::Started { attached, kprobes, binds_by_cgroup, .. } = started;
         Ok(Self {
             ebpf: Loaded::new(ebpf),
             backend,
@@ -88,6 +89,7 @@ impl Tracer {
             basis: Some(basis(&layout)),
             refused,
             attached,
+            binds_by_cgroup,
             _kprobes: kprobes,
             // Gone long before ring buffers came.
             recycles: false,
@@ -112,6 +114,7 @@ impl Tracer {
             basis,
             refused,
             attached,
+            binds_by_cgroup: false,
             _kprobes: kprobes,
             recycles,
             long_stamps: layout.ts_recent_stamp.size == 8,
@@ -154,6 +157,11 @@ impl Tracer {
     /// The way that worked.
     pub fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// Whether, with tracepoints, programs of the root control group show refused `bind()` calls.
+    pub fn binds_by_cgroup(&self) -> bool {
+        self.binds_by_cgroup
     }
 
     /// The better ways that did not.

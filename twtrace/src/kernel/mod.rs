@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "handing settings over as bytes, and system calls rustix lacks")]
 
 mod attach;
+mod binds;
 mod btf;
 mod cgroup;
 mod clock;

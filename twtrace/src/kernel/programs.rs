@@ -25,6 +25,8 @@ pub fn detach(ebpf: &mut Ebpf, kprobes: &mut Kprobes, attached: &[&'static str])
             Program::KProbe(program) => program.unload(),
             Program::RawTracePoint(program) => program.unload(),
             Program::BtfTracePoint(program) => program.unload(),
+            Program::CgroupSock(program) => program.unload(),
+            Program::CgroupSockAddr(program) => program.unload(),
             _ => Ok(()),
         };
         if let Err(error) = unloaded {

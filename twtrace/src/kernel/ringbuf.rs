@@ -6,7 +6,7 @@ use aya::{Btf, Ebpf};
 use twtrace_common::{Config, Layout};
 
 use super::{
-    BtfIndex, KernelError, Options,
+    BtfIndex, KernelError, Options, binds,
     hooks::{self, Hook},
     kprobes::{self, Kprobes},
     layout,
@@ -35,6 +35,8 @@ pub struct Started {
     pub attached: Vec<&'static str>,
     /// What holds the kprobes among them attached.
     pub kprobes: Kprobes,
+    /// Whether programs of the root control group show refused `bind()` calls.
+    pub binds_by_cgroup: bool,
 }
 
 /// Loads and attaches.
@@ -72,14 +74,33 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
     let (found, refused) = choose(&candidates, |backend| loader.attach(backend, &types, &btf));
     tracing::debug!(elapsed = ?started.elapsed(), "attached");
     match (found, loader.loaded, loader.fatal) {
-        (Some((backend, attached)), Some(mut ebpf), _) => {
+        (Some((backend, mut attached)), Some(mut ebpf), _) => {
+            let mut binds_by_cgroup = false;
+            if backend == Backend::Tracepoint {
+                match binds::attach(&mut ebpf) {
+                    Ok(programs) => {
+                        attached.extend(programs);
+                        binds_by_cgroup = true;
+                    }
+                    Err(reason) => tracing::info!("refused bind() calls are not seen: {reason}"),
+                }
+            }
             let platform = RingBuf::open(&mut ebpf)?;
             if options.follow_ends {
                 walks::load(&mut ebpf, &btf)?;
             }
             let layout = config.layout;
             let kprobes = loader.kprobes;
-            Ok(Started { ebpf, platform, layout, backend, refused, attached, kprobes })
+            Ok(Started {
+                ebpf,
+                platform,
+                layout,
+                backend,
+                refused,
+                attached,
+                kprobes,
+                binds_by_cgroup,
+            })
         }
         (_, _, Some(error)) => Err(error),
         _ => Err(KernelError::NothingAttached(refused)),

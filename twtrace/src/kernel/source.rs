@@ -16,6 +16,7 @@ use twtrace_common::{
 
 use super::{
     KernelError,
+    binds::Locals,
     failures::FailureMap,
     listing::{self, ByEnds},
     maps::take,
@@ -101,6 +102,7 @@ pub struct Source {
     adopted: [u64; 2],
     seen_refusals: StdHashMap<RefusalKey, Refusals>,
     failures: FailureMap,
+    locals: Locals,
     batch: BatchBuilder,
 }
 
@@ -115,6 +117,7 @@ impl Source {
             adopted: [0; 2],
             seen_refusals: StdHashMap::new(),
             failures: FailureMap::open(ebpf)?,
+            locals: Locals::default(),
             batch: BatchBuilder::default(),
         })
     }
@@ -135,14 +138,14 @@ impl Source {
 
     /// Takes out what is waiting now, up to a bound; `None` when nothing was.
     pub fn drain(&mut self) -> Option<Batch> {
-        self.platform.drain(&mut self.batch, BATCH);
+        self.platform.drain(&mut self.batch, BATCH, &mut self.locals);
         (!self.batch.is_empty()).then(|| self.batch.take())
     }
 
     /// Takes out what is waiting while the sockets that were there at the start are being found;
     /// `None` also when it has to wait for what is found.
     pub fn drain_meanwhile(&mut self) -> Option<Batch> {
-        self.platform.drain_meanwhile(&mut self.batch, BATCH);
+        self.platform.drain_meanwhile(&mut self.batch, BATCH, &mut self.locals);
         (!self.batch.is_empty()).then(|| self.batch.take())
     }
 
@@ -240,6 +243,8 @@ impl Source {
 
     /// Calls that failed since the last call of this, by place, cause and process.
     pub fn new_failures(&mut self) -> Vec<(FailureKey, Failure)> {
-        self.failures.news()
+        let mut news = self.failures.news();
+        news.retain(|(key, failure)| self.locals.counts(failure.flags, key.netns, key.local));
+        news
     }
 }

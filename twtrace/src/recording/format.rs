@@ -154,6 +154,8 @@ file! {
         #[serde(default)]
         types: Types,
         refused: Vec<FileFailedWay>,
+        #[serde(default)]
+        binds_by_cgroup: bool,
         follow_ends: bool,
         #[serde(default)]
         counts_failures: bool,

@@ -43,7 +43,7 @@ impl Worlds {
     /// Tells of which kernel the events are.
     pub fn begin(&mut self, origin: &Origin) {
         let remedies = std::mem::take(&mut self.remedies);
-        let sees_binds = origin.backend.sees_refusals();
+        let sees_binds = origin.sees_binds();
         let what_if = self.what_if.get_or_insert_with(|| {
             WhatIf::new(remedies, origin.hz, origin.recycle_exists, sees_binds)
         });

@@ -28,6 +28,7 @@ pub fn binds(failed: &FailedPlaces, owners: &Owners) -> Vec<Value> {
             "unanswered": binds.unanswered_at(failed.now_ns),
             "bound": binds.bound,
         });
+        value["inferred"] = json!(place.inferred);
         value
     };
     failed.binds.iter().map(of).collect()

@@ -26,7 +26,12 @@ pub fn document(agent: &Agent) -> Value {
         })).collect::<Vec<_>>(),
         "object": status.object.as_str(),
         "types": status.types.as_str(),
-        "blind_spots": blind_spots(status.backend, status.object, status.types, true),
+        "blind_spots": blind_spots(
+            status.backend,
+            status.object,
+            status.types,
+            !status.sees_binds,
+        ),
         "audit": status.audit.as_ref().map(|known| audit(known, &status.netns_names)),
         "limits": status.limits,
         "restart_needed": status.restart_needed,

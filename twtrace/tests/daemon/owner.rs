@@ -172,6 +172,7 @@ impl Owner {
             object: ObjectKind::RingBuf,
             types: Types::Known,
             refused_backends: self.core.origin().refused.clone(),
+            sees_binds: true,
             since_ns: self.clock.mono_ns,
             clock: self.clock,
             programs: vec![

@@ -106,7 +106,7 @@ fn wrong(case: &Case, foretold: &Truth, truth: &Truth) -> bool {
 
 /// Each setting, foretold from one recording and then run.
 pub fn foretells_what_then_happens(lab: &Lab) -> Result<()> {
-    compare(lab, |case| lab.backend.sees_functions() || !case.needs_refused_binds())
+    compare(lab, |case| lab.sees_binds() || !case.needs_refused_binds())
 }
 
 /// What depends on the kernel: ports that are wanted by `bind()`, and when a port may be taken over.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use twtrace_common::{Entered, NetnsCounts, NetnsKey, RefusalKey};
 
 pub use self::{perf::Perf, ringbuf::RingBuf};
-use super::{KernelError, listing::ByEnds};
+use super::{KernelError, binds::Locals, listing::ByEnds};
 use crate::{event::BatchBuilder, totals::Totals};
 
 /// The platform of the object that runs.
@@ -36,19 +36,19 @@ impl Platform {
         matches!(self, Self::RingBuf(_))
     }
 
-    /// Takes out what waits, up to `most` records.
-    pub fn drain(&mut self, batch: &mut BatchBuilder, most: usize) {
+    /// Takes out what waits, up to `most` records, but for calls that did not fail for want of a port.
+    pub fn drain(&mut self, batch: &mut BatchBuilder, most: usize, locals: &mut Locals) {
         match self {
-            Self::RingBuf(platform) => platform.drain(batch, most),
+            Self::RingBuf(platform) => platform.drain(batch, most, locals),
             Self::Perf(platform) => platform.drain(batch, most),
         }
     }
 
     /// Takes out what waits while the sockets that were there at the start are being found. Where
     /// they are listed it is given out later: it has to be compared with the list first.
-    pub fn drain_meanwhile(&mut self, batch: &mut BatchBuilder, most: usize) {
+    pub fn drain_meanwhile(&mut self, batch: &mut BatchBuilder, most: usize, locals: &mut Locals) {
         match self {
-            Self::RingBuf(platform) => platform.drain(batch, most),
+            Self::RingBuf(platform) => platform.drain(batch, most, locals),
             Self::Perf(platform) => platform.read(),
         }
     }

@@ -9,6 +9,7 @@ use twtrace_common::{Counter, NetnsCounts, NetnsKey, RefusalKey};
 
 use crate::kernel::{
     KernelError,
+    binds::Locals,
     maps::{PodCounts, sum, take, watch},
 };
 use crate::{event::BatchBuilder, totals::Totals};
@@ -55,12 +56,14 @@ impl RingBuf {
         Ok(())
     }
 
-    /// Takes out what waits, up to `most` records.
-    pub fn drain(&mut self, batch: &mut BatchBuilder, most: usize) {
+    /// Takes out what waits, up to `most` records, but for calls that did not fail for want of a port.
+    pub fn drain(&mut self, batch: &mut BatchBuilder, most: usize, locals: &mut Locals) {
         let ring = self.ring.get_mut();
         while batch.len() < most {
             let Some(record) = ring.next() else { break };
-            batch.push(&record);
+            if locals.passes(&record) {
+                batch.push(&record);
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 mod exposition;
 mod shown;
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 pub use exposition::Dialect;
 pub use shown::{Line, Shown};
@@ -140,8 +140,13 @@ fn whole(out: &mut Exposition, summary: &Summary, since: SystemTime) {
     if let Some(failed) = summary.failed.as_ref().filter(|_| summary.known().has(Needs::BINDS)) {
         let help = "bind() calls that were refused, the address being in use.";
         let mut refused = out.family(FamilyKind::Counter, "twtrace_binds_refused", "", help);
-        for (netns, count) in &failed.refused {
-            refused.counter(&[("netns", netns)], *count, since);
+        // From 0 on, so that the first one is seen to be more.
+        let followed = summary.examined.iter().flat_map(|all| &all.diagnosis.margins.namespaces);
+        let none = followed.map(|namespace| (namespace.netns, 0));
+        let counts: BTreeMap<u32, u64> =
+            none.chain(failed.refused.iter().map(|(netns, count)| (*netns, *count))).collect();
+        for (netns, count) in counts {
+            refused.counter(&[("netns", &netns)], count, since);
         }
     }
     if summary.known().has(Needs::OVERFLOW) {

@@ -15,7 +15,7 @@ use crate::{
         arithmetic::Exhaustion,
         finding::{
             rounded,
-            source::{CALLS, TCP},
+            source::{BEGUN, CALLS, TCP},
         },
         pressure::{PortSpace, Pressure},
     },
@@ -114,9 +114,10 @@ fn of_group(scene: &Scene<'_>, group: &Group<'_>) -> Option<Finding> {
     );
     let mut finding = Finding::new(severity, place.netns, summary);
     finding.peer = place.remote.map(|peer| peer.to_string());
+    let seen = if place.inferred { BEGUN } else { CALLS };
     finding = finding
-        .with("failed", group.count(), "calls", CALLS)
-        .with("failed_last_minute", lately, "calls", CALLS)
+        .with("failed", group.count(), "calls", seen)
+        .with("failed_last_minute", lately, "calls", seen)
         .with("tried", tried, "calls", CALLS)
         .with("failing_since", case.time_of_day(group.since_ns), "", CALLS);
     finding = who(finding, group, case.owners);
