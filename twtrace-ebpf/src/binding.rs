@@ -2,7 +2,7 @@
 //!
 //! The kernel shows an address that is to be bound to programs of control groups, and once more the socket
 //! when it has its port (`__inet_bind()`, `__inet6_bind()`; net/ipv4/af_inet.c, net/ipv6/af_inet6.c, read from
-//! 5.8 to 6.18). A call that began and got no port was refused: that is known when its socket is given up, or
+//! 5.9 to 6.18). A call that began and got no port was refused: that is known when its socket is given up, or
 //! tries once more. These programs decide nothing: what they return lets the call go on.
 //!
 //! What else refuses a `bind()` is told apart: a port that takes a right the caller has not, here; an address
@@ -88,7 +88,13 @@ pub fn cgroup_post_bind6(ctx: SockContext) -> i32 {
 
 #[cgroup_sock(sock_release)]
 pub fn cgroup_sock_release(ctx: SockContext) -> i32 {
-    if let (true, Some(env)) = (is_noted(&ANY_BINDING), Env::get()) {
+    // SAFETY: the kernel hands over such a structure, and lets this member be read at this hook.
+    let state = unsafe { (*ctx.sock).state };
+    // Every socket that is closed comes by: what was connected, or listens, was not refused.
+    if state == u32::from(TCP_CLOSE)
+        && is_noted(&ANY_BINDING)
+        && let Some(env) = Env::get()
+    {
         decide(&ctx, env, address(env, ctx.as_ptr()));
     }
     LET_PASS

@@ -78,8 +78,10 @@ impl Port {
                     "port {port} is held by a socket that is neither in TIME_WAIT nor listens"
                 ),
                 remedy: format!(
-                    "See who has it (`ss -tanp sport = :{port}`): an open connection, or a socket \
-                     that is bound and no more."
+                    "See who has it: `ss -tanp sport = :{port}` lists open connections, `ss -tnpB sport \
+                     = :{port}` (Linux 6.8 on) sockets that are bound and no more. A server need not \
+                     wait for connections that the one before it accepted: set SO_REUSEADDR before \
+                     bind(), in both."
                 ),
                 dont: "",
             };
