@@ -7,7 +7,8 @@
 //!
 //! What else refuses a `bind()` is told apart: a port that takes a right the caller has not, here; an address
 //! that is not this host's, in userspace, which asks the kernel's routes for it. What can be mistaken: a
-//! program of somebody else's at the same place that refuses the call.
+//! program of somebody else's at the same place that refuses the call. What is missed: the last call on a
+//! socket that is nobody's descriptor (the kernel's own, and subflows of MPTCP).
 
 use core::ffi::c_void;
 
