@@ -14,6 +14,7 @@ use twtrace::{
     host::{
         configured::Setting,
         facts::{Conntrack, HostFacts, NamespaceFacts},
+        files::ProcessFiles,
         netstat::TcpExt,
     },
     origin::{Input, Moment, Origin},
@@ -140,6 +141,12 @@ fn facts(origin: &Origin, second: u64, live: u64, faults: bool) -> HostFacts {
         kernel: origin.kernel.clone(),
         namespaces,
         unread: vec![origin.host.clone()],
+        near_limit: if faults {
+            let comm = origin.host.clone();
+            vec![ProcessFiles { pid: 7, comm, netns: NETNS, open: 99, limit: 100, sockets: 90 }]
+        } else {
+            Vec::new()
+        },
         recycle_configured: if faults {
             let value = origin.host.clone();
             vec![Setting { file: origin.host.clone().into(), line: 1, value }]

@@ -13,7 +13,7 @@ use twtrace::{
     attached::{Backend, FailedWay},
     event::BatchBuilder,
     filter::{Expr, Name, Selection, Term},
-    host::{configured::Setting, facts::HostFacts},
+    host::{configured::Setting, facts::HostFacts, files::ProcessFiles},
     origin::{Input, Moment, Origin},
     recording::{Encoder, Recorder},
     summary::{Context, RowChoice, Summary},
@@ -82,6 +82,14 @@ fn hostile(directory: &Path) -> PathBuf {
         kernel: HOSTILE.into(),
         recycle_configured: vec![Setting { file: HOSTILE.into(), line: 1, value: HOSTILE.into() }],
         namespaces: [(NETNS, Default::default())].into(),
+        near_limit: vec![ProcessFiles {
+            pid: 7,
+            comm: HOSTILE.into(),
+            netns: NETNS,
+            open: 99,
+            limit: 100,
+            sockets: 90,
+        }],
         unread: vec![HOSTILE.into()],
         ..HostFacts::default()
     };

@@ -3,10 +3,11 @@
 //! TW001 is in the story, and TW008's prediction beside it. TW013, and TW014 where the setting is
 //! on, need a kernel before 4.12.
 
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
@@ -397,6 +398,78 @@ pub fn conntrack(lab: &Lab) -> Result<()> {
     severity(&report, "TW017", "warning")?;
     let seconds = figure(finding(&report, "TW017")?, "conntrack_time_wait")?;
     expect::equal("its time", &432_000.0, &seconds)
+}
+
+/// Opens connections, as many as it is told by a line each, until it may have no more files.
+const OPENS: &str = r#"ulimit -S -n 200
+while read -r many; do
+    made=0
+    while [ $made -lt $many ] && exec {fd}<>/dev/tcp/10.1.0.2/8080; do made=$((made + 1)); done 2>/dev/null
+    echo $made
+done"#;
+
+/// TW021: a program opens connections until it may have no more files; with more allowed, which is the
+/// remedy, it is left in peace.
+pub fn descriptors(lab: &Lab) -> Result<()> {
+    let net = topology::pair()?;
+    let _server = Server::start(&net.server, &format!("{SERVER}:8080"), Behaviour::Holds)?;
+    let program = net.client.run(|| {
+        let mut bash = Command::new("bash");
+        bash.args(["-c", OPENS]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        bash.spawn().context("starting bash")
+    })?;
+    let mut program = Opens(program);
+    let files = format!("/proc/{}/fd", program.0.id());
+    let told = |many: &[&str]| -> Result<Value> {
+        let report = diagnose(lab, &net.client)?.finish_report()?;
+        found(&report, many)?;
+        Ok(report)
+    };
+    program.open(100)?;
+    told(&[])?;
+    program.open(50)?;
+    let report = told(&[])?;
+    let near = &report["margins"]["processes_near_limit"][0];
+    expect::equal("its limit", &Some(200), &near["max"].as_u64())?;
+    expect::equal("sockets", &Some(150), &near["sockets"].as_u64())?;
+    program.open(100)?;
+    let report = told(&["TW021"])?;
+    let open = fs::read_dir(&files)?.count() as f64;
+    let full = finding(&report, "TW021")?;
+    expect::equal("process", &f64::from(program.0.id()), &figure(full, "process")?)?;
+    expect::equal("open", &open, &figure(full, "open")?)?;
+    // A shell leaves those below 10 to its user.
+    expect::that(open >= 190.0, || format!("{open} of 200 are not nearly all"))?;
+    let more = format!("--pid={}", program.0.id());
+    crate::netns::run("prlimit", &[&more, "--nofile=1000:"])?;
+    told(&[])?;
+    expect::equal("connections made then", &40, &program.open(40)?)
+}
+
+/// A program that runs [`OPENS`].
+struct Opens(Child);
+
+impl Opens {
+    /// Has it open so many connections, and answers how many it got.
+    fn open(&mut self, many: u32) -> Result<u32> {
+        let (input, output) = (self.0.stdin.as_mut(), self.0.stdout.as_mut());
+        let (input, output) = input.zip(output).context("its input and output")?;
+        writeln!(input, "{many}")?;
+        let mut made = String::new();
+        let mut byte = [0];
+        while output.read(&mut byte)? > 0 && byte != *b"\n" {
+            made.push(char::from(byte[0]));
+        }
+        made.parse().with_context(|| format!("it said {made:?}"))
+    }
+}
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        // It ends with its input; what is left of it is taken up here.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
 }
 
 /// TW018: nobody reads the buffer while it fills.

@@ -326,6 +326,7 @@ pub const ALL: &[Scenario] = &[
     agent("diagnosis_tw016_loopback", diagnosis_catalogue::loopback),
     agent("diagnosis_tw017_conntrack", diagnosis_catalogue::conntrack),
     agent("diagnosis_tw017_conntrack_of_a_router", diagnosis_catalogue::conntrack_of_a_router),
+    agent("diagnosis_tw021_descriptors", diagnosis_catalogue::descriptors),
     agent("diagnosis_tw018_lost", diagnosis_catalogue::lost),
     kernel("lost_events_are_found_missing", limits::lost_events_are_found_missing).alone(),
     machine("daemon_while_the_clock_is_set", clock::set_back_and_forward).alone(),

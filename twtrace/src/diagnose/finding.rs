@@ -134,7 +134,7 @@ pub struct Finding {
 pub const FAILED: &str = "TW019";
 
 /// Findings that, if critical, tell of calls or clients that fail whatever the margins are.
-const FAILURES: &[&str] = &[FAILED, "TW012", "TW014"];
+const FAILURES: &[&str] = &[FAILED, "TW012", "TW014", "TW021"];
 
 impl Finding {
     /// A finding about one namespace.

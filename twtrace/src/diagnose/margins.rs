@@ -8,7 +8,10 @@ use super::{
     pressure::Pressure,
     tracking::Tracking,
 };
-use crate::host::facts::Rules;
+use crate::{
+    host::{facts::Rules, files::ProcessFiles},
+    text::visible,
+};
 
 /// Bytes of a TIME_WAIT socket where the slab may not be read; 248 to 272 on 5.10 to 7.2.
 const SOCKET_BYTES: u64 = 256;
@@ -43,6 +46,8 @@ pub struct Margins {
     pub bytes: u64,
     /// Open files of the host, and the most there may be. TIME_WAIT sockets are none of them.
     pub files: Option<(u64, u64)>,
+    /// Processes near their own limit of open files, the nearest first.
+    pub near_limit: Vec<ProcessFiles>,
 }
 
 impl Margins {
@@ -63,7 +68,8 @@ impl Margins {
         let facts = scene.case.facts;
         let each = facts.socket_bytes.unwrap_or(SOCKET_BYTES) + BUCKET_BYTES;
         let egress = scene.egress().to_vec();
-        Self { namespaces, egress, sockets, bytes: sockets * each, files: facts.files }
+        let near_limit = facts.near_limit.clone();
+        Self { namespaces, egress, sockets, bytes: sockets * each, files: facts.files, near_limit }
     }
 
     /// How near all limits are.
@@ -72,6 +78,11 @@ impl Margins {
             let used = arithmetic::share(open as f64, max as f64);
             let name = "fs.file-max, open files".to_owned();
             Limit::new(name, (used, used), false, Exhaustion::Never)
+        });
+        let near_limit = self.near_limit.iter().map(|process| {
+            let ProcessFiles { pid, comm, .. } = process;
+            let name = format!("the files that {} (pid {pid}) may open", visible(comm));
+            Limit::new(name, (process.share(), process.share()), false, Exhaustion::Never)
         });
         let namespaces = self.namespaces.iter().flat_map(|ns| {
             let of_namespace = |name: &str| format!("{name} of network namespace {}", ns.netns);
@@ -96,7 +107,7 @@ impl Margins {
             let name = format!("ports of the shared address towards {}", margin.target());
             Limit::new(name, (margin.used_share(), margin.share()), false, Exhaustion::Never)
         });
-        namespaces.chain(egress).chain(files)
+        namespaces.chain(egress).chain(near_limit).chain(files)
     }
 
     /// Whether a limit would be reached if all went on as it was seen, though that may not have lasted.

@@ -28,6 +28,7 @@ use crate::{
     host::{
         HostFactError, cgroup,
         facts::{self, HostFacts, NamespaceFacts, Shared},
+        files,
     },
     kernel::{
         Inventory, KernelError, Namespace, Namespaces, Options, Source, Tracer, find_namespace,
@@ -61,6 +62,8 @@ pub struct KernelFeed {
     crowds: Crowds,
     /// What is known of NAT on this host.
     nats: Nats,
+    /// Processes near their limit of open files.
+    files: files::Look,
     /// Who finds out whose the sockets are.
     owners: Resolver,
     /// Records whose owners were told first.
@@ -120,6 +123,7 @@ impl KernelFeed {
                 open,
                 crowds: Crowds::default(),
                 nats: Nats::default(),
+                files: files::Look::default(),
                 owners: Resolver::new(),
                 held: None,
                 auditor,
@@ -396,6 +400,7 @@ impl KernelFeed {
         }
         let open = self.open.ways().filter(|(_, local, _)| !local.is_loopback());
         host.nats = self.nats.found(all, rows, open);
+        host.near_limit = self.files.look(Path::new(PROC), only, Instant::now());
         host.unread.extend(shut.sentences().map(|which| format!("cannot enter {which}")));
         host
     }

@@ -10,6 +10,7 @@ use std::{
 use super::{
     HostFactError, configured,
     configured::Setting,
+    files::ProcessFiles,
     nat::FoundNat,
     netstat::{TcpExt, time_wait_sockets},
     open::{self, HALVES_NS, OpenGrowth, OpenPorts},
@@ -31,6 +32,9 @@ pub struct HostFacts {
     pub namespaces: BTreeMap<u32, NamespaceFacts>,
     /// Network namespaces that give connections another source address, by what they say themselves.
     pub nats: Vec<FoundNat>,
+    /// Processes that have most of the files they may open, and most of these sockets; of the namespace
+    /// asked for, if one was.
+    pub near_limit: Vec<ProcessFiles>,
     /// What could not be read; each names its file.
     pub unread: Vec<String>,
 }
@@ -398,6 +402,7 @@ pub fn host(proc: &Path, root: &Path) -> HostFacts {
         recycle_configured: configured::settings(root, "tcp_tw_recycle"),
         namespaces: BTreeMap::new(),
         nats: Vec::new(),
+        near_limit: Vec::new(),
         unread: errors.iter().map(ToString::to_string).collect(),
     }
 }

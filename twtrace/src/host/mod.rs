@@ -9,7 +9,9 @@
 
 pub mod cgroup;
 pub mod configured;
+
 pub mod facts;
+pub mod files;
 pub mod nat;
 pub mod netstat;
 pub mod open;

@@ -27,6 +27,7 @@ use crate::{
     host::{
         configured::Setting,
         facts::{Conntrack, HostFacts, NamespaceFacts},
+        files::ProcessFiles,
         nat::{Carried, FoundNat, NatKind},
         netstat::TcpExt,
         open::OpenPorts,
@@ -230,7 +231,19 @@ file! {
         namespaces: BTreeMap<u32, FileNamespace>,
         #[serde(default, deserialize_with = "few")]
         nats: Vec<FileNat>,
+        #[serde(default, deserialize_with = "few_processes")]
+        near_limit: Vec<FileProcessFiles>,
         unread: Vec<String>,
+    }
+
+    /// A process near its limit of open files.
+    FileProcessFiles = ProcessFiles => {
+        pid: u32,
+        comm: String,
+        netns: u32,
+        open: u64,
+        limit: u64,
+        sockets: u64,
     }
 
     /// A network namespace that gives connections another source address.
@@ -441,6 +454,14 @@ fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FileNat>, D::Er
     few.then_some(all).ok_or_else(|| D::Error::custom("too many namespaces with NAT"))
 }
 
+fn few_processes<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<FileProcessFiles>, D::Error> {
+    let all = Vec::<FileProcessFiles>::deserialize(deserializer)?;
+    let few = all.len() <= MOST_NAMESPACES && all.iter().all(|one| one.limit > 0);
+    few.then_some(all).ok_or_else(|| D::Error::custom("too many processes near their limit"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -501,6 +522,7 @@ mod tests {
             recycle_configured: vec![setting],
             namespaces: BTreeMap::from([(7, namespace)]),
             nats: vec![nat],
+            near_limit: vec![ProcessFiles { limit: 1, ..ProcessFiles::default() }],
             unread: vec!["/proc".into()],
             ..HostFacts::default()
         }

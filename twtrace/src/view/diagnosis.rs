@@ -18,7 +18,10 @@ use crate::{
         tracking::Tracking,
     },
     filter::PeerAddress,
-    host::facts::{Conntrack, NamespaceFacts},
+    host::{
+        facts::{Conntrack, NamespaceFacts},
+        files::ProcessFiles,
+    },
     summary::{Examined, Summary},
 };
 
@@ -116,6 +119,14 @@ fn margins_document(margins: &Margins) -> Value {
         "time_wait_sockets": margins.sockets,
         "time_wait_bytes": margins.bytes,
         "open_files": margins.files.map(|(open, max)| json!({ "open": open, "max": max })),
+        "processes_near_limit": margins.near_limit.iter().map(|process| json!({
+            "pid": process.pid,
+            "comm": process.comm,
+            "netns": process.netns,
+            "open": process.open,
+            "max": process.limit,
+            "sockets": process.sockets,
+        })).collect::<Vec<_>>(),
     })
 }
 
@@ -358,10 +369,20 @@ fn write_margins(
         let files = format!("{open} of {max} files are open; TIME_WAIT sockets hold none");
         wrapped(out, "  descriptors    ", &files)?;
     }
+    for process in &margins.near_limit {
+        wrapped(out, "  descriptors    ", &near_limit(process))?;
+    }
     for fault in &examined.facts.unread {
         wrapped(out, "  not known      ", fault)?;
     }
     Ok(())
+}
+
+/// A process near its limit, in words.
+pub fn near_limit(process: &ProcessFiles) -> String {
+    let ProcessFiles { pid, comm, open, limit, sockets, .. } = process;
+    let name = visible(comm);
+    format!("{name} (pid {pid}) has {open} of the {limit} open that it may; {sockets} are sockets")
 }
 
 fn write_namespace(out: &mut impl Write, namespace: &NamespaceMargins) -> io::Result<()> {

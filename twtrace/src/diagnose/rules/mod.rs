@@ -88,4 +88,9 @@ pub const RULES: &[Rule] = &[
         title: "the ports of a shared address are exhausted or about to be",
         check: egress::exhausted,
     },
+    Rule {
+        id: "TW021",
+        title: "a program has most of the files open that it may",
+        check: surroundings::descriptors,
+    },
 ];

@@ -1,4 +1,4 @@
-//! TW016, TW017, TW018: what is around the sockets.
+//! TW016, TW017, TW018, TW021: what is around the sockets.
 
 use crate::{
     diagnose::{
@@ -7,8 +7,11 @@ use crate::{
         pressure::SHORT,
         tracking::Tracking,
     },
-    host::facts::{Conntrack, NamespaceFacts},
-    text::{are, counted},
+    host::{
+        facts::{Conntrack, NamespaceFacts},
+        files::ProcessFiles,
+    },
+    text::{are, counted, visible},
     trust::Section,
 };
 
@@ -133,6 +136,46 @@ fn verdict(tracking: &Tracking) -> Option<(Severity, String)> {
     }
 }
 
+/// Share of the files a program may open from which on it is told of.
+const NEARLY_ALL: f64 = 0.9;
+
+/// TW021: a program has most of the files open that it may, most of them sockets.
+pub fn descriptors(scene: &Scene<'_>) -> Vec<Finding> {
+    let near = scene.case.facts.near_limit.iter().filter(|process| process.share() >= NEARLY_ALL);
+    let found = |process: &ProcessFiles| {
+        let ProcessFiles { pid, comm, netns, open, limit, sockets } = process;
+        let name = visible(comm);
+        let (severity, what) = match open >= limit {
+            true => (Severity::Critical, "all"),
+            false => (Severity::Warning, "nearly all"),
+        };
+        let summary = format!(
+            "{name} (pid {pid}) has {what} the files open that it may: {open} of {limit}, of which \
+             {sockets} are sockets."
+        );
+        let mut finding = Finding::new(severity, *netns, summary)
+            .with("process", *pid, "", "/proc")
+            .with("open", *open, "files", "/proc/PID/fd")
+            .with("most", *limit, "files", "/proc/PID/limits")
+            .with("sockets", *sockets, "sockets", "/proc/PID/fd");
+        finding.consequence =
+            "With none left its socket() and accept() are answered EMFILE (\"Too \
+                               many open files\"): it connects nowhere, and who connects to it \
+                               waits."
+                .into();
+        finding.remedy = format!(
+            "See what they are (`ss -tnp | grep pid={pid},`): connections that the program does not \
+             close (CLOSE_WAIT) are its own to close. If it needs as many: `prlimit --pid {pid} \
+             --nofile=N:` gives it more at once, up to its hard limit; LimitNOFILE= of its unit, or \
+             `ulimit -n`, from its next start on."
+        );
+        finding.dont =
+            "Do not look for them in TIME_WAIT: sockets there hold no descriptor.".into();
+        finding
+    };
+    near.map(found).collect()
+}
+
 /// TW018: not all that happened was seen.
 pub fn lost(scene: &Scene<'_>) -> Vec<Finding> {
     let trust = &scene.case.trust;
@@ -209,9 +252,12 @@ mod tests {
     use crate::{
         diagnose::{
             RULES, Severity,
-            testing::{Client, case, facts, found, only},
+            testing::{Client, NETNS, case, facts, found, only},
         },
-        host::facts::{Conntrack, Growth, HostFacts, Lately},
+        host::{
+            facts::{Conntrack, Growth, HostFacts, Lately},
+            files::ProcessFiles,
+        },
         peer::{
             Peer,
             entry::{Entry, SpaceKey},
@@ -290,6 +336,21 @@ mod tests {
         let findings = found(RULES, "TW017", &case(&[], &facts));
         assert_eq!(findings[0].severity, Severity::Critical);
         assert_eq!(findings[0].figure("dropped"), Some(&7.into()));
+    }
+
+    #[test]
+    fn a_program_at_its_limit_of_open_files_fails() {
+        let mut facts = facts();
+        let mut severity = |open, limit| {
+            let process =
+                ProcessFiles { pid: 7, open, limit, netns: NETNS, ..ProcessFiles::default() };
+            facts.near_limit = vec![process];
+            found(RULES, "TW021", &case(&[], &facts)).first().map(|finding| finding.severity)
+        };
+        assert_eq!(severity(899, 1000), None, "a margin");
+        assert_eq!(severity(900, 1000), Some(Severity::Warning));
+        assert_eq!(severity(1000, 1000), Some(Severity::Critical));
+        assert_eq!(severity(1001, 1000), Some(Severity::Critical), "it was lowered since");
     }
 
     #[test]

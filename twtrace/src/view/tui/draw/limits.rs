@@ -44,6 +44,8 @@ pub fn lines(_state: &State, moment: &Shot, area: Rect, theme: Theme) -> Vec<Lin
         )));
     }
     lines
+        .extend(margins.near_limit.iter().map(|process| Line::raw(diagnosis::near_limit(process))));
+    lines
 }
 
 fn of_namespace(namespace: &NamespaceMargins, width: usize, theme: Theme) -> Vec<Line<'static>> {
