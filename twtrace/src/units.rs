@@ -1,8 +1,28 @@
 //! Jiffies, and what they are in milliseconds on this host; the two clocks; and releases of the kernel.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use serde::{Deserialize, Serialize};
+
+/// Something a second, written with as many decimals as the format has and with more where it is so few
+/// that they would tell it from nothing.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct PerSecond(pub f64);
+
+impl fmt::Display for PerSecond {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wanted = match self.0 {
+            0.0 => 0,
+            ..1.0 => 2,
+            ..10.0 => 1,
+            _ => 0,
+        };
+        write!(out, "{:.*}", out.precision().unwrap_or(0).max(wanted), self.0)
+    }
+}
 
 /// Ticks a second of the kernel (`CONFIG_HZ`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +162,14 @@ pub fn is_from(release: &str, version: (u32, u32)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_a_second_are_told_from_none() {
+        let whole = [0.0, 0.333, 3.33, 33.3, f64::INFINITY].map(|rate| PerSecond(rate).to_string());
+        assert_eq!(whole, ["0", "0.33", "3.3", "33", "inf"]);
+        let tenths = [0.0, 0.016, 16.66].map(|rate| format!("{:.1}", PerSecond(rate)));
+        assert_eq!(tenths, ["0.0", "0.02", "16.7"]);
+    }
 
     #[test]
     fn a_kernel_is_of_the_version_that_its_release_begins_with() {

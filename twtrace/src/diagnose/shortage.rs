@@ -7,6 +7,7 @@ use super::{
     finding::{Finding, rounded, source},
     pressure::{Holder, Pressure, WhatIf},
 };
+use crate::units::PerSecond;
 
 /// Unit of rates.
 const PER_S: &str = "connections/s";
@@ -69,12 +70,12 @@ impl Pressure {
     pub fn room(&self) -> String {
         let WhatIf { two_sources, widest_range, .. } = self.what_if;
         let wider = if widest_range > 1.01 * self.highest_rate() {
-            format!(", {widest_range:.0}/s with {}", self.widest())
+            format!(", {}/s with {}", PerSecond(widest_range), self.widest())
         } else {
             String::new()
         };
         let second = self.second();
-        format!("{two_sources:.0}/s fit with {second}{wider}")
+        format!("{}/s fit with {second}{wider}", PerSecond(two_sources))
     }
 
     /// What gives more ports, whatever holds those there are.
@@ -115,14 +116,16 @@ impl Pressure {
             _ => "connect() fails with EADDRNOTAVAIL (\"Cannot assign requested address\")",
         };
         let (usable, triple, used) = (self.usable, self.triple(), self.used());
-        // Where it is the delay that counts, all that come count.
-        let such = if self.is_young() { self.rate } else { self.blocked_rate };
         let opened = if self.open_growth > 0.0 {
-            format!(" and {:.1} more open ones a second", self.open_growth)
+            format!(" and {:.1} more open ones a second", PerSecond(self.open_growth))
         } else {
             String::new()
         };
-        let rate = format!("{such:.1} such connections/s (last {:.0} s){opened}", self.window);
+        let rate = format!(
+            "{:.1} such connections/s (last {:.0} s){opened}",
+            PerSecond(self.stuck_rate()),
+            self.window
+        );
         match self.exhaustion {
             Exhaustion::Now => {
                 format!(
@@ -140,7 +143,7 @@ impl Pressure {
                 "At {rate} {:.0} of the {usable} ports of {triple} will be taken, {used:.0} are \
                  now; above {:.1}/s {fails}.",
                 self.steady(),
-                self.highest_rate()
+                PerSecond(self.highest_rate())
             ),
         }
     }

@@ -23,6 +23,7 @@ use crate::{
         files::ProcessFiles,
     },
     summary::{Examined, Summary},
+    units::PerSecond,
 };
 
 /// Name and version of the document.
@@ -450,13 +451,14 @@ fn ports_margin(ports: &Pressure) -> String {
     };
     // Of calls that fail none gets stuck, and there is nothing to settle.
     let comes = if ports.failing() {
-        format!("{:.1}/s are wanted", ports.wanted)
+        format!("{:.1}/s are wanted", PerSecond(ports.wanted))
     } else {
-        format!("{:.1}/s get stuck, which settles at {:.0}", ports.blocked_rate, ports.steady())
+        let rate = PerSecond(ports.stuck_rate());
+        format!("{rate:.1}/s get stuck, which settles at {:.0}", ports.steady())
     };
     let fit = match ports.highest_rate() {
         f64::INFINITY => "the program takes its own over at once".to_owned(),
-        rate => format!("{rate:.1}/s fit"),
+        rate => format!("{:.1}/s fit", PerSecond(rate)),
     };
     let mut text = format!(
         "{}: of {} ports {:.0} are stuck {} and {open}; {comes}; {fit}",

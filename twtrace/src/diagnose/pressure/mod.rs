@@ -339,6 +339,11 @@ impl Pressure {
         self.failed_ago.is_some()
     }
 
+    /// Connections a second that hold a port: where it is the delay that counts, all that come.
+    pub fn stuck_rate(&self) -> f64 {
+        if self.is_young() { self.rate } else { self.blocked_rate }
+    }
+
     /// Whether it is the delay of takeovers that limits the rate.
     pub fn is_young(&self) -> bool {
         self.holder() == Some(Holder::Young)

@@ -12,6 +12,7 @@ use crate::{
     event::Role,
     host::facts::NamespaceFacts,
     peer::{Group, history::Ports},
+    units::PerSecond,
 };
 
 /// TW005: the space whose ports are all taken, or will be. While calls fail TW019 says it.
@@ -75,7 +76,7 @@ fn exhausted_space(ports: &Pressure, facts: &NamespaceFacts) -> Option<Finding> 
             format!(
                 "Open fewer connections: keep them alive and pool them; {:.1}/s fit. Otherwise \
                  make room: {}.",
-                ports.highest_rate(),
+                PerSecond(ports.highest_rate()),
                 ports.room()
             ),
             "Do not raise the limit on open files for it: TIME_WAIT sockets hold no descriptor."

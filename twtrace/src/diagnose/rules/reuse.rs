@@ -6,6 +6,7 @@ use crate::{
         pressure::{Holder, reuse_delay},
     },
     path::Block,
+    units::PerSecond,
 };
 
 /// Share of eligible sockets from which on allowing takeovers is worth the word.
@@ -44,8 +45,8 @@ pub fn off_or_loopback_only(scene: &Scene<'_>) -> Vec<Finding> {
              TIME_WAIT for {:.1} s, and {:.0} connections/s fit instead of {:.1}. Or keep \
              connections open and reuse them; without either, {}.",
             reuse_delay(client.facts),
-            pressure.what_if.takeover,
-            pressure.highest_rate(),
+            PerSecond(pressure.what_if.takeover),
+            PerSecond(pressure.highest_rate()),
             pressure.room()
         );
         finding.dont = "Do not lower tcp_fin_timeout, which is not the length of TIME_WAIT, and \
@@ -76,8 +77,9 @@ pub fn would_help(scene: &Scene<'_>) -> Vec<Finding> {
                 .filter(|pressure| pressure.holder() == Some(Holder::Forbidden))
                 .filter(|pressure| !pressure.space.local.is_loopback());
             short.extend(short_of.map(|pressure| {
-                let (now, then) = (pressure.highest_rate(), pressure.what_if.takeover);
-                format!("{}: {now:.0}/s becomes {then:.0}/s", pressure.peer)
+                let [now, then] =
+                    [pressure.highest_rate(), pressure.what_if.takeover].map(PerSecond);
+                format!("{}: {now}/s becomes {then}/s", pressure.peer)
             }));
         }
         let share = forbidden as f64 / f64::max(all as f64, 1.0);

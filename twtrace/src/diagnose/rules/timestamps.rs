@@ -7,6 +7,7 @@ use crate::{
         pressure::{Holder, Pressure, Stamps},
     },
     host::facts::NamespaceFacts,
+    units::PerSecond,
 };
 
 /// Peers short of ports whose sockets come without timestamps, with how bad it is.
@@ -89,8 +90,8 @@ pub fn none_from_peer(scene: &Scene<'_>) -> Vec<Finding> {
                 " Let it pass them, and {:.0} connections/s fit instead of {:.1}.{} Until then \
                  keep connections open and reuse them, or let the peer close first; or make room: \
                  {}.",
-                pressure.what_if.takeover,
-                pressure.highest_rate(),
+                PerSecond(pressure.what_if.takeover),
+                PerSecond(pressure.highest_rate()),
                 reuse_as_well(pressure, client.facts),
                 pressure.room()
             ));
@@ -142,8 +143,8 @@ pub fn off_here(scene: &Scene<'_>) -> Vec<Finding> {
             "Set net.ipv4.tcp_timestamps=1 (the default; its offset is random per connection, so \
              it tells nobody the uptime){as_well}, and {:.0} connections/s fit instead of {:.1}: new ones \
              profit, those in TIME_WAIT run out. Or make room: {}.",
-            pressure.what_if.takeover,
-            pressure.highest_rate(),
+            PerSecond(pressure.what_if.takeover),
+            PerSecond(pressure.highest_rate()),
             pressure.room()
         );
         finding.dont = "Do not leave timestamps off for hardening: PAWS and the early reuse of \

@@ -68,8 +68,8 @@ fn of_ports(ports: &Pressure, width: usize, theme: Theme) -> [Line<'static>; 2] 
     let detail = format!(
         "            {}: {}/s stay {:.0} s each; ",
         ports.triple(),
-        rate(ports.blocked_rate),
-        ports.seconds
+        rate(ports.stuck_rate()),
+        if ports.is_young() { ports.delay } else { ports.seconds }
     );
     [
         bar("ports", ports.used_share(), &words, width, theme),
