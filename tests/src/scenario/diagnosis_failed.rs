@@ -3,7 +3,7 @@
 //! is the one that helps against it, and that nothing is said where nothing fails.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -93,6 +93,12 @@ fn closes_first(stream: TcpStream, _: &mut Calls) -> Result<()> {
 fn keeps(stream: TcpStream, calls: &mut Calls) -> Result<()> {
     calls.kept.push(stream);
     Ok(())
+}
+
+/// Keeps it, shut down for sending.
+fn keeps_shut_down(stream: TcpStream, calls: &mut Calls) -> Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    keeps(stream, calls)
 }
 
 /// Closes it while the peer does not.
@@ -241,15 +247,23 @@ pub fn named_by_the_program(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Open connections hold the ports.
+/// Open connections hold the ports, or such as the program has only shut down.
 pub fn open_connections(lab: &Lab) -> Result<()> {
-    let (net, server) = few_ports(Behaviour::Holds)?;
-    let tracer = diagnose(lab, &net.client)?;
-    let made = calls(&net.client, server.addr(), PORTS + MORE, plain, keeps)?;
-    expect::equal("what the calls said", &(MORE as u64), &made.failed)?;
-    let report = tracer.finish_report()?;
-    drop(made.kept);
-    fails(&report, made.failed, "20 of its 20 ports are held by connections that are open", "leak")
+    let cases: [(Then, _, _); 2] = [
+        (keeps, "are open", "leak"),
+        (keeps_shut_down, "the program has shut down and not closed", "state fin-wait-2"),
+    ];
+    for (then, how, remedy) in cases {
+        let (net, server) = few_ports(Behaviour::Holds)?;
+        let tracer = diagnose(lab, &net.client)?;
+        let made = calls(&net.client, server.addr(), PORTS + MORE, plain, then)?;
+        expect::equal("what the calls said", &(MORE as u64), &made.failed)?;
+        let report = tracer.finish_report()?;
+        drop(made.kept);
+        let why = format!("20 of its 20 ports are held by connections that {how}");
+        fails(&report, made.failed, &why, remedy)?;
+    }
+    Ok(())
 }
 
 /// The same with ports that were bound first: where refused bind() calls are not seen, it is told that

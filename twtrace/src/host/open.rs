@@ -39,6 +39,9 @@ pub struct OpenPorts {
     pub unanswered: Counts,
     /// Of the ports in `peers` those that the program here has closed and the peer has not.
     pub half_closed: Counts,
+    /// Of the ports in `peers` those that the program here has shut down for sending and has still, and
+    /// the peer has not closed.
+    pub shut_down: Counts,
     /// Of the ports in `peers` those that the peer has closed and the program here has not.
     pub left_open: Counts,
     /// Of the ports in `peers` those within ranges of sockets' own (`IP_LOCAL_PORT_RANGE`), by range as
@@ -117,6 +120,7 @@ impl OpenPorts {
             (Stage::LeftOpen, of(&self.left_open)),
             (Stage::Unanswered, of(&self.unanswered)),
             (Stage::HalfClosed, of(&self.half_closed)),
+            (Stage::ShutDown, of(&self.shut_down)),
         ];
         let all = of(&self.peers);
         let open = all.saturating_sub(others.iter().map(|(_, count)| count).sum());
@@ -207,6 +211,9 @@ pub enum Stage {
     Unanswered,
     /// The program here has closed it, and the peer has not (FIN_WAIT2, as a full socket).
     HalfClosed,
+    /// The program here has shut it down for sending and has it still, and the peer has not closed it
+    /// (FIN_WAIT2 with a descriptor).
+    ShutDown,
 }
 
 impl Stage {
@@ -219,6 +226,8 @@ impl Stage {
             Self::Unanswered
         } else if socket.is_half_closed() {
             Self::HalfClosed
+        } else if socket.is_shut_down() {
+            Self::ShutDown
         } else {
             Self::Open
         }
@@ -244,6 +253,7 @@ struct Triple {
     left_open: u64,
     unanswered: u64,
     half_closed: u64,
+    shut_down: u64,
 }
 
 impl Found {
@@ -266,6 +276,7 @@ impl Found {
             Stage::LeftOpen => triple.left_open += 1,
             Stage::Unanswered => triple.unanswered += 1,
             Stage::HalfClosed => triple.half_closed += 1,
+            Stage::ShutDown => triple.shut_down += 1,
             Stage::Open => {}
         }
     }
@@ -287,6 +298,7 @@ impl Found {
                 (&mut open.left_open, triple.left_open),
                 (&mut open.unanswered, triple.unanswered),
                 (&mut open.half_closed, triple.half_closed),
+                (&mut open.shut_down, triple.shut_down),
             ] {
                 if count > 0 {
                     counts.entry(remote).or_default().insert(local, count);
@@ -429,7 +441,7 @@ mod tests {
         assert_eq!(open.most_are(source, to), (Stage::LeftOpen, 4));
         assert_eq!(open.most_are(source, other), (Stage::Open, 2));
         let of = |counts: &Counts| count(counts, source, to);
-        assert_eq!((of(&open.unanswered), of(&open.half_closed)), (1, 1));
+        assert_eq!([&open.unanswered, &open.half_closed, &open.shut_down].map(of), [1, 1, 1]);
         let within = |range| open.held_within(source, to, range);
         assert_eq!(within((20_002, 20_004)), Some(3), "of a socket's own range");
         assert_eq!(within((20_000, 20_999)), Some(7), "not asked for: all there are");

@@ -89,6 +89,12 @@ impl<'a> Socket<'a> {
         self.state == FIN_WAIT2 && self.inode == NO_INODE && !self.is_in_time_wait()
     }
 
+    /// Whether the program here has shut it down for sending and has it still, and the peer has not
+    /// closed its end: FIN_WAIT2, without a timer as long as the program has it.
+    pub fn is_shut_down(&self) -> bool {
+        self.state == FIN_WAIT2 && self.inode != NO_INODE && !self.is_in_time_wait()
+    }
+
     /// Whether it is in TIME_WAIT, or a FIN_WAIT2 mini-socket.
     pub fn is_in_time_wait(&self) -> bool {
         self.timer.starts_with(TIMEWAIT_TIMER)
@@ -191,13 +197,20 @@ mod tests {
         let told = |state: &str, inode: u32| {
             let line = format!("0: 0100000A:4E20 0200000A:1F90 {state} 0:0 02:0 0 0 0 {inode} 1");
             let socket = Socket::parse(&line, false).unwrap();
-            (socket.is_unanswered(), socket.is_half_closed(), socket.is_left_open())
+            [
+                socket.is_unanswered(),
+                socket.is_half_closed(),
+                socket.is_shut_down(),
+                socket.is_left_open(),
+            ]
         };
+        const NONE: [bool; 4] = [false; 4];
         for state in ["04", "09", "0B"] {
-            assert_eq!(told(state, 0), (true, false, false));
-            assert_eq!(told(state, 9), (false, false, false));
+            assert_eq!(told(state, 0), [true, false, false, false]);
+            assert_eq!(told(state, 9), NONE);
         }
-        assert_eq!((told("05", 0), told("05", 9)), ((false, true, false), (false, false, false)));
-        assert_eq!((told("08", 9), told("01", 9)), ((false, false, true), (false, false, false)));
+        assert_eq!(told("05", 0), [false, true, false, false]);
+        assert_eq!(told("05", 9), [false, false, true, false]);
+        assert_eq!((told("08", 9), told("01", 9)), ([false, false, false, true], NONE));
     }
 }

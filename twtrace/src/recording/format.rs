@@ -315,6 +315,8 @@ file! {
         #[serde(default)]
         half_closed: BTreeMap<SocketAddr, BTreeMap<IpAddr, u64>>,
         #[serde(default)]
+        shut_down: BTreeMap<SocketAddr, BTreeMap<IpAddr, u64>>,
+        #[serde(default)]
         within: BTreeMap<SocketAddr, BTreeMap<IpAddr, BTreeMap<String, u64>>>,
         #[serde(default)]
         in_use: u64,
@@ -496,6 +498,7 @@ mod tests {
             connecting: held.clone(),
             unanswered: held.clone(),
             half_closed: held.clone(),
+            shut_down: held.clone(),
             left_open: held,
             within: BTreeMap::from([(
                 SocketAddr::new(end(), 443),

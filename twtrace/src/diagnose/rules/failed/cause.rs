@@ -7,6 +7,7 @@ use crate::{
     failures::{Cause, Place},
     host::{facts::NamespaceFacts, open::Stage},
     text::counted,
+    units::PerSecond,
 };
 
 /// What there is to say of a failure: why, and what to do.
@@ -215,8 +216,8 @@ fn no_timestamps(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
         remedy: format!(
             "{find}{reuse}: {:.0} connections/s fit then instead of {:.1}, once the old sockets \
              have run out. Until then: {}; {}.{}",
-            ports.what_if.takeover,
-            ports.highest_rate(),
+            PerSecond(ports.what_if.takeover),
+            PerSecond(ports.highest_rate()),
             POOL.to_lowercase(),
             ports.room(),
             too_few(ports, ports.what_if.takeover)
@@ -259,8 +260,8 @@ fn forbidden(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
             "Set net.ipv4.tcp_tw_reuse={wanted}{}: it works at once, for those in TIME_WAIT too, \
              and {:.0} connections/s fit instead of {:.1}. Or: {}; {}.{}",
             if wanted == 2 { " (the default; on loopback it is enough)" } else { "" },
-            ports.what_if.takeover,
-            ports.highest_rate(),
+            PerSecond(ports.what_if.takeover),
+            PerSecond(ports.highest_rate()),
             POOL.to_lowercase(),
             ports.room(),
             too_few(ports, ports.what_if.takeover)
@@ -283,7 +284,7 @@ fn young(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
              than {:.0} connections/s fit",
             ports.delay,
             choice(ports),
-            ports.highest_rate()
+            PerSecond(ports.highest_rate())
         ),
         remedy: format!("{POOL}, or make fewer; {}.{sooner}", ports.room()),
         dont: "Do not look for missing timestamps: taking ports over works here, it is the rate.",
@@ -319,7 +320,7 @@ fn fin_wait2(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
 /// What `tcp_fin_timeout` does for ports in FIN_WAIT2; of those that are there it is as it was when they
 /// were closed.
 fn until_then(ports: &Pressure) -> String {
-    let (timeout, fits) = (ports.fin_seconds, ports.highest_rate());
+    let (timeout, fits) = (ports.fin_seconds, PerSecond(ports.highest_rate()));
     if let Some((_, last)) = ports.free_in
         && last > timeout + AT_ONCE_S
     {
@@ -331,7 +332,8 @@ fn until_then(ports: &Pressure) -> String {
         );
     }
     let lower = if timeout > SHORT_FIN_TIMEOUT_S {
-        format!(", and with {SHORT_FIN_TIMEOUT_S:.0} s {:.1}", fits * timeout / SHORT_FIN_TIMEOUT_S)
+        let fits = PerSecond(fits.0 * timeout / SHORT_FIN_TIMEOUT_S);
+        format!(", and with {SHORT_FIN_TIMEOUT_S:.0} s {fits:.1}")
     } else {
         String::new()
     };
@@ -360,7 +362,7 @@ fn bound_first(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
              the port, for each peer anew{as_well}; what is bound already comes back {}. Otherwise \
              {:.1} connections/s fit, to all peers together; {}.",
             back(ports),
-            ports.highest_rate(),
+            PerSecond(ports.highest_rate()),
             ports.room()
         ),
         dont: "Do not expect tcp_tw_reuse, timestamps or SO_REUSEADDR to help while bind() chooses \
@@ -416,6 +418,7 @@ fn open(ports: &Pressure, facts: &NamespaceFacts) -> Explained {
         Stage::LeftOpen => left_open(ports, &held, count),
         Stage::Unanswered => unanswered(ports, &held, count),
         Stage::HalfClosed => half_closed(ports, facts, &held, count),
+        Stage::ShutDown => shut_down(ports, &held, count),
         Stage::Open => Explained {
             why: format!("{held} are held by connections that are open"),
             remedy: format!(
@@ -512,6 +515,27 @@ fn half_closed(ports: &Pressure, facts: &NamespaceFacts, held: &str, count: u64)
         ),
         dont: "Do not look for a leak in the program here, for tcp_tw_reuse or for timestamps: it has \
                closed them, and they are not in TIME_WAIT.",
+    }
+}
+
+/// The program has shut them down for sending and has them still, the peer has not closed them.
+fn shut_down(ports: &Pressure, held: &str, count: u64) -> Explained {
+    Explained {
+        why: format!(
+            "{held} are held by connections that the program has shut down and not closed, and the peer \
+             does not close: {count} are in FIN_WAIT2"
+        ),
+        remedy: format!(
+            "Let the peer close its end when ours is shut down (look there for connections in \
+             CLOSE_WAIT), and the program here when it has waited long enough: they last until either \
+             does, and where only the program does, for as long as net.ipv4.tcp_fin_timeout says beyond \
+             that. `ss -tnp state fin-wait-2 dst {}` lists them with their process. If it needs as many, \
+             {}.",
+            ports.peer,
+            ports.more_ports()
+        ),
+        dont: "Do not look for TIME_WAIT, tcp_tw_reuse or timestamps, and do not lower tcp_fin_timeout \
+               alone: no timer runs while a program has them open.",
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     host::facts::NamespaceFacts,
     owner::Owners,
     text::counted,
+    units::PerSecond,
 };
 
 /// Most findings of the kind.
@@ -216,8 +217,8 @@ fn why_over(group: &Group<'_>, ports: &Pressure, now_ns: u64) -> Option<String> 
              {:.0} fit",
             ports.used(),
             ports.usable,
-            ports.rate,
-            ports.highest_rate()
+            PerSecond(ports.rate),
+            PerSecond(ports.highest_rate())
         )
     })
 }
@@ -636,6 +637,29 @@ mod tests {
         assert!(both.remedy.contains("Against the second: Set net.ipv4.tcp_tw_reuse=1"));
         assert_eq!(both.dont, "", "what is of no use against the one helps against the other");
         assert!(!with(370, 30).summary.contains("besides"));
+    }
+
+    #[test]
+    fn what_a_program_has_only_shut_down_is_told_from_what_it_uses() {
+        let mut facts = facts();
+        only(&mut facts).port_range = Some(20_000..=20_399);
+        let with = |shut_down| {
+            let of = |count| {
+                let by_source = [("10.1.0.1".parse().unwrap(), count)].into();
+                [("10.0.0.2:443".parse().unwrap(), by_source)].into()
+            };
+            let (peers, shut_down) = (of(400), of(shut_down));
+            let mut facts = facts.clone();
+            only(&mut facts).open =
+                Some(OpenPorts { read_ns: NOW_NS, peers, shut_down, ..OpenPorts::default() });
+            failing(&facts, Client::at("10.0.0.2", 443), 1).remove(0)
+        };
+        let most = with(390);
+        let says = "400 of its 400 ports are held by connections that the program has shut down and \
+                    not closed, and the peer does not close: 390 are in FIN_WAIT2";
+        assert!(most.summary.contains(says), "{}", most.summary);
+        assert!(most.remedy.contains("`ss -tnp state fin-wait-2 dst 10.0.0.2:443`"));
+        assert!(with(10).summary.contains("held by connections that are open"));
     }
 
     #[test]
