@@ -225,6 +225,11 @@ impl Window {
         u64::from(self.sum(second_of(mono_ns)..u32::MAX).entered)
     }
 
+    /// Ends since a moment of sockets whose fast path was closed, likewise.
+    pub fn freed_since(&self, mono_ns: u64) -> u64 {
+        u64::from(self.sum(second_of(mono_ns)..u32::MAX).freed)
+    }
+
     /// The most sockets that lived at the end of one of the last seconds, as seen from the `live` of
     /// now: what came since was not there, and what went was.
     pub fn most_of_late(&self, live: u64, now_ns: u64) -> u64 {

@@ -115,6 +115,8 @@ pub struct Pressure {
     pub free_in: Option<(f64, f64)>,
     /// Seconds since a call failed for want of a port here, within the last minute.
     pub failed_ago: Option<f64>,
+    /// Ports that came back in the second in which a call failed here last, and since.
+    pub back_since: u64,
     /// Whether calls failed within the last minute and the ports suffice again: what held them is gone, or
     /// a setting that kept them was changed.
     pub came_back: bool,

@@ -268,6 +268,7 @@ pub fn weigh(mut draft: Draft<'_>, case: &Case<'_>, bound: &Ports) -> Pressure {
         takes_over: rates.early > 0.0 && rates.early >= rates.entered / 2.0,
         free_in: draft.stock.held.next_free().zip(draft.stock.held.last_free()),
         failed_ago,
+        back_since: last_ns.map_or(0, |last_ns| draft.window.freed_since(last_ns)),
         came_back,
         seen,
         barred,

@@ -31,7 +31,8 @@ pub fn of_space(ports: &Pressure, facts: &NamespaceFacts) -> Option<Explained> {
     if ports.usable == 0 {
         return Some(nothing_to_choose(ports));
     }
-    let unknown = ports.usable as f64 - ports.used();
+    // Of those that came back at that time nothing is known but that they were held.
+    let unknown = ports.usable as f64 - ports.used() - ports.back_since as f64;
     // Before calls fail the others are free.
     let is_unseen = ports.space.chosen == PortChoice::Connect
         && ports.failing()

@@ -549,6 +549,13 @@ mod tests {
         let says = "100 of its 400 ports are in TIME_WAIT";
         assert!(now[0].summary.contains(says), "{}", now[0].summary);
         assert!(now[0].summary.contains("what holds the other 300 is not seen"));
+        let mut peer = short().live(400).peer();
+        let ended = Some((NOW_NS - 500_000_000, false));
+        (0..300).for_each(|_| peer.history.end(0, Hold::BLOCKED, ended));
+        let (peers, failures) = ([peer], failed(CallResult::NoPort, 1));
+        let at_once = diagnose(&Case { failures: &failures, ..case(&peers, &facts) }).findings;
+        assert!(at_once[0].summary.contains(says), "{}", at_once[0].summary);
+        assert!(!at_once[0].summary.contains("is not seen"), "{}", at_once[0].summary);
     }
 
     #[test]
