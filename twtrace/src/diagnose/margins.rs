@@ -6,7 +6,7 @@ use super::{
     buckets::Buckets,
     egress::EgressMargin,
     pressure::Pressure,
-    tracking::Tracking,
+    tracking::{SOON_S, Tracking},
 };
 use crate::{
     host::{facts::Rules, files::ProcessFiles},
@@ -121,8 +121,9 @@ impl Margins {
 
     /// The limit that is nearest; `None` if none is known.
     pub fn worst(&self) -> Option<Limit> {
-        self.limits()
-            .max_by(|one, two| one.share.total_cmp(&two.share).then(two.will_do.cmp(&one.will_do)))
+        self.limits().max_by(|one, two| {
+            one.pressing().total_cmp(&two.pressing()).then(two.will_do.cmp(&one.will_do))
+        })
     }
 }
 
@@ -142,6 +143,20 @@ pub struct Limit {
 }
 
 impl Limit {
+    /// Share from which on what is taken now is no matter of later.
+    const FULL: f64 = 0.9;
+
+    /// Whether there is time until nothing is left: what will be wanted is a warning then.
+    pub fn is_far(&self) -> bool {
+        self.used < Self::FULL
+            && matches!(self.exhaustion, Exhaustion::In(seconds) if seconds > SOON_S)
+    }
+
+    /// The share, as far as it presses.
+    fn pressing(&self) -> f64 {
+        if self.is_far() { self.share.min(Self::FULL) } else { self.share }
+    }
+
     /// What is taken, what will be wanted if that is more, and when nothing is left.
     pub fn sentence(&self) -> String {
         let Self { name, used, share, exhaustion, .. } = self;
@@ -186,6 +201,17 @@ mod tests {
         assert_eq!(sentence((0.5, 0.5), never), "50% of ports");
         assert_eq!(sentence((0.5, 0.5), Exhaustion::In(9.0)), "50% of ports", "if it lasts");
         assert_eq!(sentence((0.5, 0.504), never), "50% of ports", "as it is shown");
+    }
+
+    #[test]
+    fn what_is_far_ahead_hides_nothing_that_is_near() {
+        let far = Exhaustion::In(1739.0);
+        let limit = |shares, when| Limit::new("entries".into(), shares, false, when);
+        assert!(limit((0.01, 1.72), far).is_far());
+        assert!(!limit((0.01, 1.72), Exhaustion::In(599.0)).is_far());
+        assert!(!limit((0.91, 1.72), far).is_far(), "it is nearly full");
+        assert!(limit((0.01, 1.72), far).pressing() < limit((0.5, 0.95), far).share);
+        assert!(limit((0.01, 1.72), far).pressing() > limit((0.5, 0.8), far).share);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use super::arithmetic::{self, Exhaustion};
 use crate::host::facts::{Conntrack, NamespaceFacts};
 
+/// Seconds ahead that are too few to wait for the morning.
+pub const SOON_S: f64 = 600.0;
+
 /// How full the table of connections is.
 ///
 /// What fills it is whatever passes, forwarded connections as well as this host's own, and it keeps

@@ -57,8 +57,9 @@ pub fn line(summary: &Summary, warn: u32, crit: u32) -> (Status, String) {
     let percent = percent(worst.share);
     let findings = &examined.diagnosis.findings;
     let failure = findings.iter().filter_map(Finding::failure).max();
+    let suffices = worst.will_do && crit >= FULL;
     let status = if failure == Some(Severity::Critical)
-        || (percent > f64::from(crit) && !(worst.will_do && crit >= FULL))
+        || (percent > f64::from(crit) && !suffices && !worst.is_far())
     {
         Status::Critical
     } else if failure == Some(Severity::Warning) || percent > f64::from(warn) {

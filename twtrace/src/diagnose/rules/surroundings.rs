@@ -5,7 +5,7 @@ use crate::{
         Finding, Scene, Severity,
         arithmetic::{self, Exhaustion},
         pressure::SHORT,
-        tracking::Tracking,
+        tracking::{SOON_S, Tracking},
     },
     host::{
         facts::{Conntrack, NamespaceFacts},
@@ -43,10 +43,18 @@ pub fn loopback(scene: &Scene<'_>) -> Vec<Finding> {
                 .with("without_takeover", all.round() as u64, "ports", super::COMPUTED)
                 .with("usable_ports", pressure.usable, "ports", pressure.range_source())
                 .with("tcp_tw_reuse", client.facts.tw_reuse, "", "net.ipv4.tcp_tw_reuse");
-            finding.consequence = "As long as ports are taken over after a second it works; each \
-                                   connect() searches a table full of TIME_WAIT, and whoever \
-                                   turns tcp_tw_reuse or tcp_timestamps off stops it."
-                .into();
+            finding.consequence = match client.facts.tw_reuse {
+                Some(0) => {
+                    "tcp_tw_reuse=0 holds each port for 60 s on loopback as well, and each connect() \
+                     searches a table full of TIME_WAIT."
+                }
+                _ => {
+                    "As long as ports are taken over after a second it works; each connect() searches \
+                     a table full of TIME_WAIT, and whoever turns tcp_tw_reuse or tcp_timestamps off \
+                     stops it."
+                }
+            }
+            .into();
             finding.remedy = "Keep the connection open (keep-alive between proxy and backend, a \
                               pool for the database), or use a Unix socket."
                 .into();
@@ -59,8 +67,6 @@ pub fn loopback(scene: &Scene<'_>) -> Vec<Finding> {
 const FULL: f64 = 0.9;
 /// Seconds of growth that can be relied on.
 const LASTING_S: f64 = 8.0;
-/// Seconds ahead that are too few to wait for the morning.
-const SOON_S: f64 = 600.0;
 /// A socket's own TIME_WAIT, seconds: more is of no use to anybody.
 const OWN_TIME_WAIT_S: u64 = 60;
 
@@ -289,6 +295,14 @@ mod tests {
         assert_eq!(findings(over_loopback(329)), 0, "19740 of 28232");
         assert_eq!(findings(over_loopback(330)), 1, "19800");
         assert_eq!(findings(Client::at("10.2.0.2", 80).rate(500.0).peer()), 0, "another host");
+        let consequence = |facts: &HostFacts| {
+            let peers = [over_loopback(330)];
+            found(RULES, "TW016", &case(&peers, facts)).remove(0).consequence
+        };
+        assert!(consequence(&facts).starts_with("As long as ports are taken over"));
+        let mut off = facts.clone();
+        only(&mut off).tw_reuse = Some(0);
+        assert!(consequence(&off).starts_with("tcp_tw_reuse=0 holds each port"));
     }
 
     /// A table of so many entries that grows so fast, as it was over so many seconds.
