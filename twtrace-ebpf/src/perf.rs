@@ -7,6 +7,7 @@
 #![no_main]
 #![allow(missing_docs, reason = "programs and maps are named after the kernel's own functions")]
 
+mod connecting;
 mod end;
 mod enter;
 mod fail;

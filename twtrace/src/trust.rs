@@ -19,7 +19,7 @@ pub struct Trust {
     pub missing: u64,
     /// Namespaces of which not all could be held against the kernel's own counters.
     pub unaudited: u64,
-    /// Program runs the kernel skipped: why sockets may be missing, and not how many.
+    /// Program runs the kernel skipped: why sockets or failed calls may be missing, and not how many.
     pub skipped: u64,
     /// Sockets whose end was not seen; counted as unknown.
     pub healed: u64,
@@ -206,6 +206,15 @@ pub static DOUBTS: &[Doubt] = &[
     .alarm("failed calls told of no program, too many at once")
     .counter("twtrace_failures_dropped"),
     doubt(
+        "answers_missed",
+        "bind() calls unanswered",
+        "bind() calls whose answer was not seen: more may have been refused than are counted. The kernel \
+         keeps track of few at a time for kprobes.",
+        |trust| trust.kernel.of(Counter::AnswersMissed),
+    )
+    .alarm("bind() calls whose answer was not seen: more may have been refused than are counted")
+    .counter("twtrace_answers_missed"),
+    doubt(
         "failure_events_lost",
         "failure events lost",
         "Events of failed calls that found no room in the buffer; the calls are counted all the \
@@ -280,7 +289,7 @@ pub static DOUBTS: &[Doubt] = &[
     doubt(
         "skipped",
         "program runs skipped",
-        "Program runs that the kernel skipped: why sockets may be missing, and not how many.",
+        "Program runs that the kernel skipped: why sockets or failed calls may be missing, and not how many.",
         |trust| trust.skipped,
     )
     .counter("twtrace_programs_skipped"),
@@ -319,6 +328,7 @@ mod tests {
             Counter::MapFailed,
             Counter::RefusalsDropped,
             Counter::FailuresDropped,
+            Counter::AnswersMissed,
         ] {
             let trust = Trust { kernel: Totals::default().with(counter, 3), ..Trust::default() };
             let told: Vec<_> = trust.alarms().map(|(count, _)| count).collect();

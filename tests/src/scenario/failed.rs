@@ -12,7 +12,7 @@ use rustix::net::{
 use serde_json::Value;
 
 use crate::expect;
-use crate::lab::Lab;
+use crate::lab::{Backend, Lab};
 use crate::sockopt::set_bind_address_no_port;
 use crate::summary::Summary;
 use crate::topology::{self, ephemeral_ports};
@@ -344,4 +344,62 @@ pub fn many_at_once_are_told_by_few_events(lab: &Lab) -> Result<()> {
         expect::equal("local", &Some("10.1.0.1:0"), &event["local"].as_str())?;
     }
     Ok(())
+}
+
+/// Threads that search a long range in vain all at once, each giving way to others meanwhile: the kernel
+/// has few places for functions that are yet to return.
+pub fn many_threads_fail_at_once(lab: &Lab) -> Result<()> {
+    const THREADS: usize = 16;
+    const CALLS: usize = 200;
+    let net = topology::pair()?;
+    ephemeral_ports(&net.client, 20_000, 20_999)?;
+    net.client.set("ipv4/tcp_tw_reuse", "0")?;
+    let server = Server::start(&net.server, "10.1.0.2:8080", Behaviour::AnswersEof)?;
+    let client = Client::new(&net.client);
+    client.short_connections(server.addr(), 1_000)?;
+    let tracer = super::watch(lab, &net.client)?;
+    let truth = std::thread::scope(|scope| {
+        let calls = || connects(&client, server.addr(), CALLS);
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(calls)).collect();
+        threads.into_iter().try_fold(0, |sum, thread| {
+            let (failed, _) = thread.join().map_err(|_| anyhow::anyhow!("a caller panicked"))??;
+            Ok::<_, anyhow::Error>(sum + failed)
+        })
+    })?;
+    expect::equal("what the calls said", &((THREADS * CALLS) as u64), &truth)?;
+    let summary = tracer.finish()?;
+    failed(&summary, summary.at("/totals")?, truth, 0)
+}
+
+/// The same with a port that is bound first: what the kernel does not tell of is counted.
+pub fn many_threads_are_refused_at_once(lab: &Lab) -> Result<()> {
+    const THREADS: u64 = 16;
+    const CALLS: u64 = 200;
+    if !lab.sees_binds() {
+        return Ok(());
+    }
+    let net = topology::pair()?;
+    ephemeral_ports(&net.client, 20_000, 20_199)?;
+    let client = Client::new(&net.client);
+    let held: Vec<_> =
+        std::iter::repeat_with(|| bound("10.1.0.1:0", &client)).take_while(Result::is_ok).collect();
+    expect::equal("ports held", &200, &held.len())?;
+    let tracer = super::watch(lab, &net.client)?;
+    let refused = |_| bound("10.1.0.1:0", &client).map(drop).map_err(|error| error.kind());
+    let refused = || (0..CALLS).map(refused).filter(|it| *it == Err(ErrorKind::AddrInUse)).count();
+    let truth = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(refused)).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).sum::<usize>() as u64
+    });
+    expect::equal("what the calls said", &(THREADS * CALLS), &truth)?;
+    let summary = tracer.finish()?;
+    let seen = summary.number("/totals/failed/address_in_use")?;
+    let missed = summary.number("/trust/answers_missed")?;
+    let skipped = summary.skipped()?;
+    // That a thread's last answer was missed the next call of it would tell.
+    let last = if lab.backend == Backend::Kprobe { THREADS } else { 0 };
+    let known = seen..=seen + missed + skipped + last;
+    expect::that(known.contains(&truth), || {
+        format!("{truth}: {seen} seen, {missed} missed, {skipped} skipped")
+    })
 }

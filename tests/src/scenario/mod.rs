@@ -247,6 +247,8 @@ pub const ALL: &[Scenario] = &[
     kernel("failed_is_no_other_end_of_a_connect", failed::other_ends_of_a_connect_are_none),
     kernel("failed_binds", failed::refused_binds),
     kernel("failed_binds_are_of_ports_in_use", failed::refused_binds_and_others),
+    kernel("failed_by_many_threads_at_once", failed::many_threads_fail_at_once),
+    kernel("failed_binds_by_many_threads_at_once", failed::many_threads_are_refused_at_once),
     kernel("failed_many_at_once_in_few_events", failed::many_at_once_are_told_by_few_events),
     core("replaced_by_a_syn", replaced::replaced_by_a_syn),
     core("killed_by_rst_unless_rfc1337", killed::by_rst_unless_rfc1337),

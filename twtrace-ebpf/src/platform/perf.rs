@@ -32,6 +32,9 @@ use crate::{maps::Entering, read};
 /// There are none: an entry that the hash dance was not seen of stays unseen.
 pub const HAS_FEXIT: bool = false;
 
+/// A map that knows nothing for long; there is none that forgets what is oldest before 4.10.
+pub type Recent<K, V> = HashMap<K, V>;
+
 /// Whether positions of fields are always known.
 pub const KNOWS_TYPES: bool = false;
 

@@ -85,8 +85,7 @@ fn ours<'a>(line: &'a str, of_process: &impl Fn(u32) -> bool) -> Option<&'a str>
     let (event, function) = line.split_once(' ')?;
     let name = event.split_once(":kprobes/")?.1;
     let (pid, rest) = name.strip_prefix("aya_")?.split_once('_')?;
-    let known: BTreeSet<&str> =
-        hooks::ALL.iter().chain(hooks::CALLS).map(|hook| hook.function).collect();
+    let known: BTreeSet<&str> = hooks::functions().collect();
     let function = function.split(['+', ' ']).next()?;
     let is_named_so = rest.get(2..)?.starts_with(function) && known.contains(function);
     (is_named_so && of_process(pid.parse().ok()?)).then_some(name)

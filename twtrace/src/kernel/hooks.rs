@@ -66,18 +66,16 @@ pub const ENTRY: &[Hook] = &[
     },
 ];
 
-/// What tells that a call failed; with or without ends.
+/// What tells that a call failed; with or without ends. With kprobes [`STATE`] tells it of `connect()`.
 pub const CALLS: &[Hook] = &[
     Hook {
         function: "inet_hash_connect",
-        exit: Some((Fexit::One("fexit_hash_connect"), Some("kretprobe_hash_connect"))),
-        kprobe_entry: Some("kprobe_hash_connect"),
+        exit: Some((Fexit::One("fexit_hash_connect"), None)),
         ..NONE
     },
     Hook {
         function: "inet6_hash_connect",
-        exit: Some((Fexit::One("fexit_hash_connect6"), Some("kretprobe_hash_connect6"))),
-        kprobe_entry: Some("kprobe_hash_connect6"),
+        exit: Some((Fexit::One("fexit_hash_connect6"), None)),
         optional: true,
         ..NONE
     },
@@ -88,6 +86,33 @@ pub const CALLS: &[Hook] = &[
         ..NONE
     },
 ];
+
+/// What tells by a socket's state that a `connect()` failed, with kprobes: a raw tracepoint, or a kprobe where
+/// there is none.
+#[derive(Clone, Copy, Debug)]
+pub struct State {
+    /// The tracepoint.
+    pub point: &'static str,
+    /// Program for it.
+    pub tracepoint: &'static str,
+    /// The function that it is in.
+    pub function: &'static str,
+    /// Program for that.
+    pub kprobe: &'static str,
+}
+
+/// Linux 4.16 has the tracepoint, 4.17 programs for it.
+pub const STATE: State = State {
+    point: "inet_sock_set_state",
+    tracepoint: "tracepoint_connecting",
+    function: "tcp_set_state",
+    kprobe: "kprobe_set_state",
+};
+
+/// All functions that are hooked in some kernel.
+pub fn functions() -> impl Iterator<Item = &'static str> {
+    ALL.iter().chain(CALLS).map(|hook| hook.function).chain([STATE.function])
+}
 
 /// All hooks of sockets, in the order they are attached: ends before beginnings, so that nothing begins
 /// whose end would be missed.

@@ -25,10 +25,12 @@ pub struct Kprobes {
 impl Kprobes {
     /// Those of a kernel with these functions: by address where that is quicker and they are shown.
     pub fn new(functions: &Functions<'_>) -> Self {
-        let hooked = hooks::ALL.iter().chain(hooks::CALLS).map(|hook| hook.function);
         let address = |name| Some((name, functions.address(name)?));
-        let addresses =
-            if names_are_slow() { hooked.filter_map(address).collect() } else { HashMap::new() };
+        let addresses = if names_are_slow() {
+            hooks::functions().filter_map(address).collect()
+        } else {
+            HashMap::new()
+        };
         Self { addresses, open: Vec::new() }
     }
 

@@ -2,7 +2,7 @@
 
 use aya::{
     Btf, Ebpf,
-    programs::{FExit, KProbe, Program, ProgramError, RawTracePoint},
+    programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError, RawTracePoint},
 };
 
 use super::{
@@ -55,13 +55,28 @@ pub fn attach_kprobes(
         }
         Ok(())
     });
+    let result = result.and_then(|()| attach_state(ebpf, kprobes));
     match result {
-        Ok(()) => Ok(attached),
+        Ok(name) => {
+            attached.push(name);
+            Ok(attached)
+        }
         Err(reason) => {
             detach(ebpf, kprobes, &attached);
             Err(reason)
         }
     }
+}
+
+/// Attaches what goes with kprobes and tells states of sockets; answers the program.
+pub fn attach_state(ebpf: &mut Ebpf, kprobes: &mut Kprobes) -> Result<&'static str, String> {
+    let hooks::State { point, tracepoint, function, kprobe } = hooks::STATE;
+    match attach_point(ebpf, tracepoint, point, None) {
+        Ok(()) => return Ok(tracepoint),
+        Err(error) => tracing::debug!(point, "not attached: {}", brief(&error)),
+    }
+    attach_one_kprobe(ebpf, kprobes, kprobe, function)?;
+    Ok(kprobe)
 }
 
 /// Loads and attaches one kprobe program; the error is one line.
@@ -161,27 +176,36 @@ pub fn attach_tracepoint(
     tracepoint: &Tracepoint,
     btf: &Btf,
 ) -> Result<&'static str, String> {
-    let point = tracepoint.point;
-    let mut attach = |name: &'static str| -> Result<&'static str, ProgramError> {
-        let missing = || ProgramError::InvalidName { name: name.to_owned() };
-        match ebpf.program_mut(name).ok_or_else(missing)? {
-            Program::BtfTracePoint(program) => {
-                program.load(point, btf)?;
-                program.attach()?;
-            }
-            program => {
-                let program: &mut RawTracePoint = program.try_into()?;
-                program.load()?;
-                program.attach(point)?;
-            }
-        }
-        Ok(name)
-    };
-    match attach(tracepoint.typed) {
-        Ok(name) => return Ok(name),
+    let &Tracepoint { point, typed, untyped, .. } = tracepoint;
+    match attach_point(ebpf, typed, point, Some(btf)) {
+        Ok(()) => return Ok(typed),
         Err(error) => tracing::debug!(point, "no types of arguments: {}", brief(&error)),
     }
-    attach(tracepoint.untyped).map_err(|error| format!("{point}: {}", brief(&error)))
+    match attach_point(ebpf, untyped, point, None) {
+        Ok(()) => Ok(untyped),
+        Err(error) => Err(format!("{point}: {}", brief(&error))),
+    }
+}
+
+/// Attaches a program to a tracepoint, by the kernel's types if it is one that is told them.
+fn attach_point(
+    ebpf: &mut Ebpf,
+    name: &str,
+    point: &str,
+    btf: Option<&Btf>,
+) -> Result<(), ProgramError> {
+    let missing = || ProgramError::InvalidName { name: name.to_owned() };
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
+    if let Some(btf) = btf {
+        let program: &mut BtfTracePoint = program.try_into()?;
+        program.load(point, btf)?;
+        program.attach()?;
+    } else {
+        let program: &mut RawTracePoint = program.try_into()?;
+        program.load()?;
+        program.attach(point)?;
+    }
+    Ok(())
 }
 
 /// A program's error in one line; the verifier's log goes to the debug log.

@@ -13,7 +13,7 @@ use super::{
     object::{self, Symbols},
     platform::RingBuf,
     preflight,
-    programs::{attach_hook, attach_tracepoint, detach},
+    programs::{attach_hook, attach_state, attach_tracepoint, detach},
     symbols::Kallsyms,
     walks,
 };
@@ -199,9 +199,18 @@ impl ObjectLoader<'_> {
                 if !hooks::ENTRY.iter().any(entry) {
                     return Err("the kernel has no function inet_twsk_hashdance".to_owned());
                 }
-                hooks.iter().chain(hooks::CALLS).try_for_each(|hook| {
-                    attach_hook(ebpf, kprobes, backend, hook, (types, btf), &mut attached)
-                })
+                hooks
+                    .iter()
+                    .chain(hooks::CALLS)
+                    .try_for_each(|hook| {
+                        attach_hook(ebpf, kprobes, backend, hook, (types, btf), &mut attached)
+                    })
+                    .and_then(|()| {
+                        if backend == Backend::Kprobe {
+                            attached.push(attach_state(ebpf, kprobes)?);
+                        }
+                        Ok(())
+                    })
             }
         };
         if let Err(reason) = result {
