@@ -180,13 +180,16 @@ pub fn close_first(stream: TcpStream) -> Result<()> {
 /// close() has the socket still locked is looked at when it lets go of it, and `tcp_rcv_state_process`
 /// then keeps the orphan a full socket for `tcp_fin_timeout`.
 pub fn abandon(stream: TcpStream) -> Result<()> {
+    shut_down(&stream)
+}
+
+/// Closes this side until the peer has acknowledged that, and keeps the descriptor.
+pub fn shut_down(stream: &TcpStream) -> Result<()> {
     stream.shutdown(Shutdown::Write).context("sending FIN")?;
     wait::until("the FIN to be acknowledged", wait::SOON, || {
-        let state = crate::sockopt::tcp_state(&stream).context("TCP_INFO")?;
+        let state = crate::sockopt::tcp_state(stream).context("TCP_INFO")?;
         Ok((state == FIN_WAIT2).then_some(()))
-    })?;
-    drop(stream);
-    Ok(())
+    })
 }
 
 /// Closes with a reset instead of a FIN.

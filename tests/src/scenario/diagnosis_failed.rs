@@ -3,7 +3,7 @@
 //! is the one that helps against it, and that nothing is said where nothing fails.
 
 use std::io::{self, ErrorKind};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -17,7 +17,9 @@ use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::sockopt::{set_bind_address_no_port, set_local_port_range};
 use crate::topology::{self, SERVER, ephemeral_ports};
-use crate::traffic::{Behaviour, Server, abandon, close_first, read_to_end, stream_socket};
+use crate::traffic::{
+    Behaviour, Server, abandon, close_first, read_to_end, shut_down, stream_socket,
+};
 use crate::twtrace::Running;
 use crate::{expect, wait};
 
@@ -97,7 +99,7 @@ fn keeps(stream: TcpStream, calls: &mut Calls) -> Result<()> {
 
 /// Keeps it, shut down for sending.
 fn keeps_shut_down(stream: TcpStream, calls: &mut Calls) -> Result<()> {
-    stream.shutdown(Shutdown::Write)?;
+    shut_down(&stream)?;
     keeps(stream, calls)
 }
 
