@@ -53,8 +53,8 @@ counters! {
     LostFailed,
     /// Failed calls that found no room in the map that tells where and in which program.
     FailuresDropped,
-    /// `bind()` calls whose answer was not seen, the kernel having no place left to keep track of their
-    /// return (kprobe only).
+    /// Calls of `bind()`, and where types are not known of `connect()`, whose answer was not seen, the kernel
+    /// having no place left to keep track of their return (kprobe only).
     AnswersMissed,
     /// Changes to maps that the kernel did not make, for want of room or of a lock in time, where no
     /// other counter says what that means.

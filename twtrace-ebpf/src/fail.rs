@@ -42,7 +42,7 @@ static FAILING: HashMap<u64, Failing> = HashMap::with_max_entries(1024, 0);
 #[map]
 static ANY_FAILING: Array<u32> = Array::with_max_entries(1, 0);
 
-/// `bind()` calls in progress, by task (kprobe only: a kretprobe has no arguments).
+/// Calls in progress, by task (kprobe only: a kretprobe has no arguments).
 #[map]
 static CALLS: Recent<u64, Call> = Recent::with_max_entries(4096, 0);
 
@@ -72,10 +72,12 @@ pub struct Call {
 const PATIENCE_NS: u64 = 1_000_000_000;
 /// Events a second of one place, cause and process.
 const EVENTS_A_SECOND: u16 = 10;
+/// `-EADDRNOTAVAIL` as functions return it.
+const NOT_AVAILABLE: i32 = -99;
 /// `-EADDRINUSE`; `inet_csk_get_port()` returned 1 instead up to 5.16.
 const IN_USE: i32 = -98;
 
-/// `inet_csk_get_port(sk, port)` was called: keeps its arguments for its return (kprobe).
+/// Keeps the arguments of a call for its return (kprobe).
 ///
 /// The kernel tells no return of calls beyond those it has a place for (see `connecting`), and what was kept
 /// for one is still there at the next call.
@@ -90,14 +92,43 @@ pub fn remember(env: Env, sk: u64, port: u64) {
     }
 }
 
-/// `inet_csk_get_port()` returned (kprobe).
+/// The arguments kept for a return (kprobe).
 #[inline(always)]
-pub fn on_bind_return<C: GivesSockets>(ctx: &C, env: Env, returned: i32) {
+fn recall() -> Option<Call> {
     let task = bpf_get_current_pid_tgid();
     // SAFETY: copied before the entry is removed; no other task has this key.
-    if let Some(call) = unsafe { CALLS.get(task) }.copied() {
-        let _ = CALLS.remove(task);
+    let call = unsafe { CALLS.get(task) }.copied()?;
+    let _ = CALLS.remove(task);
+    Some(call)
+}
+
+/// `inet_hash_connect()` or `inet6_hash_connect()` returned, and its arguments were kept (kprobe).
+#[inline(always)]
+pub fn on_connect_return<C: GivesSockets>(ctx: &C, env: Env, returned: i32) {
+    if let Some(call) = recall() {
+        on_connect(ctx, env, call.sk, returned);
+    }
+}
+
+/// `inet_csk_get_port()` returned, and its arguments were kept (kprobe).
+#[inline(always)]
+pub fn on_bind_return<C: GivesSockets>(ctx: &C, env: Env, returned: i32) {
+    if let Some(call) = recall() {
         on_bind(ctx, env, call.sk, call.port as u16, returned);
+    }
+}
+
+/// `inet_hash_connect(death_row, sk)` or its twin for IPv6 returned.
+///
+/// Both leave `inet_num` alone when they fail: it is the port that was bound beforehand, or 0
+/// (net/ipv4/inet_hashtables.c, read from 4.4 to 6.18).
+#[inline(always)]
+pub fn on_connect<C: GivesSockets>(ctx: &C, env: Env, sk: u64, returned: i32) {
+    if returned != NOT_AVAILABLE {
+        tried(env, Pointer::untyped(sk));
+    } else if let Some(sk) = ctx.tcp_socket(env, sk) {
+        let port = sk.member(env, config!(env, layout.skc_num)) as u16;
+        connect_failed(ctx, env, sk, port, true);
     }
 }
 

@@ -64,19 +64,32 @@ pub fn kretprobe_twsk_unique(ctx: RetProbeContext) -> u32 {
     0
 }
 
-#[kprobe]
-pub fn kprobe_get_port(ctx: ProbeContext) -> u32 {
-    let Some(env) = Env::get() else { return 0 };
-    fail::remember(env, ctx.arg(0).unwrap_or(0), ctx.arg(1).unwrap_or(0));
-    0
-}
+/// Makes the kprobe and kretprobe programs of calls that may fail: which arguments are the socket and
+/// the port asked for, and what is to be done with them once the call has returned.
+macro_rules! calls {
+    ($($kprobe:ident, $kretprobe:ident => $sk:literal, $port:expr, $returned:path;)*) => {$(
+        #[kprobe]
+        pub fn $kprobe(ctx: ProbeContext) -> u32 {
+            let Some(env) = Env::get() else { return 0 };
+            let port: Option<usize> = $port;
+            let port = port.map_or(0, |index| ctx.arg(index).unwrap_or(0));
+            fail::remember(env, ctx.arg($sk).unwrap_or(0), port);
+            0
+        }
 
-#[kretprobe]
-pub fn kretprobe_get_port(ctx: RetProbeContext) -> u32 {
-    let Some(env) = Env::get() else { return 0 };
-    let returned: u64 = ctx.ret();
-    fail::on_bind_return(&ctx, env, returned as i32);
-    0
+        #[kretprobe]
+        pub fn $kretprobe(ctx: RetProbeContext) -> u32 {
+            let Some(env) = Env::get() else { return 0 };
+            let returned: u64 = ctx.ret();
+            $returned(&ctx, env, returned as i32);
+            0
+        }
+    )*};
+}
+calls! {
+    kprobe_hash_connect, kretprobe_hash_connect => 1, None, fail::on_connect_return;
+    kprobe_hash_connect6, kretprobe_hash_connect6 => 1, None, fail::on_connect_return;
+    kprobe_get_port, kretprobe_get_port => 0, Some(1), fail::on_bind_return;
 }
 
 /// A state that a socket is set to, where there is a tracepoint for that (4.16 on) and programs for it

@@ -12,13 +12,10 @@ use crate::{
     connecting, end, enter, fail,
     hooks::entry_hooks,
     platform::{ENTERING, Env},
-    read::{GivesSockets, Pointer, config},
+    read::{GivesSockets, Pointer},
     refuse,
     timers::{self, Timer},
 };
-
-/// `-EADDRNOTAVAIL` as functions return it.
-const NOT_AVAILABLE: i32 = -99;
 
 /// Makes the fentry programs of the table.
 macro_rules! fentries {
@@ -88,26 +85,12 @@ programs! {
     tracepoint_set_state: RawTracePointContext =>
         |ctx, env| on_set_state(&ctx, env, ctx.arg(0), (ctx.arg(1), ctx.arg(2)));
     #[fexit] fexit_hash_connect: FExitContext =>
-        |ctx, env| on_connect(&ctx, env, ctx.arg(1), ctx.arg::<u64>(2) as i32);
+        |ctx, env| fail::on_connect(&ctx, env, ctx.arg(1), ctx.arg::<u64>(2) as i32);
     #[fexit] fexit_hash_connect6: FExitContext =>
-        |ctx, env| on_connect(&ctx, env, ctx.arg(1), ctx.arg::<u64>(2) as i32);
+        |ctx, env| fail::on_connect(&ctx, env, ctx.arg(1), ctx.arg::<u64>(2) as i32);
     #[fexit] fexit_get_port: FExitContext => |ctx, env| {
         fail::on_bind(&ctx, env, ctx.arg(0), ctx.arg::<u64>(1) as u16, ctx.arg::<u64>(2) as i32)
     };
-}
-
-/// `inet_hash_connect(death_row, sk)` or its twin for IPv6 returned.
-///
-/// Both leave `inet_num` alone when they fail: it is the port that was bound beforehand, or 0
-/// (net/ipv4/inet_hashtables.c, read from 5.8 to 6.18).
-#[inline(always)]
-fn on_connect<C: GivesSockets>(ctx: &C, env: Env, sk: u64, returned: i32) {
-    if returned != NOT_AVAILABLE {
-        fail::tried(env, Pointer::untyped(sk));
-    } else if let Some(sk) = ctx.tcp_socket(env, sk) {
-        let port = sk.member(env, config!(env, layout.skc_num)) as u16;
-        fail::connect_failed(ctx, env, sk, port, true);
-    }
 }
 
 /// `inet_sock_set_state(sk, old, new)`.

@@ -207,12 +207,12 @@ pub static DOUBTS: &[Doubt] = &[
     .counter("twtrace_failures_dropped"),
     doubt(
         "answers_missed",
-        "bind() calls unanswered",
-        "bind() calls whose answer was not seen: more may have been refused than are counted. The kernel \
-         keeps track of few at a time for kprobes.",
+        "answers missed",
+        "Calls of bind(), and without the kernel's types of connect(), whose answer was not seen: more may \
+         have failed than are counted. The kernel keeps track of few at a time for kprobes.",
         |trust| trust.kernel.of(Counter::AnswersMissed),
     )
-    .alarm("bind() calls whose answer was not seen: more may have been refused than are counted")
+    .alarm("calls whose answer was not seen: more may have failed than are counted")
     .counter("twtrace_answers_missed"),
     doubt(
         "failure_events_lost",

@@ -189,6 +189,8 @@ pub const ALL: &[Scenario] = &[
     core("offsets_are_those_known", offsets::offsets_are_those_known),
     core("event_fields_match_the_socket", fields::event_fields_match_the_socket),
     kernel("without_types_the_headline_remains", old_kernels::without_types).of_perf(),
+    kernel("without_types_failed_calls_are_seen", old_kernels::failed_calls_without_types)
+        .of_perf(),
     kernel("a_wrong_btf_file_is_noticed", old_kernels::a_wrong_btf_file_is_noticed),
     kernel("old_object_is_named", old_kernels::object_is_named).of_perf(),
     kernel("reset_is_not_an_entry", reset::reset_is_not_an_entry),

@@ -90,6 +90,13 @@ pub fn without_types(lab: &Lab) -> Result<()> {
     expect::equal("the timer of a TIME_WAIT socket", &60_000, &armed)
 }
 
+/// Without types a failed `connect()` is told by its return: by nothing else that ends one.
+pub fn failed_calls_without_types(lab: &Lab) -> Result<()> {
+    let lab = lab.with_btf("none");
+    super::failed::other_ends_of_a_connect_are_none(&lab)?;
+    super::failed::connects_with_a_busy_port(&lab)
+}
+
 /// A file of another kernel: here this kernel's with one member moved.
 pub fn a_wrong_btf_file_is_noticed(lab: &Lab) -> Result<()> {
     let mut bytes = fs::read(VMLINUX).context(VMLINUX)?;

@@ -66,26 +66,31 @@ pub const ENTRY: &[Hook] = &[
     },
 ];
 
-/// What tells that a call failed; with or without ends. With kprobes [`STATE`] tells it of `connect()`.
-pub const CALLS: &[Hook] = &[
+/// What tells that a `connect()` failed; with or without ends. With kprobes [`STATE`] tells it better, where
+/// the kernel's types are known.
+const CONNECTS: &[Hook] = &[
     Hook {
         function: "inet_hash_connect",
-        exit: Some((Fexit::One("fexit_hash_connect"), None)),
+        exit: Some((Fexit::One("fexit_hash_connect"), Some("kretprobe_hash_connect"))),
+        kprobe_entry: Some("kprobe_hash_connect"),
         ..NONE
     },
     Hook {
         function: "inet6_hash_connect",
-        exit: Some((Fexit::One("fexit_hash_connect6"), None)),
+        exit: Some((Fexit::One("fexit_hash_connect6"), Some("kretprobe_hash_connect6"))),
+        kprobe_entry: Some("kprobe_hash_connect6"),
         optional: true,
         ..NONE
     },
-    Hook {
-        function: "inet_csk_get_port",
-        exit: Some((Fexit::One("fexit_get_port"), Some("kretprobe_get_port"))),
-        kprobe_entry: Some("kprobe_get_port"),
-        ..NONE
-    },
 ];
+
+/// What tells that a `bind()` failed; with or without ends.
+const BINDS: &[Hook] = &[Hook {
+    function: "inet_csk_get_port",
+    exit: Some((Fexit::One("fexit_get_port"), Some("kretprobe_get_port"))),
+    kprobe_entry: Some("kprobe_get_port"),
+    ..NONE
+}];
 
 /// What tells by a socket's state that a `connect()` failed, with kprobes: a raw tracepoint, or a kprobe where
 /// there is none.
@@ -109,9 +114,15 @@ pub const STATE: State = State {
     kprobe: "kprobe_set_state",
 };
 
+/// What tells that a call failed, beside [`STATE`] if that is attached.
+pub fn calls(with_state: bool) -> impl Iterator<Item = &'static Hook> {
+    let connects = if with_state { &[] } else { CONNECTS };
+    connects.iter().chain(BINDS)
+}
+
 /// All functions that are hooked in some kernel.
 pub fn functions() -> impl Iterator<Item = &'static str> {
-    ALL.iter().chain(CALLS).map(|hook| hook.function).chain([STATE.function])
+    ALL.iter().chain(calls(false)).map(|hook| hook.function).chain([STATE.function])
 }
 
 /// All hooks of sockets, in the order they are attached: ends before beginnings, so that nothing begins

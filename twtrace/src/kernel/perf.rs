@@ -87,7 +87,7 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
     config_map.set(&Config { filter: nothing(), ..config })?;
     // Without types, what tcp_time_wait() is called with is all that tells the state.
     let wanted = if options.follow_ends || !types.are_known() { hooks::ALL } else { hooks::ENTRY };
-    let attached = attach_kprobes(&mut ebpf, &mut kprobes, wanted, &functions);
+    let attached = attach_kprobes(&mut ebpf, &mut kprobes, wanted, &functions, types.are_known());
     let attached = attached.map_err(|reason| {
         KernelError::NothingAttached(vec![FailedWay { backend: Backend::Kprobe, reason }])
     })?;

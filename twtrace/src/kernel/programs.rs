@@ -35,32 +35,36 @@ pub fn detach(ebpf: &mut Ebpf, kprobes: &mut Kprobes, attached: &[&'static str])
     }
 }
 
-/// Attaches kprobes to what the kernel has of these hooks, by the list of its functions; answers
-/// the programs.
+/// Attaches kprobes to what the kernel has of these hooks, by the list of its functions, and to what tells
+/// of failed calls; answers the programs. How a connection fails, a socket's state tells if positions of
+/// its members are known.
 pub fn attach_kprobes(
     ebpf: &mut Ebpf,
     kprobes: &mut Kprobes,
-    wanted: &[Hook],
+    wanted: &'static [Hook],
     functions: &Functions<'_>,
+    types_are_known: bool,
 ) -> Result<Vec<&'static str>, String> {
     let exists = |hook: &Hook| functions.has(hook.function);
     if !hooks::ENTRY.iter().any(exists) {
         return Err("the kernel has no function inet_twsk_hashdance".to_owned());
     }
     let mut attached = Vec::new();
-    let result = wanted.iter().chain(hooks::CALLS).try_for_each(|hook| {
+    let result = wanted.iter().chain(hooks::calls(types_are_known)).try_for_each(|hook| {
         for name in programs_for(Backend::Kprobe, hook, exists(hook).then_some(0))? {
             attach_one_kprobe(ebpf, kprobes, name, hook.function)?;
             attached.push(name);
         }
         Ok(())
     });
-    let result = result.and_then(|()| attach_state(ebpf, kprobes));
-    match result {
-        Ok(name) => {
-            attached.push(name);
-            Ok(attached)
+    let result = result.and_then(|()| {
+        if types_are_known {
+            attached.push(attach_state(ebpf, kprobes)?);
         }
+        Ok(())
+    });
+    match result {
+        Ok(()) => Ok(attached),
         Err(reason) => {
             detach(ebpf, kprobes, &attached);
             Err(reason)

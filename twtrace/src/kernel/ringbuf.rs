@@ -199,18 +199,17 @@ impl ObjectLoader<'_> {
                 if !hooks::ENTRY.iter().any(entry) {
                     return Err("the kernel has no function inet_twsk_hashdance".to_owned());
                 }
-                hooks
-                    .iter()
-                    .chain(hooks::CALLS)
-                    .try_for_each(|hook| {
-                        attach_hook(ebpf, kprobes, backend, hook, (types, btf), &mut attached)
-                    })
-                    .and_then(|()| {
-                        if backend == Backend::Kprobe {
-                            attached.push(attach_state(ebpf, kprobes)?);
-                        }
-                        Ok(())
-                    })
+                let by_state = backend == Backend::Kprobe;
+                let mut all = hooks.iter().chain(hooks::calls(by_state));
+                let all = all.try_for_each(|hook| {
+                    attach_hook(ebpf, kprobes, backend, hook, (types, btf), &mut attached)
+                });
+                all.and_then(|()| {
+                    if by_state {
+                        attached.push(attach_state(ebpf, kprobes)?);
+                    }
+                    Ok(())
+                })
             }
         };
         if let Err(reason) = result {
