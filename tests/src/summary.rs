@@ -207,11 +207,13 @@ impl Summary {
         if may_be { self.number("/trust/healed") } else { Ok(u64::MAX) }
     }
 
-    /// Program runs that the kernel skipped, which it counts: each may be the one that would have seen a
-    /// failed call, or what only the full socket knows of an entry. Where a task is interrupted by another
-    /// within a program, the other's run is skipped.
+    /// Program runs through tracepoints that the kernel skipped, which it counts: each may be the one
+    /// that would have seen a failed call, or what only the full socket knows of an entry.
     pub fn skipped(&self) -> Result<u64> {
-        self.number("/trust/skipped")
+        match self.text("/backend")? {
+            "tracepoint" => self.number("/trust/skipped"),
+            _ => Ok(0),
+        }
     }
 
     /// The whole document.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub enum Backend {
     /// BPF trampolines on the kernel's functions: the cheapest.
     Fentry,
-    /// kprobes and kretprobes on the same functions.
+    /// kprobes and kretprobes on the same functions, and states of sockets.
     Kprobe,
     /// Timer and socket-state tracepoints, where functions cannot be hooked.
     Tracepoint,

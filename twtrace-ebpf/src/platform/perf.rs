@@ -32,7 +32,8 @@ use crate::{maps::Entering, read};
 /// There are none: an entry that the hash dance was not seen of stays unseen.
 pub const HAS_FEXIT: bool = false;
 
-/// A map that knows nothing for long; there is none that forgets what is oldest before 4.10.
+/// A map of what is over soon. One that forgets what was not used for longest exists from 4.10 on alone:
+/// when this one is full, nothing more fits.
 pub type Recent<K, V> = HashMap<K, V>;
 
 /// Whether positions of fields are always known.

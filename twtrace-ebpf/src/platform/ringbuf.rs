@@ -22,7 +22,7 @@ use crate::{maps::Entering, read};
 /// Whether there are fexit programs, which tell the timewait socket while it is being made.
 pub const HAS_FEXIT: bool = true;
 
-/// A map that forgets what was not used for longest when it is full.
+/// A map of what is over soon: it forgets what was not used for longest when it is full.
 pub type Recent<K, V> = LruHashMap<K, V>;
 
 /// Whether positions of fields are always known. Programs that are given typed pointers may not
