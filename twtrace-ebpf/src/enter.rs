@@ -18,8 +18,8 @@ use twtrace_common::{
 };
 
 use crate::{
-    maps::{Entering, LIVE, made},
-    platform::{self, ENTERING, Env, Front, scratch},
+    maps::{ENTERING, Entering, LIVE, made},
+    platform::{self, Env, Front, scratch},
     read::{self, GivesSockets, Pointer, config},
 };
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use twtrace_common::{Counter, Live};
 
-use crate::platform::Env;
+use crate::platform::{Env, Recent};
 
 /// What is known of each live timewait socket, by its address. Its size is set by the loader.
 #[map]
@@ -39,6 +39,11 @@ pub fn made(env: Env, changed: Result<(), i32>) {
         env.count(Counter::MapFailed);
     }
 }
+
+/// Sockets inside `tcp_time_wait()`, by address. The hash dance or `tcp_done()` removes each; what
+/// a skipped program leaves behind is overwritten when the address comes back.
+#[map]
+pub static ENTERING: Recent<u64, Entering> = Recent::with_max_entries(4096, 0);
 
 /// Arguments of a `tcp_time_wait()` call in progress.
 #[derive(Clone, Copy)]

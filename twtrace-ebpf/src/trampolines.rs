@@ -11,7 +11,8 @@ use aya_ebpf::{
 use crate::{
     connecting, end, enter, fail,
     hooks::entry_hooks,
-    platform::{ENTERING, Env},
+    maps::ENTERING,
+    platform::Env,
     read::{GivesSockets, Pointer},
     refuse,
     timers::{self, Timer},

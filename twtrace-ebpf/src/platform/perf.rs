@@ -27,7 +27,7 @@ use twtrace_common::{
     PerCpuNetns, PerCpuRefusal, RefusalKey, failed_flags,
 };
 
-use crate::{maps::Entering, read};
+use crate::read;
 
 /// There are none: an entry that the hash dance was not seen of stays unseen.
 pub const HAS_FEXIT: bool = false;
@@ -50,11 +50,6 @@ static EVENTS: PerfEventArray<u8> = PerfEventArray::new(0);
 /// One element a CPU. Its size is set by the loader.
 #[map]
 static CPUS: Array<Cpu> = Array::with_max_entries(1, 0);
-
-/// Sockets inside `tcp_time_wait()`, by address. The hash dance or `tcp_done()` removes each; what
-/// a skipped program leaves behind is overwritten when the address comes back.
-#[map]
-pub static ENTERING: HashMap<u64, Entering> = HashMap::with_max_entries(4096, 0);
 
 /// Refused takeovers by peer and CPU.
 #[map]

@@ -17,7 +17,7 @@ use twtrace_common::{
     NetnsKey, RefusalKey, failed_flags,
 };
 
-use crate::{maps::Entering, read};
+use crate::read;
 
 /// Whether there are fexit programs, which tell the timewait socket while it is being made.
 pub const HAS_FEXIT: bool = true;
@@ -43,10 +43,6 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 /// Exact totals, by [`Counter`].
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
-
-/// Sockets inside `tcp_time_wait()`, by address.
-#[map]
-pub static ENTERING: LruHashMap<u64, Entering> = LruHashMap::with_max_entries(4096, 0);
 
 /// Refused takeovers by peer. Its size is set by the loader.
 #[map]

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     path::Path,
+    sync::mpsc::{self, RecvTimeoutError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -481,6 +482,9 @@ fn cgroup_names(wishes: Wishes) -> HashMap<u64, String> {
     root.map(cgroup::names).unwrap_or_default()
 }
 
+/// How often what comes in meanwhile is taken while a namespace is read.
+const BESIDE: Duration = Duration::from_millis(1);
+
 /// Reads a namespace on another thread while `meanwhile` runs again and again on this one.
 fn read_beside(
     inventory: &Inventory,
@@ -489,10 +493,14 @@ fn read_beside(
     mut meanwhile: impl FnMut(),
 ) -> std::io::Result<Vec<Entered>> {
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| inventory.read(namespace, keep));
-        while !reader.is_finished() {
+        // Dropped as the reader ends, also by a panic.
+        let (reading, read) = mpsc::channel::<()>();
+        let reader = scope.spawn(move || {
+            let _reading = reading;
+            inventory.read(namespace, keep)
+        });
+        while read.recv_timeout(BESIDE) == Err(RecvTimeoutError::Timeout) {
             meanwhile();
-            std::thread::yield_now();
         }
         meanwhile();
         reader.join().unwrap_or_else(|_| Err(std::io::Error::other("the reader failed")))

@@ -13,7 +13,7 @@ use aya::{
 };
 use perf_event::{Builder, Counter, events::Dynamic};
 
-use super::{hooks, preflight, symbols::Functions};
+use super::{hooks, preflight, symbols::Kallsyms};
 
 /// Attaches kprobes, and holds those that it attached by address until they are detached.
 #[derive(Debug, Default)]
@@ -24,8 +24,8 @@ pub struct Kprobes {
 
 impl Kprobes {
     /// Those of a kernel with these functions: by address where that is quicker and they are shown.
-    pub fn new(functions: &Functions<'_>) -> Self {
-        let address = |name| Some((name, functions.address(name)?));
+    pub fn new(kallsyms: &Kallsyms) -> Self {
+        let address = |name| Some((name, kallsyms.address(name)?));
         let addresses = if names_are_slow() {
             hooks::functions().filter_map(address).collect()
         } else {

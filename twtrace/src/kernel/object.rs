@@ -131,10 +131,9 @@ impl Symbols {
 /// Reads them.
 pub fn read_symbols() -> Result<Symbols, String> {
     let callers = callers();
-    let mut names: Vec<&str> = callers.iter().map(|(name, _)| *name).collect();
-    names.push("tw_timer_handler");
-    let found = Kallsyms::read()
-        .and_then(|kallsyms| kallsyms.ranges(&names))
+    let names = callers.iter().map(|(name, _)| *name).chain(["tw_timer_handler"]);
+    let found = Kallsyms::read(names, &[])
+        .and_then(|kallsyms| kallsyms.ranges())
         .map_err(|error| error.to_string())?;
     let handler = found.get("tw_timer_handler");
     let known = callers.iter().filter_map(|(name, meaning)| {

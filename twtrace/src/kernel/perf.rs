@@ -21,7 +21,7 @@ use super::{
     platform::Perf,
     programs::{attach_kprobes, attach_one_kprobe, detach},
     selftest::{self, Trial, Unproved},
-    symbols::{Functions, Kallsyms},
+    symbols::Kallsyms,
 };
 use crate::attached::{Backend, FailedWay, ObjectKind, Types, TypesFrom};
 
@@ -62,7 +62,8 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
     let types = if known.is_some() { Types::Known } else { Types::Unknown };
     let layout = known.as_ref().map_or_else(layout::front, |(layout, _)| *layout);
     let mut config = object::configure(options, layout);
-    let kallsyms = Kallsyms::read().unwrap_or_else(|error| {
+    let functions = hooks::functions().chain([RECYCLING]);
+    let kallsyms = Kallsyms::read(functions, &globals(&layout)).unwrap_or_else(|error| {
         tracing::debug!(%error, "all functions are taken to be there");
         Kallsyms::default()
     });
@@ -72,8 +73,7 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
     let mut ebpf = load(options)?;
     let mut platform = Perf::open(&mut ebpf, options.ring_bytes)?;
     let mut config_map = ConfigMap::take(&mut ebpf)?;
-    let functions = kallsyms.functions();
-    let mut kprobes = Kprobes::new(&functions);
+    let mut kprobes = Kprobes::new(&kallsyms);
 
     let trial = Trial::connect();
     if let (Types::Unknown, Ok(trial)) = (types, &trial) {
@@ -87,7 +87,7 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
     config_map.set(&Config { filter: nothing(), ..config })?;
     // Without types, what tcp_time_wait() is called with is all that tells the state.
     let wanted = if options.follow_ends || !types.are_known() { hooks::ALL } else { hooks::ENTRY };
-    let attached = attach_kprobes(&mut ebpf, &mut kprobes, wanted, &functions, types.are_known());
+    let attached = attach_kprobes(&mut ebpf, &mut kprobes, wanted, &kallsyms, types.are_known());
     let attached = attached.map_err(|reason| {
         KernelError::NothingAttached(vec![FailedWay { backend: Backend::Kprobe, reason }])
     })?;
@@ -123,7 +123,7 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
         layout,
         attached,
         kprobes,
-        recycles: recycles(&functions),
+        recycles: recycles(&kallsyms),
         events,
     })
 }
@@ -186,14 +186,24 @@ fn load(options: &Options) -> Result<Ebpf, KernelError> {
         .map_err(object::object_error)
 }
 
+/// Variables that hold settings where namespaces do not have their own.
+const REUSE: &str = "sysctl_tcp_tw_reuse";
+const TIMESTAMPS: &str = "sysctl_tcp_timestamps";
+const DEATH_ROW: &str = "tcp_death_row";
+
+/// Those that a kernel with this layout has.
+fn globals(layout: &Layout) -> Vec<&'static str> {
+    let unless = |exists: bool, name| (!exists).then_some(name);
+    let reuse = unless(layout.tcp_tw_reuse.exists(), REUSE);
+    let timestamps = unless(layout.tcp_timestamps.exists(), TIMESTAMPS);
+    let death_row = layout.death_row_recycle.exists().then_some(DEATH_ROW);
+    reuse.into_iter().chain(timestamps).chain(death_row).collect()
+}
+
 /// Adds the settings that were global variables before namespaces had their own, and the port range
 /// for where the namespace's cannot be read.
 fn add_globals(config: &mut Config, layout: Layout, kallsyms: &Kallsyms) {
-    const REUSE: &str = "sysctl_tcp_tw_reuse";
-    const TIMESTAMPS: &str = "sysctl_tcp_timestamps";
-    const DEATH_ROW: &str = "tcp_death_row";
-    let found = kallsyms.variables(&[REUSE, TIMESTAMPS, DEATH_ROW]);
-    let address = |name: &str| found.get(name).copied().unwrap_or(0);
+    let address = |name: &str| kallsyms.variable(name).unwrap_or(0);
     let int = Field::whole(0, 4);
     if !layout.tcp_tw_reuse.exists() && address(REUSE) != 0 {
         (config.layout.tcp_tw_reuse, config.tcp_tw_reuse) = (int, address(REUSE));
@@ -251,22 +261,23 @@ fn position(bytes: &[u8], value: u32) -> Field {
 ///
 /// # Source
 /// `tcp_tw_remember_stamp()`, net/ipv4/tcp_metrics.c, 4.4 to 4.11.
-fn recycles(functions: &Functions<'_>) -> bool {
-    if functions.are_unknown() {
-        return Path::new(RECYCLE).exists();
-    }
-    functions.has("tcp_tw_remember_stamp")
+fn recycles(kallsyms: &Kallsyms) -> bool {
+    if kallsyms.are_unknown() { Path::new(RECYCLE).exists() } else { kallsyms.has(RECYCLING) }
 }
+
+/// The function that tells.
+const RECYCLING: &str = "tcp_tw_remember_stamp";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::symbols::tests::kallsyms;
 
     #[test]
     fn recycling_exists_where_its_function_does_whatever_namespace_asks() {
-        let of = |names: &[&'static str]| names.iter().map(|name| (*name, 0)).collect();
-        assert!(recycles(&of(&["tcp_time_wait", "tcp_tw_remember_stamp"])));
-        assert!(!recycles(&of(&["tcp_time_wait"])));
+        let recycles = |text: &str| recycles(&kallsyms(text, &["tcp_time_wait", RECYCLING], &[]));
+        assert!(recycles("0 T tcp_time_wait\n0 T tcp_tw_remember_stamp\n"));
+        assert!(!recycles("0 T tcp_time_wait\n"));
     }
 
     #[test]

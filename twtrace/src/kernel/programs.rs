@@ -10,7 +10,7 @@ use super::{
     hooks::{self, Hook, Tracepoint},
     kprobes::Kprobes,
     object, preflight,
-    symbols::Functions,
+    symbols::Kallsyms,
 };
 use crate::attached::Backend;
 
@@ -42,10 +42,10 @@ pub fn attach_kprobes(
     ebpf: &mut Ebpf,
     kprobes: &mut Kprobes,
     wanted: &'static [Hook],
-    functions: &Functions<'_>,
+    kallsyms: &Kallsyms,
     types_are_known: bool,
 ) -> Result<Vec<&'static str>, String> {
-    let exists = |hook: &Hook| functions.has(hook.function);
+    let exists = |hook: &Hook| kallsyms.has(hook.function);
     if !hooks::ENTRY.iter().any(exists) {
         return Err("the kernel has no function inet_twsk_hashdance".to_owned());
     }

@@ -177,8 +177,8 @@ impl ObjectLoader<'_> {
             },
         };
         if backend == Backend::Kprobe && kprobes::names_are_slow() {
-            self.kprobes = Kallsyms::read()
-                .map(|kallsyms| Kprobes::new(&kallsyms.functions()))
+            self.kprobes = Kallsyms::read(hooks::functions(), &[])
+                .map(|kallsyms| Kprobes::new(&kallsyms))
                 .unwrap_or_default();
         }
         let kprobes = &mut self.kprobes;

@@ -1,9 +1,12 @@
 //! Addresses of the kernel's functions and variables, from `/proc/kallsyms`.
 
 use std::{
-    collections::HashMap,
+    fs::File,
+    io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
 };
+
+use rustc_hash::FxHashMap;
 
 /// Why symbols could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -30,167 +33,246 @@ pub enum SymbolError {
 /// First address of a function, and the first behind it.
 pub type Range = std::ops::Range<u64>;
 
-/// The list of the kernel's symbols, as it was read.
+/// The symbol behind the last function that a kernel has while it runs. Symbols come by address.
+const BEHIND_FUNCTIONS: &[u8] = b"_etext";
+
+/// What was looked for among the symbols of the core kernel. Where they could not be read, every
+/// function is taken to be there.
 #[derive(Debug, Default)]
 pub struct Kallsyms {
     path: PathBuf,
-    text: String,
+    /// Functions that were looked for, and where those are that were found.
+    functions: FxHashMap<&'static str, Option<Range>>,
+    /// Variables that were found, and are shown.
+    variables: FxHashMap<&'static str, u64>,
 }
 
 impl Kallsyms {
-    /// Reads the running kernel's.
+    /// Looks functions and variables of the running kernel up. The kernel writes a line for each of
+    /// hundreds of thousands, so no more are asked for than it takes.
     ///
     /// # Errors
     /// [`SymbolError::Unreadable`].
-    pub fn read() -> Result<Self, SymbolError> {
-        Self::of(Path::new("/proc/kallsyms"))
+    pub fn read(
+        functions: impl IntoIterator<Item = &'static str>,
+        variables: &[&'static str],
+    ) -> Result<Self, SymbolError> {
+        Self::of(Path::new("/proc/kallsyms"), functions, variables)
     }
 
-    fn of(path: &Path) -> Result<Self, SymbolError> {
-        let path = path.to_owned();
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Self { path, text }),
-            Err(source) => Err(SymbolError::Unreadable { path, source }),
+    fn of(
+        path: &Path,
+        functions: impl IntoIterator<Item = &'static str>,
+        variables: &[&'static str],
+    ) -> Result<Self, SymbolError> {
+        let mut symbols = Self {
+            path: path.to_owned(),
+            functions: functions.into_iter().map(|name| (name, None)).collect(),
+            variables: FxHashMap::default(),
+        };
+        let found = File::open(path)
+            .and_then(|file| symbols.find(&mut BufReader::with_capacity(1 << 16, file), variables));
+        match found {
+            Ok(()) => Ok(symbols),
+            Err(source) => Err(SymbolError::Unreadable { path: symbols.path, source }),
         }
     }
 
-    /// Looks functions of the core kernel up. A name that is missing is missing from the answer.
+    /// Reads no further than it takes.
+    fn find(&mut self, lines: &mut impl BufRead, variables: &[&'static str]) -> io::Result<()> {
+        // Functions whose end was not met yet, which have one address.
+        let mut open: Vec<&'static str> = Vec::new();
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            let Some(symbol) = Symbol::of(&line) else { break };
+            if symbol.is_function() {
+                let wanted = self.wanted(&symbol);
+                if wanted.is_some() || !open.is_empty() {
+                    let address = symbol.address();
+                    self.close(&mut open, address);
+                    if let Some(name) = wanted {
+                        self.functions.insert(name, Some(address..address + UNKNOWN_SIZE));
+                        open.push(name);
+                    }
+                }
+            } else if let Some(name) = symbol.among(variables).filter(|_| symbol.is_variable())
+                && symbol.address() != 0
+            {
+                self.variables.insert(name, symbol.address());
+            }
+            if symbol.name == BEHIND_FUNCTIONS && variables.is_empty() {
+                break;
+            }
+            line.clear();
+        }
+        Ok(())
+    }
+
+    /// The name of a function that is looked for and was not found yet.
+    fn wanted(&self, symbol: &Symbol<'_>) -> Option<&'static str> {
+        let name = std::str::from_utf8(symbol.name).ok()?;
+        let (name, found) = self.functions.get_key_value(name)?;
+        found.is_none().then_some(*name)
+    }
+
+    /// Functions end where the next one begins, which may have several names.
+    fn close(&mut self, open: &mut Vec<&'static str>, address: u64) {
+        open.retain(|name| match self.functions.get_mut(name) {
+            Some(Some(range)) if range.start < address => {
+                range.end = address;
+                false
+            }
+            _ => true,
+        });
+    }
+
+    /// The functions that were found.
     ///
     /// # Errors
     /// [`SymbolError::Hidden`].
-    pub fn ranges(&self, names: &[&str]) -> Result<HashMap<String, Range>, SymbolError> {
-        let found = ranges(&self.text, names);
-        if found.is_empty() || found.values().all(|range| range.start == 0) {
+    pub fn ranges(&self) -> Result<FxHashMap<&'static str, Range>, SymbolError> {
+        let found = self.functions.iter().filter_map(|(name, range)| Some((*name, range.clone()?)));
+        let found: FxHashMap<_, _> = found.filter(|(_, range)| range.start != 0).collect();
+        if found.is_empty() {
             return Err(SymbolError::Hidden { path: self.path.clone() });
         }
         Ok(found)
     }
 
-    /// Looks variables of the core kernel up, by address; whatever is missing or hidden is missing
-    /// from the answer.
-    pub fn variables(&self, names: &[&str]) -> HashMap<String, u64> {
-        let is_variable = |kind: &str| matches!(kind, "b" | "B" | "d" | "D" | "r" | "R");
-        symbols(&self.text, is_variable)
-            .filter(|(address, name)| *address != 0 && names.contains(name))
-            .map(|(address, name)| (name.to_owned(), address))
-            .collect()
+    /// Where a variable lies that was looked for, unless that is hidden.
+    pub fn variable(&self, name: &str) -> Option<u64> {
+        self.variables.get(name).copied()
     }
 
-    /// All functions of the core kernel, which are told even where their addresses are hidden.
-    pub fn functions(&self) -> Functions<'_> {
-        symbols(&self.text, is_function).map(|(address, name)| (name, address)).collect()
-    }
-}
-
-/// The core kernel's functions; of several with one name, one.
-#[derive(Debug, Default)]
-pub struct Functions<'a>(HashMap<&'a str, u64>);
-
-impl<'a> FromIterator<(&'a str, u64)> for Functions<'a> {
-    fn from_iter<I: IntoIterator<Item = (&'a str, u64)>>(functions: I) -> Self {
-        Self(functions.into_iter().collect())
-    }
-}
-
-impl Functions<'_> {
-    /// Whether they could not be read.
+    /// Whether functions could not be read.
     pub fn are_unknown(&self) -> bool {
-        self.0.is_empty()
+        self.functions.is_empty()
     }
 
-    /// Whether the kernel has a function; all are taken to be there where they could not be read.
-    pub fn has(&self, name: &str) -> bool {
-        self.are_unknown() || self.0.contains_key(name)
+    /// Whether the kernel has a function that was looked for, also where its address is hidden.
+    pub fn has(&self, function: &str) -> bool {
+        debug_assert!(self.are_unknown() || self.functions.contains_key(function), "{function}");
+        self.are_unknown() || self.functions.get(function).is_some_and(Option::is_some)
     }
 
-    /// Where a function begins, unless that is hidden.
-    pub fn address(&self, name: &str) -> Option<u64> {
-        self.0.get(name).copied().filter(|address| *address != 0)
+    /// Where a function begins that was looked for, unless that is hidden.
+    pub fn address(&self, function: &str) -> Option<u64> {
+        let range = self.functions.get(function)?.as_ref()?;
+        Some(range.start).filter(|address| *address != 0)
     }
 }
 
-fn is_function(kind: &str) -> bool {
-    matches!(kind, "t" | "T" | "w" | "W")
+/// Bytes of a function behind which there is none.
+const UNKNOWN_SIZE: u64 = 4096;
+
+/// A line such as "ffffffff81c0a5d0 t tw_timer_handler".
+struct Symbol<'a> {
+    address: &'a [u8],
+    kind: u8,
+    name: &'a [u8],
 }
 
-/// Address and name of the core kernel's symbols of one kind.
-fn symbols(text: &str, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = (u64, &str)> {
-    text.lines().filter_map(move |line| {
-        // "ffffffff81c0a5d0 t tw_timer_handler", and "\t[module]" behind a module's symbols.
-        let mut words = line.split_ascii_whitespace();
-        let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
-        let address = u64::from_str_radix(address, 16).ok()?;
-        (words.next().is_none() && wanted(kind)).then_some((address, name))
-    })
-}
+impl<'a> Symbol<'a> {
+    /// That of a line, and nothing for those of modules, which have "\t[module]" behind them and come
+    /// after the core kernel's.
+    fn of(line: &'a [u8]) -> Option<Self> {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let space = line.iter().position(|byte| *byte == b' ')?;
+        let (address, rest) = line.split_at(space);
+        let [_, kind, _, name @ ..] = rest else { return None };
+        (!name.contains(&b'\t')).then_some(Self { address, kind: *kind, name })
+    }
 
-fn ranges(text: &str, names: &[&str]) -> HashMap<String, Range> {
-    let mut addresses = Vec::new();
-    let mut found = HashMap::new();
-    for (address, name) in symbols(text, is_function) {
-        addresses.push(address);
-        if names.contains(&name) {
-            found.entry(name.to_owned()).or_insert(address..address);
-        }
+    fn is_function(&self) -> bool {
+        matches!(self.kind, b't' | b'T' | b'w' | b'W')
     }
-    addresses.sort_unstable();
-    for range in found.values_mut() {
-        let behind = addresses.partition_point(|address| *address <= range.start);
-        range.end = addresses.get(behind).copied().unwrap_or(range.start + 4096);
+
+    fn is_variable(&self) -> bool {
+        matches!(self.kind, b'b' | b'B' | b'd' | b'D' | b'r' | b'R')
     }
-    found
+
+    fn among(&self, names: &[&'static str]) -> Option<&'static str> {
+        names.iter().copied().find(|name| name.as_bytes() == self.name)
+    }
+
+    /// 0 if it is hidden.
+    fn address(&self) -> u64 {
+        let digits = std::str::from_utf8(self.address).unwrap_or_default();
+        u64::from_str_radix(digits, 16).unwrap_or(0)
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
+    /// What is found in a kernel with these symbols.
+    pub fn kallsyms(
+        text: &str,
+        functions: &[&'static str],
+        variables: &[&'static str],
+    ) -> Kallsyms {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Kallsyms::of(file.path(), functions.iter().copied(), variables).unwrap()
+    }
+
     const TEXT: &str = "\
+0000000000000000 A fixed_percpu_data
 ffffffff81000000 T _stext
-ffffffff81000300 t tw_timer_handler
 ffffffff81000100 T tcp_time_wait
+ffffffff81000100 T tcp_time_wait_alias
 ffffffff81000200 t tcp_time_wait.cold
-ffffffff81000320 D some_data
+ffffffff81000300 t tw_timer_handler
 ffffffff81000380 T last
-ffffffffc0000000 t tcp_time_wait\t[module]
+ffffffff81000400 T _etext
+ffffffff81000420 D some_data
+ffffffff81000440 t late
+ffffffffc0000000 t tcp_v4_rcv\t[module]
 ";
 
     #[test]
     fn a_function_ends_where_the_next_one_begins() {
-        let found = ranges(TEXT, &["tcp_time_wait", "tw_timer_handler", "missing"]);
-        assert_eq!(found.len(), 2);
+        let names =
+            ["tcp_time_wait", "tcp_time_wait_alias", "tw_timer_handler", "last", "tcp_v4_rcv"];
+        let found = kallsyms(TEXT, &names, &[]).ranges().unwrap();
+        assert_eq!(found.len(), 4);
         assert_eq!(found["tcp_time_wait"], 0xffff_ffff_8100_0100..0xffff_ffff_8100_0200);
+        assert_eq!(found["tcp_time_wait_alias"], found["tcp_time_wait"]);
         assert_eq!(found["tw_timer_handler"], 0xffff_ffff_8100_0300..0xffff_ffff_8100_0380);
-    }
-
-    fn kallsyms(text: &str) -> Kallsyms {
-        Kallsyms { path: "kallsyms".into(), text: text.to_owned() }
+        assert_eq!(found["last"], 0xffff_ffff_8100_0380..0xffff_ffff_8100_0400);
     }
 
     #[test]
-    fn variables_and_functions_are_told_apart() {
-        let kallsyms = kallsyms(TEXT);
-        let found = kallsyms.variables(&["some_data", "tcp_time_wait"]);
-        assert_eq!(found, HashMap::from([("some_data".to_owned(), 0xffff_ffff_8100_0320)]));
-        let functions = kallsyms.functions();
-        assert_eq!(functions.address("tw_timer_handler"), Some(0xffff_ffff_8100_0300));
-        assert!(functions.has("tw_timer_handler") && !functions.has("some_data"));
+    fn variables_and_functions_are_told_apart_and_without_variables_no_data_is_read() {
+        let found = kallsyms(TEXT, &["tw_timer_handler", "some_data", "late"], &["some_data"]);
+        assert_eq!(found.variable("some_data"), Some(0xffff_ffff_8100_0420));
+        assert_eq!(found.address("tw_timer_handler"), Some(0xffff_ffff_8100_0300));
+        assert!(found.has("tw_timer_handler") && !found.has("some_data") && found.has("late"));
+        assert!(!kallsyms(TEXT, &["late"], &[]).has("late"));
     }
 
     #[test]
     fn every_function_is_taken_to_be_there_where_none_can_be_read() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Kallsyms::of(directory.path()).is_err());
-        assert!(Functions::default().has("tcp_time_wait"));
-        assert_eq!(Functions::default().address("tcp_time_wait"), None);
+        assert!(Kallsyms::of(directory.path(), [], &[]).is_err());
+        assert!(Kallsyms::default().has("tcp_time_wait"));
+        assert_eq!(Kallsyms::default().address("tcp_time_wait"), None);
     }
 
     #[test]
     fn hidden_addresses_are_said_to_be_hidden() {
-        let kallsyms = kallsyms("0000000000000000 T tcp_time_wait\n");
-        let error = kallsyms.ranges(&["tcp_time_wait"]).unwrap_err().to_string();
+        let found = kallsyms("0000000000000000 T tcp_time_wait\n", &["tcp_time_wait"], &[]);
+        let error = found.ranges().unwrap_err().to_string();
         assert!(error.contains("CAP_SYSLOG"), "{error}");
-        let functions = kallsyms.functions();
-        assert!(functions.has("tcp_time_wait") && functions.address("tcp_time_wait").is_none());
+        assert!(found.has("tcp_time_wait") && found.address("tcp_time_wait").is_none());
+    }
+
+    #[test]
+    fn functions_of_the_running_kernel_are_found_before_the_end_of_its_text() {
+        let found =
+            Kallsyms::read(["tcp_time_wait", "tcp_v4_rcv", "no_such_function"], &[]).unwrap();
+        assert!(found.has("tcp_time_wait") && found.has("tcp_v4_rcv"));
+        assert!(!found.has("no_such_function"));
     }
 }
