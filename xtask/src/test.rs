@@ -2,6 +2,7 @@
 
 use std::{
     process::ExitCode,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -20,6 +21,9 @@ use crate::{
 
 /// How long each fuzz target is run with all.
 const FUZZING: Duration = Duration::from_secs(60);
+
+/// The step of the virtual machines, the first of which is begun with the scenarios on this host.
+const MACHINES: &str = "scenarios in virtual machines, the rest";
 
 /// What the property tests draw their cases from, so that the answer is about the change at hand.
 /// `--all` and `cargo test` draw other ones each time.
@@ -67,25 +71,28 @@ pub fn main(args: &Args) -> Result<ExitCode> {
             }
             process::run_visibly(tests.args(filter))
         });
-        steps.run("static programs, begun with the format", || {
-            programs.join().unwrap_or_else(|_| bail!("the thread that builds them panicked"))
-        })
+        steps.run("static programs, begun with the format", || finished(programs.join()))
     });
     if let Some(programs) = programs {
-        steps.run("scenarios on this host", || {
-            let began = Instant::now();
-            let tally = scenarios::on_host(&programs, filter)?;
-            print(&tally.closing(began.elapsed()));
-            judged(tally, &mut all)
-        });
-        if filter.is_none() {
-            steps.run("benchmarks, quickly", bench::smoke);
-        }
-        if !args.quick {
-            steps.run("scenarios in virtual machines", || {
-                judged(vm::matrix(&programs, extent, filter)?, &mut all)
+        let (working, other_work) = mpsc::channel();
+        thread::scope(|scope| {
+            // These leave half of the processors idle, which one machine takes.
+            let machines = (!args.quick)
+                .then(|| scope.spawn(|| vm::matrix(&programs, extent, filter, other_work)));
+            steps.run("scenarios on this host", || {
+                let began = Instant::now();
+                let tally = scenarios::on_host(&programs, filter)?;
+                print(&tally.closing(began.elapsed()));
+                judged(tally, &mut all)
             });
-        }
+            if filter.is_none() {
+                steps.run("benchmarks, quickly", bench::smoke);
+            }
+            drop(working);
+            if let Some(machines) = machines {
+                steps.run(MACHINES, || judged(finished(machines.join())?, &mut all));
+            }
+        });
         if args.all && filter.is_none() {
             steps.run("core scenarios with PREEMPT_RT", || {
                 judged(vm::realtime(&programs)?, &mut all)
@@ -95,7 +102,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     } else {
         steps.skip("scenarios on this host");
         if !args.quick {
-            steps.skip("scenarios in virtual machines");
+            steps.skip(MACHINES);
         }
     }
     if args.all && filter.is_none() {
@@ -111,6 +118,11 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     }
     say!("all of this is in {}", log.display());
     Ok(if steps.all_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a thread came to that was begun before the step that waits for it.
+fn finished<T>(joined: thread::Result<Result<T>>) -> Result<T> {
+    joined.unwrap_or_else(|_| bail!("the thread that began it panicked"))
 }
 
 /// Adds results to all, and fails if any did.

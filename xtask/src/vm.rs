@@ -17,7 +17,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Mutex,
+    sync::{
+        Mutex,
+        mpsc::{self, Receiver},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -128,7 +131,7 @@ pub fn realtime(programs: &Programs) -> Result<Tally> {
 
 fn core_of(series: &[Series], programs: &Programs) -> Result<Tally> {
     let args = Args { core: true, kernel: SeriesList(series.to_vec()), ..defaults(None)? };
-    run(&args, Extent::All, programs)
+    run(&args, Extent::All, programs, &nothing_else())
 }
 
 /// What `--kernel` stands for.
@@ -160,7 +163,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     if args.shell {
         return shell(args, &programs);
     }
-    let tally = run(args, Extent::All, &programs)?;
+    let tally = run(args, Extent::All, &programs, &nothing_else())?;
     if tally.passed + tally.ignored == 0 && tally.failed.is_empty() {
         bail!(
             "no scenario was run: {} a virtual machine is asked this way; those of the process and its \
@@ -174,9 +177,20 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Every kernel, as `test` runs them.
-pub fn matrix(programs: &Programs, extent: Extent, filter: Option<&str>) -> Result<Tally> {
-    run(&defaults(filter)?, extent, programs)
+/// Every kernel, as `test` runs them: one machine beside what this host does else, and more when that
+/// is done and drops the sender.
+pub fn matrix(
+    programs: &Programs,
+    extent: Extent,
+    filter: Option<&str>,
+    other_work: Receiver<()>,
+) -> Result<Tally> {
+    run(&defaults(filter)?, extent, programs, &Mutex::new(other_work))
+}
+
+/// This host has nothing else to do.
+fn nothing_else() -> Mutex<Receiver<()>> {
+    Mutex::new(mpsc::channel().1)
 }
 
 /// What `cargo xtask vm --keep-going` asks for.
@@ -194,8 +208,13 @@ fn kernels(args: &Args, cache: &Cache, series: &[Series]) -> Result<Vec<Kernel>>
     series.iter().map(|&series| kernel::fetch(series, cache)).collect()
 }
 
-/// Runs every kernel, some side by side.
-fn run(args: &Args, extent: Extent, programs: &Programs) -> Result<Tally> {
+/// Runs every kernel, some side by side once the sender of `other_work` is dropped.
+fn run(
+    args: &Args,
+    extent: Extent,
+    programs: &Programs,
+    other_work: &Mutex<Receiver<()>>,
+) -> Result<Tally> {
     let cache = Cache::open()?;
     let kernels = kernels(args, &cache, &args.kernel.0)?;
     let first = kernels.first().context("no kernel was asked for")?;
@@ -215,17 +234,22 @@ fn run(args: &Args, extent: Extent, programs: &Programs) -> Result<Tally> {
     let total = Mutex::new(Tally::default());
     let trouble = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..args.jobs.max(1) {
-            scope.spawn(|| {
-                while let Some(kernel) = next(&queue) {
-                    match run_one(args, &kernel, &covering, programs, accel) {
+        for worker in 0..args.jobs.max(1) {
+            let (queue, covering, total, trouble) = (&queue, &covering, &total, &trouble);
+            scope.spawn(move || {
+                if worker > 0 {
+                    // Nothing is ever sent: what it waits for is that nobody can any more.
+                    let _ = locked(other_work).recv();
+                }
+                while let Some(kernel) = next(queue) {
+                    match run_one(args, &kernel, covering, programs, accel) {
                         Ok(tally) => {
                             if !tally.failed.is_empty() && !args.keep_going {
-                                locked(&queue).clear();
+                                locked(queue).clear();
                             }
-                            locked(&total).add(tally);
+                            locked(total).add(tally);
                         }
-                        Err(error) => locked(&trouble).push((kernel.label, error)),
+                        Err(error) => locked(trouble).push((kernel.label, error)),
                     }
                 }
             });
