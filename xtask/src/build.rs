@@ -88,6 +88,9 @@ pub fn cross(command: &mut Command, architecture: Architecture) {
     }
 }
 
+/// The packages that tests are run of: the kernel programs are none for this machine.
+pub const TESTED: &[&str] = &["--workspace", "--exclude", "twtrace-ebpf"];
+
 /// What makes programs static.
 const STATIC: &str = "-C target-feature=+crt-static";
 
@@ -133,7 +136,13 @@ impl Tree {
     /// the programs, or, where nothing is to be measured, as the tests are built.
     pub fn benchmark(&self, package: &str, name: &str, debug: bool) -> Result<PathBuf> {
         let mut command = if debug { self.cargo("test") } else { self.static_cargo("bench") };
-        command.args(["--package", package, "--bench", name, "--no-run"]);
+        // What is chosen decides which features a dependency has, and with others it is built again.
+        if debug {
+            command.args(TESTED)
+        } else {
+            command.args(["--package", package])
+        };
+        command.args(["--bench", name, "--no-run"]);
         let [program] = executables(&mut command, [name])?;
         Ok(program)
     }

@@ -65,7 +65,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         steps.run("lints of the kernel programs", lint_kernel_programs);
         steps.run("unit and documentation tests", || {
             let mut tests = build::cargo();
-            tests.args(["test", "--workspace", "--exclude", "twtrace-ebpf", "--no-fail-fast"]);
+            tests.arg("test").args(build::TESTED).arg("--no-fail-fast");
             if !args.all {
                 tests.env("PROPTEST_RNG_SEED", PROPERTIES_SEED);
             }
@@ -153,9 +153,7 @@ fn unit_tests_on_arm() -> Result<()> {
 
 fn lint_user_space() -> Result<()> {
     let mut command = build::cargo();
-    command
-        .args(["clippy", "--workspace", "--exclude", "twtrace-ebpf", "--all-targets"])
-        .args(["--", "-D", "warnings"]);
+    command.arg("clippy").args(build::TESTED).args(["--all-targets", "--", "-D", "warnings"]);
     process::run(&mut command)
 }
 
