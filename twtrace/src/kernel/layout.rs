@@ -44,18 +44,22 @@ pub fn of_file(path: &Path, types: &BtfIndex<'_>) -> Result<Layout, KernelError>
 }
 
 /// Compares what a file says with the running kernel's own types, which are there wherever ring
-/// buffers are used.
+/// buffers are used, and answers those.
 ///
 /// # Errors
 /// [`KernelError::WrongTypes`] if a field lies elsewhere, [`KernelError::NoBtf`].
-pub fn check(path: &Path, layout: &Layout) -> Result<(), KernelError> {
+pub fn check(
+    path: &Path,
+    layout: &Layout,
+    types: BtfIndex<'static>,
+) -> Result<BtfIndex<'static>, KernelError> {
     let own = Path::new(VMLINUX);
     if path == own {
-        return Ok(());
+        return Ok(types);
     }
     let types = BtfIndex::from_file(own).map_err(|_| KernelError::NoBtf { path: own.into() })?;
     match layout.difference(&of_file(own, &types)?) {
-        None => Ok(()),
+        None => Ok(types),
         Some((name, there, here)) => Err(KernelError::WrongTypes {
             path: path.to_owned(),
             what: format!("{name} is {} in it and {} in {VMLINUX}", place(there), place(here)),

@@ -2,7 +2,7 @@
 
 use std::{io::ErrorKind, path::PathBuf};
 
-use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::MapError};
+use aya::{Ebpf, EbpfError, EbpfLoader, maps::MapError};
 use twtrace_common::{CallerRange, Config, EndReason, Field, Layout, MAX_CALLERS, entered_flags};
 
 use super::{BtfError, BtfIndex, KernelError, Options, namespaces, preflight, symbols::Kallsyms};
@@ -152,11 +152,17 @@ pub fn read_symbols() -> Result<Symbols, String> {
 ///
 /// # Errors
 /// [`KernelError::TooOld`] or [`KernelError::Object`].
-pub fn load(options: &Options, config: Config, btf: &Btf) -> Result<Ebpf, KernelError> {
+pub fn load(
+    loader: EbpfLoader<'_>,
+    options: &Options,
+    config: Config,
+) -> Result<Ebpf, KernelError> {
     let config = PodConfig(config);
     let live = if options.follow_ends { options.max_live.max(1) } else { 1 };
-    EbpfLoader::new()
-        .btf(Some(btf))
+    let mut loader = loader;
+    loader
+        // Where fields lie the settings say.
+        .btf(None)
         .override_global("CONFIG", &config, true)
         .map_max_entries("EVENTS", options.ring_bytes)
         .map_max_entries("LIVE", live)

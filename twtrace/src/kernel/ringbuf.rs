@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use aya::{Btf, Ebpf};
+use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use twtrace_common::{Config, Layout};
 
 use super::{
@@ -50,27 +50,31 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
         None => Backend::PREFERENCE.to_vec(),
     };
     // Each takes tens of milliseconds, and none needs another.
-    let (btf, symbols, read) = std::thread::scope(|scope| {
-        let btf = scope.spawn(Btf::from_sys_fs);
+    let (loader, symbols, read) = std::thread::scope(|scope| {
+        // It reads all of the kernel's types, asked to or not.
+        let loader = scope.spawn(EbpfLoader::new);
         let symbols = needs_symbols(&candidates).then(|| scope.spawn(object::read_symbols));
         let read = object::read_types(options);
         let read = read.and_then(|(path, types)| {
             let layout = layout::of_file(&path, &types)?;
-            layout::check(&path, &layout)?;
-            Ok((types, object::configure(options, layout)))
+            let types = layout::check(&path, &layout, types)?;
+            Ok((attachable(&types)?, types, object::configure(options, layout)))
         });
         tracing::debug!(elapsed = ?started.elapsed(), "offsets resolved");
-        (btf.join(), symbols.map(|symbols| symbols.join()), read)
+        (loader.join().ok(), symbols.map(|symbols| symbols.join()), read)
     });
-    let (types, config) = read?;
-    let btf = match btf {
-        Ok(Ok(btf)) => btf,
-        Ok(Err(_)) | Err(_) => return Err(KernelError::NoBtf { path: object::VMLINUX.into() }),
-    };
-    tracing::debug!(elapsed = ?started.elapsed(), "kernel types parsed for attaching");
+    let (btf, types, config) = read?;
+    tracing::debug!(elapsed = ?started.elapsed(), "kernel types read");
     let symbols = symbols.and_then(Result::ok);
-    let kprobes = Kprobes::default();
-    let mut loader = ObjectLoader { options, config, symbols, loaded: None, kprobes, fatal: None };
+    let mut loader = ObjectLoader {
+        options,
+        config,
+        symbols,
+        loader,
+        loaded: None,
+        kprobes: Kprobes::default(),
+        fatal: None,
+    };
     let (found, refused) = choose(&candidates, |backend| loader.attach(backend, &types, &btf));
     tracing::debug!(elapsed = ?started.elapsed(), "attached");
     match (found, loader.loaded, loader.fatal) {
@@ -107,6 +111,14 @@ pub fn start(options: &Options) -> Result<Started, KernelError> {
     }
 }
 
+/// Of the kernel's types those that programs are attached by.
+fn attachable(types: &BtfIndex<'_>) -> Result<Btf, KernelError> {
+    let points = hooks::TRACEPOINTS.iter().map(|it| format!("btf_trace_{}", it.point));
+    let bytes = types.only(hooks::functions().chain([walks::FUNCTION]), points);
+    Btf::parse(&bytes, Endianness::default())
+        .map_err(|error| KernelError::Object(error.to_string()))
+}
+
 /// Tries the candidates in order until one works; what failed before it comes with it.
 fn choose<T>(
     candidates: &[Backend],
@@ -137,6 +149,8 @@ struct ObjectLoader<'a> {
     config: Config,
     /// What the tracepoint programs know timers and callers by, once it was read.
     symbols: Option<Result<Symbols, String>>,
+    /// For the first time that the object is loaded.
+    loader: Option<EbpfLoader<'static>>,
     loaded: Option<Ebpf>,
     kprobes: Kprobes,
     /// Why no way will work at all.
@@ -167,14 +181,17 @@ impl ObjectLoader<'_> {
         }
         let ebpf = match &mut self.loaded {
             Some(ebpf) => ebpf,
-            empty => match object::load(self.options, self.config, btf) {
-                Ok(ebpf) => empty.insert(ebpf),
-                Err(error) => {
-                    let reason = error.to_string();
-                    self.fatal = Some(error);
-                    return Err(reason);
+            empty => {
+                let loader = self.loader.take().unwrap_or_default();
+                match object::load(loader, self.options, self.config) {
+                    Ok(ebpf) => empty.insert(ebpf),
+                    Err(error) => {
+                        let reason = error.to_string();
+                        self.fatal = Some(error);
+                        return Err(reason);
+                    }
                 }
-            },
+            }
         };
         if backend == Backend::Kprobe && kprobes::names_are_slow() {
             self.kprobes = Kallsyms::read(hooks::functions(), &[])

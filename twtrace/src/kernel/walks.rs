@@ -9,19 +9,23 @@ use aya::{
 
 use super::{KernelError, programs::brief};
 
+/// What is walked over.
+const SOCKETS: &str = "tcp";
+/// The kernel's function that stands for such walks in its types.
+pub const FUNCTION: &str = "bpf_iter_tcp";
 /// The program that makes the kernel side follow the sockets present.
 pub const FOLLOW: &str = "iter_tcp_follow";
 /// The one that lists them.
 pub const LIST: &str = "iter_tcp_list";
 
 /// Loads the walks over sockets. At the start, though one may never be needed: later the right to
-/// may be gone, and the kernel's types, which loading takes, are 13 MB to keep.
+/// may be gone.
 ///
 /// # Errors
 /// [`KernelError::Inventory`] if the kernel has no iterator over TCP sockets (before 5.9).
 pub fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), KernelError> {
     for name in [FOLLOW, LIST] {
-        let loaded = walk(ebpf, name)?.load("tcp", btf);
+        let loaded = walk(ebpf, name)?.load(SOCKETS, btf);
         loaded.map_err(|error| KernelError::Inventory(brief(&error)))?;
     }
     Ok(())
