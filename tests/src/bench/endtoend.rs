@@ -29,7 +29,7 @@ pub fn run(bench: &Bench) -> Result<()> {
             for &tool in &tools {
                 let order = if round % 2 == 0 { [Tool::None, tool] } else { [tool, Tool::None] };
                 for which in order {
-                    let count = bench.size(30_000, 100);
+                    let count = bench.size(15_000, 100);
                     let with = if which == tool { "with" } else { "without" };
                     let name = format!("endtoend/{scene}/{}/{with}", tool.name());
                     let _agent = which.start(bench)?;

@@ -62,7 +62,7 @@ fn live(bench: &Bench) -> Result<()> {
 
 /// Ever more connections a second.
 fn rate(bench: &Bench) -> Result<()> {
-    let time = bench.size(Duration::from_secs(5), Duration::from_millis(200));
+    let time = bench.size(Duration::from_secs(3), Duration::from_millis(200));
     let steps: &[u32] = bench.size(&[0, 500, 1_000, 2_000, 4_000, 8_000], &[0, 100]);
     for &rate in steps {
         let site = Site::loopback()?;

@@ -35,7 +35,7 @@ pub fn criterion(samples: &mut Samples, program: &Path, quick: bool) -> Result<(
     if quick {
         return process::run(command.args(["--bench", "--test"]));
     }
-    process::run(command.args(["--bench", "--warm-up-time", "1", "--measurement-time", "3"]))?;
+    process::run(command.args(["--bench", "--warm-up-time", "0.5", "--measurement-time", "2"]))?;
     for (name, element_ns) in results(&home(), started)? {
         samples.add(&format!("userspace/{name}"), "ns an event or row", None, element_ns);
     }
