@@ -23,6 +23,8 @@ const TOLD_EVERY: &str = "250ms";
 
 /// A running program that traces. It is ended when dropped.
 pub struct Agent {
+    /// What it is called.
+    name: String,
     child: Child,
     directory: tempfile::TempDir,
 }
@@ -37,7 +39,7 @@ impl Agent {
     pub fn watching(bench: &Bench, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(&bench.lab.twtrace);
         command.arg("watch").args(bench.lab.attach()).args(args);
-        let mut agent = Self::spawn(&mut command)?;
+        let mut agent = Self::spawn("twtrace", &mut command)?;
         wait::until("twtrace to watch", START, || {
             agent.is_alive()?;
             Ok(agent.said("stderr")?.contains("twtrace: watching").then_some(()))
@@ -70,7 +72,7 @@ impl Agent {
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         // bpftrace leaves out what does not fit into its maps, 4,096 keys unless told.
         command.env("BPFTRACE_MAP_KEYS_MAX", "524288");
-        let mut agent = Self::spawn(&mut command)?;
+        let mut agent = Self::spawn(words[0], &mut command)?;
         let mut before = 0;
         let mut unchanged = 0;
         wait::until(&format!("{} to trace", words[0]), START, || {
@@ -85,7 +87,7 @@ impl Agent {
         Ok(agent)
     }
 
-    fn spawn(command: &mut Command) -> Result<Self> {
+    fn spawn(name: &str, command: &mut Command) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let file = |name: &str| File::create(directory.path().join(name));
         let child = command
@@ -93,8 +95,8 @@ impl Agent {
             .stdout(file("stdout")?)
             .stderr(file("stderr")?)
             .spawn()
-            .with_context(|| format!("{:?} could not be started", command.get_program()))?;
-        Ok(Self { child, directory })
+            .with_context(|| format!("{name} could not be started"))?;
+        Ok(Self { name: name.to_owned(), child, directory })
     }
 
     fn is_alive(&mut self) -> Result<()> {
@@ -113,7 +115,8 @@ impl Agent {
     /// Ends it as Ctrl-C does and gives back what it wrote to stdout.
     pub fn finish(mut self) -> Result<String> {
         self.signal(Signal::INT)?;
-        wait::until("it to end after SIGINT", START, || Ok(self.child.try_wait()?))?;
+        let what = format!("{} to end after SIGINT", self.name);
+        wait::until(&what, START, || Ok(self.child.try_wait()?))?;
         self.said("stdout")
     }
 

@@ -1,6 +1,6 @@
 //! What is counted for a row, and for all rows together.
 
-use std::ops::AddAssign;
+use std::{iter::zip, ops::AddAssign};
 
 use twtrace_common::{RefusalReason, Refusals};
 
@@ -74,12 +74,14 @@ macro_rules! counts {
             fn put<M: Copy>(&mut self, other: &Counts<M>, put: impl Fn(N, M) -> N) {
                 let each = |mine: &mut N, theirs: M| *mine = put(*mine, theirs);
                 $(each(&mut self.$name, other.$name);)+
-                let blocked = self.blocked.iter_mut().zip(other.blocked);
-                let ended = self.ended.iter_mut().zip(other.ended);
-                let refused = self.refused.by_reason.iter_mut().zip(other.refused.by_reason);
-                let failed = self.failed.by_cause.iter_mut().zip(other.failed.by_cause);
-                let lists = blocked.chain(ended).chain(refused).chain(failed);
-                lists.for_each(|(mine, theirs)| each(mine, theirs));
+                // A list after the other, not one chain of them: several at once go in one instruction.
+                zip(&mut self.blocked, other.blocked).for_each(|(mine, its)| each(mine, its));
+                zip(&mut self.ended, other.ended).for_each(|(mine, its)| each(mine, its));
+                let (refused, failed) = (&mut self.refused, &mut self.failed);
+                zip(&mut refused.by_reason, other.refused.by_reason)
+                    .for_each(|(mine, its)| each(mine, its));
+                zip(&mut failed.by_cause, other.failed.by_cause)
+                    .for_each(|(mine, its)| each(mine, its));
             }
         }
     };
