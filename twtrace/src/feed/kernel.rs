@@ -1,7 +1,7 @@
 //! The kernel programs as a feed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     path::Path,
     sync::mpsc::{self, RecvTimeoutError},
@@ -32,7 +32,7 @@ use crate::{
         files,
     },
     kernel::{
-        Inventory, KernelError, Namespace, Namespaces, Options, Source, Tracer, find_namespace,
+        KernelError, Namespace, Namespaces, Options, Source, Tracer, find_namespace,
         give_back_memory, netns_cookie,
         rights::{self, Work},
     },
@@ -69,6 +69,8 @@ pub struct KernelFeed {
     owners: Resolver,
     /// Records whose owners were told first.
     held: Option<Batch>,
+    /// Records taken out while something else took long, in order.
+    beside: VecDeque<Batch>,
     /// The comparison with the kernel's own counters, where that can be made.
     auditor: Option<Auditor>,
     /// Signs of trouble already dealt with: losses, skips and missed ends together.
@@ -127,6 +129,7 @@ impl KernelFeed {
                 files: files::Look::default(),
                 owners: Resolver::new(),
                 held: None,
+                beside: VecDeque::new(),
                 auditor,
                 trouble: 0,
                 missed: 0,
@@ -153,7 +156,7 @@ impl KernelFeed {
     /// # Errors
     /// [`KernelError::Ring`].
     pub async fn due(&mut self, soon: bool) -> Result<(), KernelError> {
-        if self.held.is_some() {
+        if self.held.is_some() || !self.beside.is_empty() {
             return Ok(());
         }
         let source = &self.source;
@@ -166,9 +169,14 @@ impl KernelFeed {
         if let Some(batch) = self.held.take() {
             return Some(Input::Records(batch));
         }
-        let batch = self.source.drain();
-        self.gathering.drained(batch.is_some());
-        let batch = batch?;
+        let batch = match self.beside.pop_front() {
+            Some(batch) => batch,
+            None => {
+                let batch = self.source.drain();
+                self.gathering.drained(batch.is_some());
+                batch?
+            }
+        };
         let owners = self.owners.meet(&batch);
         if owners.is_empty() {
             return Some(Input::Records(batch));
@@ -210,11 +218,14 @@ impl KernelFeed {
                 selection.whole.matches(&socket) != Verdict::No
             };
             let keep = |socket: Entered| Some(socket).filter(wanted);
-            let read = read_beside(&inventory, &namespace, keep, || {
-                while let Some(batch) = source.drain_meanwhile() {
-                    take(batch);
-                }
-            });
+            let read = beside(
+                || inventory.read(&namespace, keep),
+                || {
+                    while let Some(batch) = source.drain_meanwhile() {
+                        take(batch);
+                    }
+                },
+            );
             match read {
                 Ok(listed) if listed.is_empty() => {}
                 Ok(listed) => take(source.follow(listed)),
@@ -380,7 +391,24 @@ impl KernelFeed {
             let Some(namespace) = all.get(inum) else { continue };
             let now_ns = monotonic_ns();
             let servers = self.open.due(inum, rows, now_ns, asked_for(inum));
-            match read_facts(namespace, servers.as_deref()) {
+            let read = match servers.as_deref() {
+                // Of a crowded namespace the list of connections takes longer than the buffer lasts.
+                servers @ Some(_) => {
+                    let (source, taken) = (&mut self.source, &mut self.beside);
+                    let mut kept: usize = taken.iter().map(|batch| batch.bytes().len()).sum();
+                    let meanwhile = || {
+                        while kept < MOST_BESIDE
+                            && let Some(batch) = source.drain()
+                        {
+                            kept += batch.bytes().len();
+                            taken.push_back(batch);
+                        }
+                    };
+                    beside(|| read_facts(namespace, servers), meanwhile)
+                }
+                None => read_facts(namespace, None),
+            };
+            match read {
                 Ok(Read { mut facts, took, errors }) => {
                     host.unread.extend(errors.iter().map(ToString::to_string));
                     if let Some(ports) = facts.open.take() {
@@ -482,28 +510,30 @@ fn cgroup_names(wishes: Wishes) -> HashMap<u64, String> {
     root.map(cgroup::names).unwrap_or_default()
 }
 
-/// How often what comes in meanwhile is taken while a namespace is read.
+/// How often what comes in is taken out while something else takes long.
 const BESIDE: Duration = Duration::from_millis(1);
 
-/// Reads a namespace on another thread while `meanwhile` runs again and again on this one.
-fn read_beside(
-    inventory: &Inventory,
-    namespace: &Namespace,
-    keep: impl Fn(Entered) -> Option<Entered> + Send,
+/// Bytes of records kept until that is done, or a batch more; what comes then waits in the kernel's buffer,
+/// and is counted if that overflows.
+const MOST_BESIDE: usize = 32 << 20;
+
+/// Does some work on another thread while `meanwhile` runs again and again on this one.
+fn beside<T: Send>(
+    work: impl FnOnce() -> std::io::Result<T> + Send,
     mut meanwhile: impl FnMut(),
-) -> std::io::Result<Vec<Entered>> {
+) -> std::io::Result<T> {
     std::thread::scope(|scope| {
-        // Dropped as the reader ends, also by a panic.
-        let (reading, read) = mpsc::channel::<()>();
-        let reader = scope.spawn(move || {
-            let _reading = reading;
-            inventory.read(namespace, keep)
+        // Dropped as the work ends, also by a panic.
+        let (working, done) = mpsc::channel::<()>();
+        let worker = scope.spawn(move || {
+            let _working = working;
+            work()
         });
-        while read.recv_timeout(BESIDE) == Err(RecvTimeoutError::Timeout) {
+        while done.recv_timeout(BESIDE) == Err(RecvTimeoutError::Timeout) {
             meanwhile();
         }
         meanwhile();
-        reader.join().unwrap_or_else(|_| Err(std::io::Error::other("the reader failed")))
+        worker.join().unwrap_or_else(|_| Err(std::io::Error::other("the thread beside failed")))
     })
 }
 
