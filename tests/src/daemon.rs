@@ -65,11 +65,9 @@ impl Daemon {
         spawn: &(dyn Fn(&mut Command) -> Result<Child> + Sync),
     ) -> Result<Self> {
         let at = directory.path();
-        // The program may lie where only root can go.
         let program = at.join("twtrace");
         if !program.exists() {
-            fs::copy(&lab.twtrace, &program).context("copying twtrace")?;
-            fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+            lab.copy_to(&program)?;
         }
         let log = fs::File::options().create(true).append(true).open(at.join("log"))?;
         let mut command = Command::new(&program);
@@ -85,12 +83,7 @@ impl Daemon {
         if !args.contains(&"--state-file") {
             command.args(["--state-file", &text(&at.join("state"))?]);
         }
-        // While another scenario forks, its child has the copy open for a moment.
-        let child = wait::until("the daemon to start", wait::SOON, || match spawn(&mut command) {
-            Err(error) if is_busy(&error) => Ok(None),
-            spawned => spawned.map(Some),
-        })
-        .context("starting the daemon")?;
+        let child = spawn(&mut command).context("starting the daemon")?;
         let mut daemon = Self { child, directory };
         wait::until("the daemon to answer", START, || daemon.is_ready())
             .map_err(|error| daemon.told(error))?;
@@ -167,12 +160,6 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Whether a program cannot be run because somebody may still write to it.
-fn is_busy(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<std::io::Error>();
-    error.is_some_and(|error| error.kind() == std::io::ErrorKind::ExecutableFileBusy)
 }
 
 /// A directory of root's that everybody may look into.

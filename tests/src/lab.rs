@@ -1,8 +1,14 @@
 //! What every scenario is given: the backend under test and the program to run.
 
+use std::fs::{self, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+
+use crate::wait;
 
 /// A way in which twtrace can attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +130,20 @@ impl Lab {
     pub fn new(Way { backend, object }: Way, twtrace: &Path) -> Self {
         let btf = (object == Object::Perf).then(|| "/sys/kernel/btf/vmlinux".to_owned());
         Self { backend, object, btf, twtrace: twtrace.to_owned() }
+    }
+
+    /// Copies the program to where anybody may run it, since it may lie where only root can go.
+    pub fn copy_to(&self, program: &Path) -> Result<()> {
+        fs::copy(&self.twtrace, program).context("copying twtrace")?;
+        fs::set_permissions(program, Permissions::from_mode(0o755))?;
+        // While another scenario starts a program, its child has the copy open for writing for a moment.
+        wait::until("the copy to be let go of", wait::SOON, || {
+            match Command::new(program).arg("--version").output() {
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => Ok(None),
+                ran => ran.map(Some).context("running the copy"),
+            }
+        })?;
+        Ok(())
     }
 
     /// The options that make twtrace attach as this lab wants it.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::lab::Lab;
 use crate::{expect, twtrace};
@@ -29,10 +29,8 @@ fn fails(output: &Output, code: i32, words: &[&str]) -> Result<()> {
 pub fn without_root(lab: &Lab) -> Result<()> {
     let directory = tempfile::tempdir()?;
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
-    // The program may lie where only root can go.
     let program = directory.path().join("twtrace");
-    fs::copy(&lab.twtrace, &program).context("copying twtrace")?;
-    fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+    lab.copy_to(&program)?;
     let mut command = Command::new(&program);
     command.args(["watch", "--for", "1s"]).args(lab.attach());
     let output = twtrace::finished(command.uid(NOBODY).gid(NOBODY).current_dir("/"))?;

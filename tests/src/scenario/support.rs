@@ -16,7 +16,7 @@ use crate::equation::settled;
 use crate::lab::Lab;
 use crate::traffic::{Behaviour, Client, Server};
 use crate::twtrace::{self, Running};
-use crate::{expect, topology, wait};
+use crate::{expect, topology};
 
 /// Unpacks a bundle; answers its files by name.
 fn unpacked(file: &Path, into: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
@@ -97,18 +97,13 @@ pub fn bundles_what_a_report_needs(lab: &Lab) -> Result<()> {
 pub fn without_rights_says_why(lab: &Lab) -> Result<()> {
     let directory = tempfile::tempdir()?;
     fs::set_permissions(directory.path(), Permissions::from_mode(0o777))?;
-    // The program may lie where only root can go.
     let program = directory.path().join("twtrace");
-    fs::copy(&lab.twtrace, &program).context("copying twtrace")?;
-    fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+    lab.copy_to(&program)?;
     let file = directory.path().join("bundle.tar.gz");
     let mut command = Command::new(&program);
     command.arg("support").arg(&file).args(["--daemon", "never"]);
     command.uid(NOBODY).gid(NOBODY).current_dir("/");
-    let output = wait::until("the program to start", wait::SOON, || {
-        // While another scenario forks, its child has the copy open for a moment.
-        Ok(twtrace::finished(&mut command).ok())
-    })?;
+    let output = twtrace::finished(&mut command)?;
     expect::equal("exit status", &Some(0), &output.status.code())?;
     let files = unpacked(&file, directory.path())?;
     let contents = text(&files, "CONTENTS.txt")?;
