@@ -22,7 +22,7 @@ use crate::{
 /// How long each fuzz target is run with all.
 const FUZZING: Duration = Duration::from_secs(60);
 
-/// The step of the virtual machines, the first of which is begun with the scenarios on this host.
+/// The step of the virtual machines, the first of which is begun with the benchmarks.
 const MACHINES: &str = "scenarios in virtual machines, the rest";
 
 /// What the property tests draw their cases from, so that the answer is about the change at hand.
@@ -74,17 +74,17 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         steps.run("static programs, begun with the format", || finished(programs.join()))
     });
     if let Some(programs) = programs {
+        steps.run("scenarios on this host", || {
+            let began = Instant::now();
+            let tally = scenarios::on_host(&programs, filter)?;
+            print(&tally.closing(began.elapsed()));
+            judged(tally, &mut all)
+        });
         let (working, other_work) = mpsc::channel();
         thread::scope(|scope| {
-            // These leave half of the processors idle, which one machine takes.
+            // The benchmarks leave half of the processors idle, and are not judged by time.
             let machines = (!args.quick)
                 .then(|| scope.spawn(|| vm::matrix(&programs, extent, filter, other_work)));
-            steps.run("scenarios on this host", || {
-                let began = Instant::now();
-                let tally = scenarios::on_host(&programs, filter)?;
-                print(&tally.closing(began.elapsed()));
-                judged(tally, &mut all)
-            });
             if filter.is_none() {
                 steps.run("benchmarks, quickly", bench::smoke);
             }
