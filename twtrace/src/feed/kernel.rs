@@ -394,17 +394,8 @@ impl KernelFeed {
             let read = match servers.as_deref() {
                 // Of a crowded namespace the list of connections takes longer than the buffer lasts.
                 servers @ Some(_) => {
-                    let (source, taken) = (&mut self.source, &mut self.beside);
-                    let mut kept: usize = taken.iter().map(|batch| batch.bytes().len()).sum();
-                    let meanwhile = || {
-                        while kept < MOST_BESIDE
-                            && let Some(batch) = source.drain()
-                        {
-                            kept += batch.bytes().len();
-                            taken.push_back(batch);
-                        }
-                    };
-                    beside(|| read_facts(namespace, servers), meanwhile)
+                    let work = || read_facts(namespace, servers);
+                    keeping_beside(&mut self.source, &mut self.beside, work)
                 }
                 None => read_facts(namespace, None),
             };
@@ -516,6 +507,23 @@ const BESIDE: Duration = Duration::from_millis(1);
 /// Bytes of records kept until that is done, or a batch more; what comes then waits in the kernel's buffer,
 /// and is counted if that overflows.
 const MOST_BESIDE: usize = 32 << 20;
+
+/// Does some work while records are taken out and kept.
+fn keeping_beside<T: Send>(
+    source: &mut Source,
+    records: &mut VecDeque<Batch>,
+    work: impl FnOnce() -> std::io::Result<T> + Send,
+) -> std::io::Result<T> {
+    let mut kept: usize = records.iter().map(|batch| batch.bytes().len()).sum();
+    beside(work, || {
+        while kept < MOST_BESIDE
+            && let Some(batch) = source.drain()
+        {
+            kept += batch.bytes().len();
+            records.push_back(batch);
+        }
+    })
+}
 
 /// Does some work on another thread while `meanwhile` runs again and again on this one.
 fn beside<T: Send>(

@@ -191,31 +191,30 @@ const REUSE: &str = "sysctl_tcp_tw_reuse";
 const TIMESTAMPS: &str = "sysctl_tcp_timestamps";
 const DEATH_ROW: &str = "tcp_death_row";
 
-/// Those that a kernel with this layout has.
+/// Those that count with this layout.
 fn globals(layout: &Layout) -> Vec<&'static str> {
-    let unless = |exists: bool, name| (!exists).then_some(name);
-    let reuse = unless(layout.tcp_tw_reuse.exists(), REUSE);
-    let timestamps = unless(layout.tcp_timestamps.exists(), TIMESTAMPS);
-    let death_row = layout.death_row_recycle.exists().then_some(DEATH_ROW);
-    reuse.into_iter().chain(timestamps).chain(death_row).collect()
+    let recycles = !layout.tcp_tw_recycle.exists() && layout.death_row_recycle.exists();
+    let all = [
+        (REUSE, !layout.tcp_tw_reuse.exists()),
+        (TIMESTAMPS, !layout.tcp_timestamps.exists()),
+        (DEATH_ROW, recycles),
+    ];
+    all.into_iter().filter_map(|(name, counts)| counts.then_some(name)).collect()
 }
 
-/// Adds the settings that were global variables before namespaces had their own, and the port range
-/// for where the namespace's cannot be read.
+/// Adds the settings that were global variables before namespaces had their own, of which those were
+/// looked for that count ([`globals`]), and the port range for where the namespace's cannot be read.
 fn add_globals(config: &mut Config, layout: Layout, kallsyms: &Kallsyms) {
-    let address = |name: &str| kallsyms.variable(name).unwrap_or(0);
     let int = Field::whole(0, 4);
-    if !layout.tcp_tw_reuse.exists() && address(REUSE) != 0 {
-        (config.layout.tcp_tw_reuse, config.tcp_tw_reuse) = (int, address(REUSE));
+    if let Some(address) = kallsyms.variable(REUSE) {
+        (config.layout.tcp_tw_reuse, config.tcp_tw_reuse) = (int, address);
     }
-    if !layout.tcp_timestamps.exists() && address(TIMESTAMPS) != 0 {
-        (config.layout.tcp_timestamps, config.tcp_timestamps) = (int, address(TIMESTAMPS));
+    if let Some(address) = kallsyms.variable(TIMESTAMPS) {
+        (config.layout.tcp_timestamps, config.tcp_timestamps) = (int, address);
     }
-    if !layout.tcp_tw_recycle.exists() && layout.death_row_recycle.exists() {
-        config.tcp_death_row = address(DEATH_ROW);
-        if config.tcp_death_row != 0 {
-            config.layout.tcp_tw_recycle = layout.death_row_recycle;
-        }
+    if let Some(address) = kallsyms.variable(DEATH_ROW) {
+        config.layout.tcp_tw_recycle = layout.death_row_recycle;
+        config.tcp_death_row = address;
     }
     config.unknown = object::unknown(&config.layout);
     if let Some((low, high)) = listing::port_range() {
